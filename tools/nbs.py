@@ -1,0 +1,66 @@
+"Notebook chores that nbdev 2.4 leaves to Quarto: run in place, build the site, write README.md"
+import json, re, shutil, subprocess, sys
+from pathlib import Path
+from execnb.nbio import read_nb, write_nb
+from execnb.shell import CaptureShell
+from fastcore.foundation import working_directory
+from nbdev.clean import nbdev_clean
+from nbdev.config import get_config
+from nbdev.doclinks import _build_modidx
+from nbdev.process import extract_directives
+from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
+from nbdev.serve import proc_nbs
+
+cfg = get_config()
+root, site = cfg.config_path, cfg.doc_host + cfg.doc_baseurl
+sys.path.insert(0, str(root))            # import the checkout, installed or not, as `nbdev_test` does
+num = re.compile(r'(?<![\w/])\d+[a-zA-Z0-9]*_(?=[\w.]+\.ipynb)')      # nbdev drops this prefix from page names
+
+def run(fn):
+    "Run notebook `fn` in a fresh shell and store its outputs, as `nbdev_test` would run it"
+    skip, nb = set(cfg.tst_flags.split()), read_nb(fn)
+    def _skip(cell):
+        if cell.cell_type != 'code' or 'nbdev_export(' in cell.source: return True
+        d = extract_directives(cell, remove=False)
+        return d.get('eval:', [''])[0].lower() == 'false' or skip & d.keys()
+    shell = CaptureShell(fn, mpl_format='png')
+    with working_directory(fn.parent): shell.run_all(nb, exc_stop=True, preproc=_skip)
+    for c in nb.cells:                   # progress bars and times differ from run to run, so they are not stored
+        if c.cell_type == 'code': c.outputs = [o for o in c.outputs if o.get('name') != 'stderr']
+    write_nb(nb, fn)
+
+def all_nbs(): return [f for f in sorted(cfg.nbs_path.rglob('*.ipynb')) if not f.name.startswith('_') and '.ipynb_checkpoints' not in f.parts]
+
+def readme(nb):
+    "GitHub Markdown of processed notebook `nb`, with links between notebooks sent to the site"
+    res = []
+    for c in nb['cells']:
+        src = ''.join(c['source']).strip()
+        if c['cell_type'] == 'raw':
+            fm = dict(re.findall(r'^(\w+): (.*)$', src, re.M))
+            res += [f"# {fm['title']}"] + ([f"> {fm['description']}"] if 'description' in fm else [])
+        elif c['cell_type'] == 'markdown': res.append(src)
+        else:
+            res.append('```python\n' + re.sub(r'^#\|.*\n?', '', src, flags=re.M).strip() + '\n```')
+            txt = [''.join(o.get('text') or o.get('data', {}).get('text/plain', '')) for o in c.get('outputs', []) if 'image/png' not in o.get('data', {})]
+            res += ['\n'.join('    ' + l for l in t.splitlines()) for t in txt if t]
+    text = re.sub(r'\]\(((?:\w+/)*)(?:\d+[a-zA-Z0-9]*_)?([\w.]+)\.ipynb', rf']({site}/\1\2.html', '\n\n'.join(res))
+    return text.replace('](images/', '](nbs/images/') + '\n'
+
+def docs():
+    "Process `nbs/` as nbdev does, then render with smalldocs and write README.md"
+    refresh_quarto_yml(); _build_modidx(); nbdev_sidebar.__wrapped__()
+    proc = proc_nbs(n_workers=2, force=True)
+    (root/'README.md').write_text(readme(json.loads((proc/cfg.readme_nb).read_text())))
+    for f in [*proc.rglob('*.ipynb'), proc/'sidebar.yml']: f.write_text(num.sub('', f.read_text()))
+    for f in list(proc.rglob('*.ipynb')): f.rename(f.with_name(num.sub('', f.name)))
+    subprocess.run([sys.executable, '-m', 'smalldocs.cli', 'render', str(proc), '-q'], check=True)
+    shutil.rmtree(cfg.doc_path, ignore_errors=True)
+    shutil.move(str(proc/cfg.doc_path.name), cfg.doc_path)
+
+if __name__ == '__main__':
+    if sys.argv[1:] == ['docs']: docs()
+    elif sys.argv[1:2] == ['run']:
+        for f in [Path(a).absolute() for a in sys.argv[2:]] or all_nbs(): print(f.name, flush=True); run(f)
+        nbdev_clean.__wrapped__()
+    else: sys.exit('usage: python tools/nbs.py docs | run [NOTEBOOK ...]')
