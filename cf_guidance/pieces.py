@@ -89,7 +89,7 @@ def _better(better_vae, hub):
     if better_vae == 'auto': better_vae = 'ema' if hub else None
     return f'stabilityai/sd-vae-ft-{better_vae}' if better_vae else None
 
-# %% ../nbs/05_pieces.ipynb #f24358b6
+# %% ../nbs/05_pieces.ipynb #04e5530a
 def get_sd_pieces(
     model_name:str=BUILT_IN, # The built-in model, a folder, or a hub name
     dtype:torch.dtype=torch.float32, # Precision of the networks
@@ -102,9 +102,10 @@ def get_sd_pieces(
     hub = not src.is_dir()
     if hub: src = str(model_name)
     vae_name, safe = _better(better_vae, hub), dict(use_safetensors=True)
+    plain = dict(safe, low_cpu_mem_usage=False)                    # diffusers' other way of loading wants accelerate
     tok = _load(CLIPTokenizer, src, 'tokenizer')
     nets = [_load(CLIPTextModel, src, 'text_encoder', **safe),
-            _load(AutoencoderKL, vae_name or src, '' if vae_name else 'vae', **safe), _load(UNet2DConditionModel, src, 'unet', **safe)]
+            _load(AutoencoderKL, vae_name or src, '' if vae_name else 'vae', **plain), _load(UNet2DConditionModel, src, 'unet', **plain)]
     nets = [torch.nn.Module.to(m, device or best_device(), dtype).eval().requires_grad_(False) for m in nets]
     cls = type(get_scheduler(scheduler))
     pieces = Pieces(tok, *nets, get_scheduler(scheduler, _load(cls, src, 'scheduler').config))

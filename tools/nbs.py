@@ -14,7 +14,7 @@ from nbdev.serve import proc_nbs
 cfg = get_config()
 root, site = cfg.config_path, cfg.doc_host + cfg.doc_baseurl
 sys.path.insert(0, str(root))            # import the checkout, installed or not, as `nbdev_test` does
-num = re.compile(r'(?<![\w/])\d+[a-zA-Z0-9]*_(?=[\w.]+\.ipynb)')      # nbdev drops this prefix from page names
+num = re.compile(r'(?<!\w)\d+[a-zA-Z0-9]*_(?=[\w.]+\.ipynb)')      # nbdev drops this prefix from page names
 
 def run(fn):
     "Run notebook `fn` in a fresh shell and store its outputs, as `nbdev_test` would run it"

@@ -1,0 +1,47 @@
+"What the repository promises about itself"
+import json, re, subprocess, sys, time
+from configparser import ConfigParser
+from pathlib import Path
+import pytest
+
+root = Path(__file__).parent.parent
+nbs = [p for p in sorted((root/'nbs').rglob('*.ipynb')) if '.ipynb_checkpoints' not in p.parts]
+
+def code(nb): return [''.join(c['source']) for c in json.loads(nb.read_text())['cells'] if c['cell_type'] == 'code']
+
+def test_schedules_import_is_light():
+    src = "import sys, cf_guidance.schedules; print(sorted({'torch', 'numpy', 'matplotlib', 'fastcore'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, '-c', src], capture_output=True, text=True, check=True).stdout == '[]\n'
+
+def test_modules_and_notebooks_match():
+    made = {m.group(1) for nb in nbs for c in code(nb) if (m := re.search(r'^#\| default_exp (\w+)', c, re.M))}
+    assert made == {p.stem for p in (root/'cf_guidance').glob('*.py')} - {'__init__', '_modidx'}
+
+def test_notebooks_are_light_and_run_whole():
+    for nb in nbs:
+        assert nb.stat().st_size < 150*1024, nb.name
+        assert not any('eval: false' in c or 'skip_exec' in c for c in code(nb)), nb.name
+
+def test_wheel_budget():
+    files = [p for p in (root/'cf_guidance/models').rglob('*') if p.is_file()]
+    assert sum(p.stat().st_size for p in files) <= 20*2**20
+    assert {p.suffix for p in files} <= {'.json', '.txt', '.safetensors'}
+
+def test_constraints_pin_every_requirement():
+    ini = ConfigParser(delimiters=['=']); ini.read(root/'settings.ini')
+    wanted = {re.split(r'[=<>]', r)[0].lower() for k in ('requirements', 'dev_requirements') for r in ini['DEFAULT'][k].split()}
+    pinned = {l.split('==')[0].lower() for l in (root/'constraints.txt').read_text().splitlines() if '==' in l}
+    assert wanted <= pinned
+
+def test_interrupted_sweep_resumes(tmp_path):
+    "A sweep that is killed leaves whole images, and the next one makes only the rest"
+    args = [sys.executable, '-c', 'from cf_guidance.cli import main; main()', '--steps', '10', '--sweep', 'k_decay=.5,.6,.7,.8,.9', '--out', str(tmp_path)]
+    proc, images = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), tmp_path/'images'
+    while not list(images.glob('*.png')) and proc.poll() is None: time.sleep(.01)
+    proc.kill(); proc.wait()
+    from cf_guidance.sweeps import read_recipe
+    before = {p: p.stat().st_mtime_ns for p in images.glob('*.png')}
+    assert 1 <= len(before) <= 6 and all(read_recipe(p)['steps'] == 10 for p in before)
+    subprocess.run(args, check=True, capture_output=True)
+    assert len(list(images.glob('*.png'))) == 6 and all(p.stat().st_mtime_ns == t for p, t in before.items())
+    assert len((tmp_path/'metadata.jsonl').read_text().splitlines()) == 6 and (tmp_path/'grid.png').is_file()
