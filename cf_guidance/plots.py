@@ -44,7 +44,7 @@ def plot_schedule(
     ax.spines[['top', 'right']].set_visible(False)
     return ax
 
-# %% ../nbs/01_plots.ipynb #88be6bfc
+# %% ../nbs/01_plots.ipynb #1e0c7205
 def plot_schedules(
     schedules, # Schedules, numbers, lists or functions, or a single one of them
     rows:int=1, # Number of rows, 1 or more
@@ -60,13 +60,15 @@ def plot_schedules(
         if i < len(schedules): plot_schedule(schedules[i], '' if titles is None else titles[i], ax)
         else: ax.set_visible(False)
         ax.label_outer()
+        if i < len(schedules) <= i + cols: ax.tick_params(labelbottom=True); ax.set_xlabel('step')       # the lowest of its column
     return axes
 
-# %% ../nbs/01_plots.ipynb #b5c4b7a0
-def _show(ax, img, title, fontsize):
+# %% ../nbs/01_plots.ipynb #3e075432
+def _show(ax, img, title, size):
     "One image on its axes, enlarged smoothly"
+    fontsize = max(8, 9*size/1.9)
     ax.imshow(np.asarray(img), interpolation='bicubic')
-    ax.set_title('\n'.join(wrap(title, 26)), fontsize=fontsize); ax.set_axis_off()
+    ax.set_title('\n'.join(wrap(title, int(size*72/(.53*fontsize)))), fontsize=fontsize); ax.set_axis_off()
 
 def image_grid(
     images, # PIL images, or arrays of height x width x 3
@@ -83,12 +85,12 @@ def image_grid(
     for name, vals in (('titles', titles), ('schedules', schedules)):
         if vals is not None and len(vals) != len(images): raise ValueError(f'`{name}` must be one for each of {len(images)} images; got {len(vals)}')
     per, ratios = (2, [1, .3]) if schedules is not None else (1, [1])
-    fig, axes = plt.subplots(rows*per, cols, figsize=(size*cols, rows*size*(sum(ratios) + .22)), dpi=dpi, squeeze=False,
+    fig, axes = plt.subplots(rows*per, cols, figsize=(size*cols, rows*size*(sum(ratios) + .3)), dpi=dpi, squeeze=False,
                              height_ratios=ratios*rows, layout='constrained')
     for ax in axes.flat: ax.set_axis_off()
     for i, img in enumerate(images):
         r, c = divmod(i, cols)
-        _show(axes[r*per, c], img, titles[i], 8*size/1.9)
+        _show(axes[r*per, c], img, titles[i], size)
         if schedules is not None: _small_curve(axes[r*per + 1, c], schedules[i], schedules)
     return fig
 
