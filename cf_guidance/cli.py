@@ -22,7 +22,7 @@ def parse_params(
         if not eq or not name: raise ValueError(f"parameters must be like 'k_decay=0.8,0.6 max_val=10'; got {part!r}")
     return res
 
-# %% ../nbs/11_cli.ipynb #4e32ade5
+# %% ../nbs/11_cli.ipynb #c73b006a
 def experiments(
     transform:str='cfg', # Name of a transform
     sweep:str='', # Swept parameters, as in `parse_params`; the seed's nine schedules by default
@@ -38,9 +38,12 @@ def experiments(
         raise ValueError(f'`transform` must be one of {list(TRANSFORMS)}; got {transform!r}' + (f' (nearest: {near[0]})' if near else ''))
     unit = inspect.signature(RULES[transform]).parameters['g'].default/7.5
     scaled = lambda k, v: round(v*unit, 6) if unit != 1 and k in ('max_val', 'min_val') else v
-    own = {k: v[0] for k, v in parse_params(base).items()}
-    params = {**{k: scaled(k, v) for k, v in DEFAULT_COS_PARAMS.items()}, 'num_steps': steps, **own}
-    tried = parse_params(sweep) if sweep else {k: [scaled(k, v) for v in vs] for k, vs in COS_SWEEP.items()}
+    own, tried = parse_params(base), parse_params(sweep)
+    if 'num_steps' in {**own, **tried}: raise ValueError('`num_steps` cannot be changed by `sweep` or `base`; use `steps`')
+    for k, v in own.items():
+        if len(v) > 1: raise ValueError(f'`base` must have one number for each parameter; got {len(v)} for {k}')
+    params = {**{k: scaled(k, v) for k, v in DEFAULT_COS_PARAMS.items()}, 'num_steps': steps, **{k: v[0] for k, v in own.items()}}
+    tried = tried or {k: [scaled(k, v) for v in vs] for k, vs in COS_SWEEP.items()}
     g = params['max_val']
     return [{'title': f'Baseline: constant, g={g}', 'schedule': [g]*steps}, *minimum_pairs(tried, params)]
 

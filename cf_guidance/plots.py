@@ -5,26 +5,25 @@
 # %% auto #0
 __all__ = ['BLUE', 'GREY', 'plot_schedule', 'plot_schedules', 'image_grid', 'show_image']
 
-# %% ../nbs/01_plots.ipynb #d83a2a77
+# %% ../nbs/01_plots.ipynb #77b4555b
 import math
 from textwrap import wrap
 import numpy as np
 import matplotlib.pyplot as plt
-from .schedules import Schedule, lift
+from numbers import Real
+from .schedules import Schedule, _whole, drawn, lift
 
-# %% ../nbs/01_plots.ipynb #69908678
+# %% ../nbs/01_plots.ipynb #a3f10717
 BLUE, GREY = '#0072b2', '#999999'
 
-def _values(sched, n=50):
+def _values(sched):
     "The numbers to draw"
-    if not isinstance(sched, Schedule) and hasattr(sched, '__len__'): n = len(sched)
-    return lift(sched).values(n)
+    return drawn(lift(sched))
 
 def _rows(count, rows):
     "Rows and columns for `count` pictures, with no broken last row"
     if count < 1: raise ValueError('there must be something to draw; got an empty list')
-    if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1: raise ValueError(f'`rows` must be a whole number, 1 or more; got {rows!r}')
-    cols = math.ceil(count/rows)
+    cols = math.ceil(count/_whole('rows', rows, 1))
     return math.ceil(count/cols), cols
 
 # %% ../nbs/01_plots.ipynb #1de660f3
@@ -44,14 +43,14 @@ def plot_schedule(
     ax.spines[['top', 'right']].set_visible(False)
     return ax
 
-# %% ../nbs/01_plots.ipynb #1e0c7205
+# %% ../nbs/01_plots.ipynb #daaf2825
 def plot_schedules(
-    schedules, # Schedules, numbers, lists or functions, or a single one of them
+    schedules, # A list of schedules, numbers, lists or functions; or a single schedule, number or function
     rows:int=1, # Number of rows, 1 or more
     titles=None, # A title for each
 ):
     "Draw schedules side by side on one scale, and return the array of axes"
-    if isinstance(schedules, Schedule) or callable(schedules): schedules = [schedules]
+    if isinstance(schedules, (Schedule, Real)) or callable(schedules): schedules = [schedules]
     schedules = list(schedules)
     if titles is not None and len(titles) != len(schedules): raise ValueError(f'`titles` must be one for each of {len(schedules)} schedules; got {len(titles)}')
     rows, cols = _rows(len(schedules), rows)
@@ -63,12 +62,12 @@ def plot_schedules(
         if i < len(schedules) <= i + cols: ax.tick_params(labelbottom=True); ax.set_xlabel('step')       # the lowest of its column
     return axes
 
-# %% ../nbs/01_plots.ipynb #3e075432
+# %% ../nbs/01_plots.ipynb #454192ee
 def _show(ax, img, title, size):
     "One image on its axes, enlarged smoothly"
     fontsize = max(8, 9*size/1.9)
     ax.imshow(np.asarray(img), interpolation='bicubic')
-    ax.set_title('\n'.join(wrap(title, int(size*72/(.53*fontsize)))), fontsize=fontsize); ax.set_axis_off()
+    ax.set_title('\n'.join(wrap(title, int(size*72/(.6*fontsize)))), fontsize=fontsize); ax.set_axis_off()
 
 def image_grid(
     images, # PIL images, or arrays of height x width x 3

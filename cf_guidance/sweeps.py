@@ -6,17 +6,17 @@
 __all__ = ['DEFAULT_COS_PARAMS', 'COS_SWEEP', 'KEY', 'cos_harness', 'minimum_pairs', 'recipe', 'image_id', 'save_image',
            'read_recipe', 'write_metadata', 'run']
 
-# %% ../nbs/07_sweeps.ipynb #27b8146d
-import copy, difflib, hashlib, inspect, json, os, tempfile
+# %% ../nbs/07_sweeps.ipynb #e1396447
+import difflib, hashlib, inspect, json, os, tempfile, time, uuid, warnings
 from pathlib import Path
 from fastcore.foundation import L
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from .pieces import SAMPLERS, get_scheduler
+from .pieces import get_scheduler, latent_size
 from .plots import show_image
-from .sampling import built_in, generate
-from .schedules import Step, get_cos_sched, lift, _whole
-from .transforms import TRANSFORMS, GuidanceTfm
+from .sampling import built_in, call_steps, generate, run_sigmas
+from .schedules import Step, _whole, get_cos_sched
+from .transforms import OWN, TRANSFORMS, GuidanceTfm
 
 # %% ../nbs/07_sweeps.ipynb #eed9c384
 DEFAULT_COS_PARAMS = {'max_val': 7.5, 'num_steps': 50, 'min_val': 1, 'num_cycles': .5, 'k_decay': 1, 'num_warmup_steps': 0, 'warmup_init_val': 0}
@@ -50,17 +50,31 @@ def minimum_pairs(
 # %% ../nbs/07_sweeps.ipynb #556d0a10
 COS_SWEEP = {'num_warmup_steps': [5, 10, 15], 'num_cycles': [1, 1.5], 'k_decay': [.8, .6], 'max_val': [10], 'min_val': [3]}
 
-# %% ../nbs/07_sweeps.ipynb #bfae50b8
+# %% ../nbs/07_sweeps.ipynb #00076f1b
+def _own(tfm):
+    "What a transform holds besides its schedules"
+    return {k: v for k, v in vars(tfm).items() if k not in ('schedules', '_lifted', 'pred') and (k, v) != ('per_sample', True)}
+
 def _rule_name(tfm):
-    "Name of a registered transform; for another, its name and source, or `None` if it has none"
+    "Name of a registered transform; for a subclass, its name and source; `None` if that does not tell all"
     for name, cls in TRANSFORMS.items():
-        if type(tfm) is cls: return name
-    try: return f'{type(tfm).__name__}:{hashlib.sha256(inspect.getsource(type(tfm)).encode()).hexdigest()[:16]}'
-    except (OSError, TypeError): return None
+        if type(tfm) is cls and cls in OWN: return name
+    if not isinstance(tfm, GuidanceTfm): return None
+    mine = [c for c in type(tfm).__mro__ if c not in (*OWN, object)]
+    try: told = json.dumps([[inspect.getsource(c), _globals(c)] for c in mine]) + json.dumps(_own(tfm))
+    except (OSError, TypeError, ValueError): return None
+    return f'{type(tfm).__name__}:{hashlib.sha256(told.encode()).hexdigest()[:16]}'
 
-def _options(tfm): return {} if getattr(tfm, 'per_sample', True) else {'per_sample': False}
+def _globals(cls):
+    "The plain values outside a class that its functions read; one that is not plain, or a closure, is a `TypeError`"
+    out = {}
+    for f in filter(inspect.isfunction, vars(cls).values()):
+        if set(f.__code__.co_freevars) - {'__class__'}: raise TypeError(f'{f.__qualname__} reads a closure')
+        vals = {k: f.__globals__[k] for k in f.__code__.co_names if k in f.__globals__}
+        out.update({k: v for k, v in vals.items() if not (inspect.ismodule(v) or inspect.isclass(v) or inspect.isroutine(v))})
+    return out
 
-# %% ../nbs/07_sweeps.ipynb #27731e7d
+# %% ../nbs/07_sweeps.ipynb #feb533d5
 def recipe(
     prompt:str, # What the image should show
     tfm, # The transform, with its schedules
@@ -76,10 +90,12 @@ def recipe(
     n = _whole('steps', steps, 1)
     scheduler = get_scheduler(sampler or pieces.scheduler, pieces.scheduler.config)
     grid = {k: [s[i] for i in _run_steps(pieces, scheduler, n)] for k, s in getattr(tfm, '_lifted', {}).items()}
-    config = {k: v for k, v in scheduler.config.items() if not k.startswith('_')}
-    return dict(version=1, model=pieces.fingerprint, model_name=pieces.name, prompt=prompt, negative_prompt=negative_prompt, seed=seed, rule=_rule_name(tfm),
-                values=grid, options=_options(tfm), sampler=type(scheduler).__name__, sampler_config=json.loads(json.dumps(config, default=str)),
-                steps=n, width=width or pieces.size, height=height or pieces.size, dtype=str(pieces.dtype).removeprefix('torch.'))
+    (h, w), seed = latent_size(pieces, width, height), _whole('seed', seed, -2**63, 2**64 - 1)
+    config, rule = {k: v for k, v in scheduler.config.items() if not k.startswith('_')}, _rule_name(tfm)
+    own = {'nonce': uuid.uuid4().hex} if rule is None else _own(tfm)                # never the same twice, if we cannot tell what it is
+    return dict(version=1, model=pieces.fingerprint, model_name=pieces.name, prompt=prompt, negative_prompt=negative_prompt, seed=seed, rule=rule,
+                values=grid, options=own, sampler=type(scheduler).__name__, sampler_config=json.loads(json.dumps(config, default=str)),
+                steps=n, width=w*pieces.factor, height=h*pieces.factor, dtype=str(pieces.dtype).removeprefix('torch.'))
 
 def image_id(
     recipe:dict, # From `recipe`
@@ -87,16 +103,20 @@ def image_id(
     "Name of the image that a recipe makes; the model's name and the title play no part"
     return hashlib.sha256(json.dumps({k: v for k, v in recipe.items() if k not in ('model_name', 'title')}, sort_keys=True).encode()).hexdigest()[:16]
 
-# %% ../nbs/07_sweeps.ipynb #592f7e72
+# %% ../nbs/07_sweeps.ipynb #16203cfa
 def _run_steps(pieces, scheduler, n):
     "The steps of a run, with their noise levels"
-    from cf_guidance.sampling import call_steps, run_sigmas
     scheduler.set_timesteps(n)
     sigmas = run_sigmas(scheduler, call_steps(scheduler, n))
     return [Step(i, n, sigmas=sigmas) for i in range(n)]
 
-# %% ../nbs/07_sweeps.ipynb #2268b842
+# %% ../nbs/07_sweeps.ipynb #458927f7
 KEY = 'cf_guidance'      # the PNG's text chunk that holds the recipe
+
+def _umask():
+    "What this process takes from the mode of a new file"
+    os.umask(mask := os.umask(0))
+    return mask
 
 def save_image(
     image, # A PIL image
@@ -111,6 +131,7 @@ def save_image(
     fd, tmp = tempfile.mkstemp(suffix='.tmp', dir=path.parent)
     try:
         with os.fdopen(fd, 'wb') as f: image.save(f, format='png', pnginfo=info)
+        os.chmod(tmp, 0o666 & ~_umask())
         os.replace(tmp, path)
     except BaseException: os.unlink(tmp); raise
     return path
@@ -123,7 +144,7 @@ def read_recipe(
     if text is None: raise ValueError(f'`path` must be an image with a recipe of cf_guidance inside; got {str(path)!r}')
     return json.loads(text)
 
-# %% ../nbs/07_sweeps.ipynb #c4884794
+# %% ../nbs/07_sweeps.ipynb #55b5fa77
 def _row(path):
     "One line of `metadata.jsonl`: flat columns of one type each, and the whole recipe as text"
     r = read_recipe(path)
@@ -135,17 +156,24 @@ def write_metadata(
 )->Path: # `metadata.jsonl`, which Hugging Face `datasets` reads
     "Rebuild `metadata.jsonl` from the images"
     folder = Path(folder)
-    text = ''.join(json.dumps(_row(p)) + '\n' for p in sorted((folder/'images').glob('*.png')))
+    rows = []
+    for p in sorted((folder/'images').glob('*.png')):
+        try: rows.append(_row(p))
+        except (ValueError, OSError) as e: warnings.warn(f'left out of metadata.jsonl: {e}', stacklevel=2)
+    text = ''.join(json.dumps(r) + '\n' for r in rows)
     tmp = folder/'metadata.jsonl.tmp'
     tmp.write_text(text, encoding='utf-8')
     return Path(os.replace(tmp, folder/'metadata.jsonl') or folder/'metadata.jsonl')
 
-# %% ../nbs/07_sweeps.ipynb #c3d18bb7
+# %% ../nbs/07_sweeps.ipynb #f94c59f8
 def _folder(folder):
     "The sweep's folder, made if it must be"
     folder = Path(folder).expanduser()
     if folder.exists() and not folder.is_dir(): raise ValueError(f'`folder` must be a folder; got the file {str(folder)!r}')
-    (folder/'images').mkdir(parents=True, exist_ok=True)
+    try: (folder/'images').mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise ValueError(f'`folder` must be one that can be made; got {str(folder)!r}: {e}') from e
+    for p in (folder/'images').glob('*.tmp'):                                    # left by a process that was killed
+        if time.time() - p.stat().st_mtime > 3600: p.unlink()
     return folder
 
 def _made(path, rule):
@@ -163,7 +191,7 @@ def _make(prompt, tfm, folder, title, pieces, progress, **kwargs):
         save_image(img, {**r, 'title': title}, folder)
     return img
 
-# %% ../nbs/07_sweeps.ipynb #7368c69c
+# %% ../nbs/07_sweeps.ipynb #741e5b42
 def run(
     prompt:str, # What the images should show
     schedules, # Dicts with a `schedule` and a `title`, as from `minimum_pairs`
@@ -181,11 +209,14 @@ def run(
     if not callable(guide_tfm): raise ValueError(f'`guide_tfm` must be a transform class such as `GuidanceTfm`; got {guide_tfm!r}')
     folder, pieces, images = folder and _folder(folder), pieces or built_in(), []
     print(f'Using Guidance Transform: {guide_tfm}' + ('\nRunning a single schedule for testing.' if test_run else ''))
-    for i, s in enumerate(schedules):
-        print(f"Running experiment [{i+1} of {len(schedules)}]: {s['title']}...")
-        images.append(_make(prompt, guide_tfm({'g': s['schedule']}), folder, s['title'], pieces, progress, **kwargs))
-        if show_each: _display(images[-1])
-    if folder: write_metadata(folder)
+    vars(pieces).pop('_print', None)                                             # the weights may have changed since the last run
+    try:
+        for i, s in enumerate(schedules):
+            print(f"Running experiment [{i+1} of {len(schedules)}]: {s['title']}...")
+            images.append(_make(prompt, guide_tfm({'g': s['schedule']}), folder, s['title'], pieces, progress, **kwargs))
+            if show_each: _display(images[-1])
+    finally:
+        if folder: write_metadata(folder)
     return {'images': images, 'titles': [s['title'] for s in schedules]}
 
 def _display(img):

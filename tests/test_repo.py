@@ -2,7 +2,6 @@
 import json, re, subprocess, sys, time
 from configparser import ConfigParser
 from pathlib import Path
-import pytest
 
 root = Path(__file__).parent.parent
 nbs = [p for p in sorted((root/'nbs').rglob('*.ipynb')) if '.ipynb_checkpoints' not in p.parts]
@@ -35,13 +34,13 @@ def test_constraints_pin_every_requirement():
 
 def test_interrupted_sweep_resumes(tmp_path):
     "A sweep that is killed leaves whole images, and the next one makes only the rest"
-    args = [sys.executable, '-c', 'from cf_guidance.cli import main; main()', '--steps', '10', '--sweep', 'k_decay=.5,.6,.7,.8,.9', '--out', str(tmp_path)]
+    args = [sys.executable, '-c', 'from cf_guidance.cli import main; main()', '--steps', '40', '--sweep', 'k_decay=.5,.6,.7,.8,.9', '--out', str(tmp_path)]
     proc, images = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), tmp_path/'images'
     while not list(images.glob('*.png')) and proc.poll() is None: time.sleep(.01)
     proc.kill(); proc.wait()
     from cf_guidance.sweeps import read_recipe
     before = {p: p.stat().st_mtime_ns for p in images.glob('*.png')}
-    assert 1 <= len(before) <= 6 and all(read_recipe(p)['steps'] == 10 for p in before)
+    assert 1 <= len(before) < 6 and all(read_recipe(p)['steps'] == 40 for p in before)
     subprocess.run(args, check=True, capture_output=True)
     assert len(list(images.glob('*.png'))) == 6 and all(p.stat().st_mtime_ns == t for p, t in before.items())
     assert len((tmp_path/'metadata.jsonl').read_text().splitlines()) == 6 and (tmp_path/'grid.png').is_file()
