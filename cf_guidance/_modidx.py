@@ -187,4 +187,7 @@ d = { 'settings': { 'branch': 'main',
                                         'cf_guidance.transforms.full_norm': ('transforms.html#full_norm', 'cf_guidance/transforms.py'),
                                         'cf_guidance.transforms.match_norm': ('transforms.html#match_norm', 'cf_guidance/transforms.py'),
                                         'cf_guidance.transforms.rule': ('transforms.html#rule', 'cf_guidance/transforms.py'),
-                                        'cf_guidance.transforms.t_norm': ('transforms.html#t_norm', 'cf_guidance/transforms.py')}}}
+                                        'cf_guidance.transforms.t_norm': ('transforms.html#t_norm', 'cf_guidance/transforms.py')},
+            'cf_guidance.widgets': { 'cf_guidance.widgets._first': ('widgets.html#_first', 'cf_guidance/widgets.py'),
+                                     'cf_guidance.widgets._range': ('widgets.html#_range', 'cf_guidance/widgets.py'),
+                                     'cf_guidance.widgets.controls': ('widgets.html#controls', 'cf_guidance/widgets.py')}}}

@@ -124,32 +124,32 @@ def curve(f):
     make.curve, CURVES[f.__name__] = f, make
     return make
 
-# %% ../nbs/00_schedules.ipynb #79bb3a35
+# %% ../nbs/00_schedules.ipynb #67135509
 @curve
 def constant(at,
-    val:float, # The number, everywhere
+    val:float, # The number, everywhere, usually 0 to 15
 )->float:
     "Stay at `val`"
     return val
 
 @curve
 def linear(at,
-    start:float=7.5, # Value at the noise
-    end:float=1., # Value at the image
+    start:float=7.5, # Value at the noise, usually 0 to 15
+    end:float=1., # Value at the image, usually 0 to 15
 )->float:
     "Go from `start` to `end` in a straight line"
     return start + (end - start)*at.pos
 
-# %% ../nbs/00_schedules.ipynb #77bd80a7
+# %% ../nbs/00_schedules.ipynb #2edc1fba
 def _wave(q, max_val, min_val, num_cycles):
     return min_val + .5*(max_val - min_val)*(1 + math.cos(2*math.pi*num_cycles*q))
 
 @curve
 def cosine(at,
-    max_val:float=7.5, # Value at the noise
-    min_val:float=.15, # Lowest value
-    num_cycles:float=.5, # Number of cosine cycles; half a cycle falls from `max_val` to `min_val`
-    k_decay:positive=1., # Power of the position: below 1 falls early, above 1 holds on longer
+    max_val:float=7.5, # Value at the noise, usually 0 to 15
+    min_val:float=.15, # Lowest value, usually 0 to 15
+    num_cycles:float=.5, # Number of cosine cycles, usually 0 to 4; half a cycle falls from `max_val` to `min_val`
+    k_decay:positive=1., # Power of the position, usually .1 to 4: below 1 falls early, above 1 holds on longer
 )->float:
     "Follow a cosine from `max_val`; half a cycle ends on `min_val` exactly"
     return _wave(at.pos**k_decay, max_val, min_val, num_cycles)
@@ -248,22 +248,28 @@ def lift(
     except TypeError: raise ValueError(f'`{name}` must be a number, a list, a function or a Schedule; got {x!r}') from None
     return listed(_listed(name, vals))
 
-# %% ../nbs/00_schedules.ipynb #53c8f092
+# %% ../nbs/00_schedules.ipynb #25aa683d
 @curve
-def add(at, a:Schedule, b:Schedule)->float:
+def add(at,
+    a:Schedule, # One schedule
+    b:Schedule, # The other
+)->float:
     "The sum of `a` and `b`"
     return a._at(at) + b._at(at)
 
 @curve
-def scale(at, a:Schedule, by:float)->float:
+def scale(at,
+    a:Schedule, # The schedule to scale
+    by:float, # The factor, usually 0 to 3
+)->float:
     "`by` times `a`"
     return by*a._at(at)
 
 @curve
 def clip(at,
     a:Schedule, # The schedule to clip
-    lo:float, # Lowest value, at most `hi`
-    hi:float, # Highest value
+    lo:float, # Lowest value, at most `hi`, usually 0 to 15
+    hi:float, # Highest value, usually 0 to 15
 )->float:
     "Keep `a` between `lo` and `hi`"
     return min(max(a._at(at), lo), hi)
@@ -278,12 +284,12 @@ def _clip(self, lo, hi):
     return clip(self, lo, hi)
 Schedule.clip = _clip
 
-# %% ../nbs/00_schedules.ipynb #640f3fbb
+# %% ../nbs/00_schedules.ipynb #6880792f
 @curve
 def warmup(at,
     a:Schedule, # The schedule to delay
     steps:int, # Steps of the ramp, 0 to the number of steps
-    start:float=0., # Value at step 0
+    start:float=0., # Value at step 0, usually 0 to 15
 )->float:
     "Rise from `start` to the first value of `a` in `steps` steps, then follow `a` for the rest of the run"
     if at.n is None: raise ValueError('a warm-up counts steps: use `values(n)` or a `Step`, not a bare position')
@@ -325,11 +331,11 @@ def _then(self, b, at):
     return then(self, b, at)
 Schedule.then = _then
 
-# %% ../nbs/00_schedules.ipynb #890579fd
+# %% ../nbs/00_schedules.ipynb #ad009f9d
 @curve
 def with_mean(at,
     a:Schedule, # The schedule to scale
-    mean:float, # Mean over the steps of the run
+    mean:float, # Mean over the steps of the run, usually 1 to 15
 )->float:
     "Scale `a - 1` so that the mean over the run's steps is `mean`"
     if at.n is None: raise ValueError('a mean is taken over the steps: use `values(n)` or a `Step`, not a bare position')
@@ -338,28 +344,28 @@ def with_mean(at,
     return 1 + (a._at(at) - 1)*(mean - 1)/own
 Schedule.with_mean = with_mean
 
-# %% ../nbs/00_schedules.ipynb #2651254d
+# %% ../nbs/00_schedules.ipynb #5af19d99
 @curve
 def cosine_2022(at,
-    max_val:float=7.5, # Value at the first step
-    min_val:float=.15, # Lowest value, which half a cycle does not quite reach
-    num_cycles:float=.5, # Number of cosine cycles
-    k_decay:positive=1., # Power of the step
+    max_val:float=7.5, # Value at the first step, usually 0 to 15
+    min_val:float=.15, # Lowest value, usually 0 to 15; half a cycle does not quite reach it
+    num_cycles:float=.5, # Number of cosine cycles, usually 0 to 4
+    k_decay:positive=1., # Power of the step, usually .1 to 4
 )->float:
     "Follow the cosine of cf_guidance 0.0.3, which divides by `n`"
     if at.n is None: raise ValueError('`cosine_2022` counts steps: use `values(n)` or a `Step`, not a bare position')
     return _wave(at**k_decay/at.n**k_decay, max_val, min_val, num_cycles)
 
-# %% ../nbs/00_schedules.ipynb #df266c9b
+# %% ../nbs/00_schedules.ipynb #bc13dd15
 @curve
 def restarts(at,
-    max_val:float=7.5, # Value at the start of the first cycle
-    min_val:float=.15, # Value at the end of each cycle
-    num_cycles:positive=.5, # The first cycle has `n / (2 * num_cycles)` steps
-    k_decay:positive=1., # Power of the position in the cycle
-    cycle_mul:positive=1., # Each cycle is this many times as long as the one before
-    cycle_decay:float=1., # Each cycle starts at this share of the one before
-    cycle_limit:float=1., # Number of cycles; `min_val` afterwards
+    max_val:float=7.5, # Value at the start of the first cycle, usually 0 to 15
+    min_val:float=.15, # Value at the end of each cycle, usually 0 to 15
+    num_cycles:positive=.5, # The first cycle has `n / (2 * num_cycles)` steps, usually .5 to 4
+    k_decay:positive=1., # Power of the position in the cycle, usually .1 to 4
+    cycle_mul:positive=1., # Each cycle is this many times as long as the one before, usually .5 to 2
+    cycle_decay:float=1., # Each cycle starts at this share of the one before, usually 0 to 1
+    cycle_limit:float=1., # Number of cycles, usually 1 to 8; `min_val` afterwards
 )->float:
     "Fall along half a cosine and start again, as timm's `CosineLRScheduler`"
     if at.n is None: raise ValueError('`restarts` counts steps: use `values(n)` or a `Step`, not a bare position')
