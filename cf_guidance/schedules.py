@@ -109,7 +109,7 @@ class Schedule:
         if not math.isfinite(val): raise ValueError(f'{self!r} must give finite numbers; got {val!r} at {at!r}')
         return float(val)
 
-# %% ../nbs/00_schedules.ipynb #f41ae8a2
+# %% ../nbs/00_schedules.ipynb #a0f41345
 _CHECKS = {float: _number, positive: _positive, int: lambda k, v: _whole(k, v, 0)}   # by a parameter's annotation
 
 def curve(f):
@@ -119,9 +119,11 @@ def curve(f):
     def make(*args, **kwargs):
         bound = sig.bind(*args, **kwargs)
         bound.apply_defaults()
-        return Schedule(f.__name__, tuple((k, _CHECKS[sig.parameters[k].annotation](k, v)) for k, v in bound.arguments.items()))
+        vals = {k: _CHECKS[sig.parameters[k].annotation](k, v) for k, v in bound.arguments.items()}
+        if make.check: make.check(**vals)
+        return Schedule(f.__name__, tuple(vals.items()))
     update_wrapper(make, f).__signature__ = sig
-    make.curve, CURVES[f.__name__] = f, make
+    make.curve, make.check, CURVES[f.__name__] = f, None, make
     return make
 
 # %% ../nbs/00_schedules.ipynb #67135509
@@ -274,15 +276,14 @@ def clip(at,
     "Keep `a` between `lo` and `hi`"
     return min(max(a._at(at), lo), hi)
 
-# %% ../nbs/00_schedules.ipynb #3b38d89e
+# %% ../nbs/00_schedules.ipynb #ae3ebb06
 def _add(self, other): return add(self, other)
 Schedule.__add__ = Schedule.__radd__ = _add
 Schedule.__mul__ = Schedule.__rmul__ = lambda self, by: scale(self, by)
 
-def _clip(self, lo, hi):
-    if _number('lo', lo) > _number('hi', hi): raise ValueError(f'`lo` must be at most `hi`; got {lo!r} and {hi!r}')
-    return clip(self, lo, hi)
-Schedule.clip = _clip
+def _ordered(a, lo, hi):
+    if lo > hi: raise ValueError(f'`lo` must be at most `hi`; got {_text(lo)} and {_text(hi)}')
+clip.check, Schedule.clip = _ordered, clip
 
 # %% ../nbs/00_schedules.ipynb #6880792f
 @curve
@@ -300,23 +301,21 @@ def warmup(at,
     return start + at*(first - start)/steps
 Schedule.warmup = warmup
 
-# %% ../nbs/00_schedules.ipynb #f57d6035
+# %% ../nbs/00_schedules.ipynb #a5e14e12
 @curve
 def within(at,
     a:Schedule, # The schedule inside the interval
-    sigma:tuple, # Lowest and highest noise level: `a` holds for `lo < sigma <= hi`
+    sigma:tuple, # Lowest and highest noise level, such as .28, 5.42: `a` holds for `lo < sigma <= hi`
 )->float:
     "Follow `a` inside an interval of noise levels, and be 1 outside (arXiv 2404.07724)"
     if at.sigma is None: raise ValueError('a window in sigma wants noise levels: use `values(n, sigmas)` or a `Step` with its sigma')
     return a._at(at) if sigma[0] < at.sigma <= sigma[1] else 1.
 
-def _within(self, sigma):
-    lo, hi = _listed('sigma', sigma)
-    if not 0 <= lo < hi: raise ValueError(f'`sigma` must be (lo, hi) with 0 <= lo < hi; got {sigma!r}')
-    return within(self, sigma)
-Schedule.within = _within
+def _interval(a, sigma):
+    if len(sigma) != 2 or not 0 <= sigma[0] < sigma[1]: raise ValueError(f'`sigma` must be (lo, hi) with 0 <= lo < hi; got {_text(sigma)}')
+within.check, Schedule.within = _interval, within
 
-# %% ../nbs/00_schedules.ipynb #c46f980c
+# %% ../nbs/00_schedules.ipynb #b4a97929
 @curve
 def then(at,
     a:Schedule, # The schedule before
@@ -326,10 +325,11 @@ def then(at,
     "Follow `a`, then `b` from the position `switch` on"
     return (a if at.pos < switch else b)._at(at)
 
-def _then(self, b, at):
-    if not 0 <= _number('at', at) <= 1: raise ValueError(f'`at` must be a position, 0 to 1; got {at!r}')
-    return then(self, b, at)
-Schedule.then = _then
+def _switch(a, b, switch):
+    if not 0 <= switch <= 1: raise ValueError(f'`switch` must be a position, 0 to 1; got {_text(switch)}')
+
+def _then(self, b, at): return then(self, b, at)
+then.check, Schedule.then = _switch, _then
 
 # %% ../nbs/00_schedules.ipynb #ad009f9d
 @curve

@@ -1,0 +1,47 @@
+"Jupyter servers, Voila and a Chromium to open them with"
+import json, os, shutil, socket, subprocess, sys, time
+from contextlib import contextmanager
+from pathlib import Path
+
+FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
+
+def chromium(): return next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+
+def free_port():
+    with socket.socket() as s: s.bind(('127.0.0.1', 0)); return s.getsockname()[1]
+
+@contextmanager
+def served(args, port, log, home):
+    "A server in a process group of its own, which listens when the block begins and is gone when it ends"
+    env = {**os.environ, 'JUPYTER_CONFIG_DIR': str(home), 'IPYTHONDIR': str(home), 'OMP_NUM_THREADS': '1'}
+    with open(log, 'w') as f: proc = subprocess.Popen([sys.executable, *args], stdout=f, stderr=f, env=env, start_new_session=True)
+    try:
+        for _ in range(1200):
+            if proc.poll() is not None: raise RuntimeError(Path(log).read_text())
+            try: socket.create_connection(('127.0.0.1', port)).close(); break
+            except OSError: time.sleep(.1)
+        yield f'http://127.0.0.1:{port}'
+    finally:
+        proc.terminate()
+        try: proc.wait(20)
+        except subprocess.TimeoutExpired: proc.kill()
+
+def notebook(*cells):
+    "A notebook of code cells, as JSON"
+    cell = lambda i, src: dict(cell_type='code', id=f'c{i}', metadata={}, source=src, execution_count=None, outputs=[])
+    spec = dict(kernelspec=dict(display_name='Python 3', language='python', name='python3'))
+    return json.dumps(dict(cells=[cell(i, c) for i, c in enumerate(cells)], metadata=spec, nbformat=4, nbformat_minor=5))
+
+def slider(page, name):
+    "The handle of the slider that is called `name`"
+    return page.locator('.widget-slider', has=page.get_by_text(name, exact=True)).first.locator('.noUi-handle')
+
+def drag(page, handle, dx, moves=10, held=lambda: None):
+    "Drag a handle with the mouse, and call `held` before letting go"
+    box = handle.bounding_box()
+    x, y = box['x'] + box['width']/2, box['y'] + box['height']/2
+    page.mouse.move(x, y); page.mouse.down()
+    for k in range(1, moves + 1): page.mouse.move(x + dx*k/moves, y)
+    got = held()
+    page.mouse.up()
+    return got

@@ -1,0 +1,159 @@
+"The widgets, used with a mouse in a real browser"
+import re
+from types import SimpleNamespace
+import pytest
+from cf_guidance import schedules
+from hosts import FLAGS, chromium, drag, free_port, notebook, served, slider
+
+playwright = pytest.importorskip('playwright.sync_api', reason="playwright comes with the extra 'dev'")
+pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium here: install Debian's package `chromium`")
+
+EXPLORER = 'from cf_guidance.widgets import ScheduleExplorer\nexplorer = ScheduleExplorer(steps=20)\nexplorer'
+
+@pytest.fixture(scope='module')
+def browser():
+    with playwright.sync_playwright() as p:
+        b = p.chromium.launch(executable_path=chromium(), args=FLAGS)
+        yield b
+        b.close()
+
+@pytest.fixture(scope='module')
+def jupyter(tmp_path_factory):
+    "One server, which has JupyterLab and Notebook 7"
+    for m in ('jupyterlab', 'notebook'): pytest.importorskip(m)
+    d, port = tmp_path_factory.mktemp('jupyter'), free_port()
+    args = ['-m', 'jupyterlab', '--no-browser', '--allow-root', f'--port={port}', '--ServerApp.port_retries=0', '--IdentityProvider.token=', f'--ServerApp.root_dir={d}']
+    with served(args, port, d/'log', d/'home') as url: yield SimpleNamespace(url=url, folder=d)
+
+def opened(browser, url, width=1300):
+    page = browser.new_page(viewport={'width': width, 'height': 1000})
+    page.set_default_timeout(90_000)
+    page.goto(url, timeout=120_000)
+    return page
+
+def run_cells(page, n):
+    "Run the first `n` cells of an open notebook with the keyboard, again where the kernel was not ready"
+    cells = page.locator('.jp-Notebook .jp-CodeCell')
+    cells.first.wait_for()
+    for i in range(n):
+        for _ in range(30):
+            cells.nth(i).locator('.cm-content').click()
+            page.keyboard.press('Shift+Enter')
+            page.wait_for_timeout(1000)
+            if cells.nth(i).locator('.jp-InputPrompt').inner_text().strip() != '[ ]:': break
+
+@pytest.fixture(params=['voila', 'lab', 'notebook'])
+def page(request, browser, tmp_path):
+    "The explorer, ready, in one of its hosts"
+    if request.param == 'voila':
+        pytest.importorskip('voila')
+        port = free_port()
+        code = 'from cf_guidance.cli import main_explore; main_explore()'
+        with served(['-c', code, '--no-browser', '--port', str(port)], port, tmp_path/'log', tmp_path/'home') as url: yield from ready(opened(browser, url))
+        return
+    jup = request.getfixturevalue('jupyter')
+    (jup.folder/f'{request.param}.ipynb').write_text(notebook(EXPLORER, ''))
+    page = opened(browser, f'{jup.url}/{"lab/tree" if request.param == "lab" else "notebooks"}/{request.param}.ipynb')
+    run_cells(page, 1)
+    yield from ready(page)
+
+def ready(page):
+    page.wait_for_selector('path.curve')
+    finished(page)
+    yield page
+    page.close()
+
+def code(page): return page.locator('code.made').inner_text()
+def status(page): return page.locator('[role=status], [role=alert]').last.inner_text()
+def image(page): return page.locator('img[src^="data:image/png"]').get_attribute('src')
+def pixels(page, box): return page.screenshot(clip=box)      # the curve is drawn anew at each move, so its element does not stay
+def made(text): return eval(text, {**schedules.CURVES, 'lift': schedules.lift})
+def finished(page): page.get_by_text(re.compile(r'^\d+ steps in')).wait_for()
+def number(page, name, val):
+    box = page.get_by_label(name, exact=True)
+    box.fill(str(val)); box.press('Enter')
+
+def test_explorer(page):
+    "Drag: the curve follows; let go: another image; drag during a render: it is called off; a wrong value: words"
+    place = page.locator('svg:has(path.curve)').bounding_box()
+    before, first, line = pixels(page, place), image(page), code(page)
+    assert pixels(page, place) == before
+    assert made(line) == schedules.cosine()
+    def held():
+        page.wait_for_function('was => document.querySelector("code.made").innerText !== was', arg=line)
+        return pixels(page, place)
+    during = drag(page, slider(page, 'max_val'), 40, held=held)
+    assert during != before
+    page.wait_for_function('was => document.querySelector(\'img[src^="data:image/png"]\').src !== was', arg=first)
+    finished(page)
+    assert image(page) != first and made(code(page)).args[0][1] > 8
+
+    number(page, 'steps', 200)
+    page.get_by_text(re.compile(r'^step \d+ of 200')).wait_for()
+    line = code(page)
+    drag(page, slider(page, 'min_val'), 30)
+    page.get_by_text(re.compile(r'^200 steps in .* older given up')).wait_for()
+    assert code(page) != line
+
+    number(page, 'steps', 20)
+    page.get_by_text(re.compile(r'^20 steps in')).wait_for()
+    last = image(page)
+    drag(page, slider(page, 'seen at step'), -100)
+    page.get_by_text(re.compile(r'^what step \d+ takes the image for')).wait_for()
+    assert image(page) != last
+
+    page.get_by_label('schedule', exact=True).first.select_option('within')
+    finished(page)
+    good = page.locator('path.curve').get_attribute('d')
+    number(page, 'sigma', '5, 1')
+    page.get_by_text('with 0 <= lo < hi; got (5, 1)').wait_for()
+    assert page.locator('path.curve').get_attribute('d') == good
+    number(page, 'sigma', '1, 5')
+    finished(page)
+    assert made(code(page)) == schedules.cosine().within(sigma=(1, 5))
+
+def test_line_and_drawing(browser, jupyter):
+    "The line of Python, pasted into a cell, is the explorer's schedule; a curve is drawn by hand"
+    (jupyter.folder/'line.ipynb').write_text(notebook(EXPLORER.replace('steps=20', 'steps=20, images=False'), ''))
+    page = opened(browser, f'{jupyter.url}/lab/tree/line.ipynb')
+    run_cells(page, 1)
+    page.wait_for_selector('path.curve')
+    drag(page, slider(page, 'k_decay'), 25)
+    page.get_by_text(re.compile('k_decay=')).first.wait_for()
+    page.locator('.jp-CodeCell .cm-content').last.click()
+    page.keyboard.insert_text(f'from cf_guidance.schedules import *\nprint("equal:", explorer.schedule == {code(page)})')
+    page.keyboard.press('Shift+Enter')
+    page.get_by_text('equal: True', exact=True).wait_for()
+
+    page.get_by_label('schedule', exact=True).first.select_option('listed')
+    pad = page.locator('svg[aria-label^="Draw"]')
+    pad.wait_for()
+    before, box = made(code(page)).values(20), pad.bounding_box()
+    page.mouse.move(box['x'] + 5, box['y'] + box['height'] - 3); page.mouse.down()
+    page.mouse.move(box['x'] + box['width'] - 5, box['y'] + 5, steps=15); page.mouse.up()
+    page.wait_for_function('was => document.querySelector("code.made").innerText !== was', arg=f'lift({before})')
+    page.wait_for_timeout(500)
+    drawn = made(code(page)).values(20)
+    assert drawn == sorted(drawn) and drawn[0] < 1 and drawn[-1] > 13
+    page.close()
+
+def test_sweep_browser(browser, jupyter):
+    "Menus choose, the wipe moves, a click shows the recipe, a folder that is no sweep is refused in words"
+    from cf_guidance.sweeps import minimum_pairs, run
+    from cf_guidance.transforms import GuidanceTfm
+    tries = minimum_pairs({'max_val': [3, 12]}, {'num_steps': 4})
+    run('a shiny red star', tries, GuidanceTfm, folder=jupyter.folder/'sweep', steps=4, progress=False)
+    (jupyter.folder/'sweep.ipynb').write_text(notebook("from cf_guidance.browser import SweepBrowser\nSweepBrowser('sweep')", "SweepBrowser('.')"))
+    page = opened(browser, f'{jupyter.url}/lab/tree/sweep.ipynb')
+    run_cells(page, 2)
+    page.get_by_text(re.compile('must be that of a sweep')).first.wait_for()
+    page.wait_for_selector('path.curve')
+    first = image(page)
+    drag(page, slider(page, 'wipe'), 60)
+    page.wait_for_function('was => document.querySelector(\'img[src^="data:image/png"]\').src !== was', arg=first)
+    page.get_by_text('recipe', exact=True).first.click()
+    assert '"prompt": "a shiny red star"' in page.locator('details[open] pre').inner_text()
+    menu = page.get_by_label('schedule', exact=True)
+    menu.last.select_option(menu.first.evaluate('m => m.value'))
+    page.get_by_text('the two are equal').wait_for()
+    page.close()
