@@ -38,6 +38,7 @@ def slider(page, name):
 
 def drag(page, handle, dx, moves=10, held=lambda: None):
     "Drag a handle with the mouse, and call `held` before letting go"
+    handle.scroll_into_view_if_needed()
     box = handle.bounding_box()
     x, y = box['x'] + box['width']/2, box['y'] + box['height']/2
     page.mouse.move(x, y); page.mouse.down()

@@ -22,25 +22,30 @@ def jupyter(tmp_path_factory):
     "One server, which has JupyterLab and Notebook 7"
     for m in ('jupyterlab', 'notebook'): pytest.importorskip(m)
     d, port = tmp_path_factory.mktemp('jupyter'), free_port()
+    for name, vals in (('notebook-extension/tracker', '{"windowingMode": "none"}'), ('apputils-extension/notification', '{"fetchNews": "false", "checkForUpdates": false}')):
+        f = d/f'home/lab/user-settings/@jupyterlab/{name}.jupyterlab-settings'
+        f.parent.mkdir(parents=True)
+        f.write_text(vals)
     args = ['-m', 'jupyterlab', '--no-browser', '--allow-root', f'--port={port}', '--ServerApp.port_retries=0', '--IdentityProvider.token=', f'--ServerApp.root_dir={d}']
     with served(args, port, d/'log', d/'home') as url: yield SimpleNamespace(url=url, folder=d)
 
 def opened(browser, url, width=1300):
     page = browser.new_page(viewport={'width': width, 'height': 1000})
-    page.set_default_timeout(90_000)
+    page.set_default_timeout(60_000)
     page.goto(url, timeout=120_000)
     return page
 
-def run_cells(page, n):
-    "Run the first `n` cells of an open notebook with the keyboard, again where the kernel was not ready"
+def run_cells(page, *which):
+    "Run cells of an open notebook with the keyboard, again where the kernel was not ready"
     cells = page.locator('.jp-Notebook .jp-CodeCell')
     cells.first.wait_for()
-    for i in range(n):
-        for _ in range(30):
-            cells.nth(i).locator('.cm-content').click()
-            page.keyboard.press('Shift+Enter')
+    for i in which:
+        prompt = lambda: cells.nth(i).locator('.jp-InputPrompt').inner_text().strip()
+        while not prompt()[1:-2].isdigit():                       # an error calls off the cells that wait, so one after the other
+            if prompt() == '[ ]:':
+                cells.nth(i).locator('.cm-content').click()
+                page.keyboard.press('Shift+Enter')
             page.wait_for_timeout(1000)
-            if cells.nth(i).locator('.jp-InputPrompt').inner_text().strip() != '[ ]:': break
 
 @pytest.fixture(params=['voila', 'lab', 'notebook'])
 def page(request, browser, tmp_path):
@@ -52,9 +57,9 @@ def page(request, browser, tmp_path):
         with served(['-c', code, '--no-browser', '--port', str(port)], port, tmp_path/'log', tmp_path/'home') as url: yield from ready(opened(browser, url))
         return
     jup = request.getfixturevalue('jupyter')
-    (jup.folder/f'{request.param}.ipynb').write_text(notebook(EXPLORER, ''))
-    page = opened(browser, f'{jup.url}/{"lab/tree" if request.param == "lab" else "notebooks"}/{request.param}.ipynb')
-    run_cells(page, 1)
+    (jup.folder/f'{request.param}.ipynb').write_text(notebook(EXPLORER))
+    page = opened(browser, f'{jup.url}/{"lab/tree" if request.param == "lab" else "notebooks"}/{request.param}.ipynb?reset')
+    run_cells(page, 0)
     yield from ready(page)
 
 def ready(page):
@@ -114,13 +119,14 @@ def test_explorer(page):
 
 def test_line_and_drawing(browser, jupyter):
     "The line of Python, pasted into a cell, is the explorer's schedule; a curve is drawn by hand"
-    (jupyter.folder/'line.ipynb').write_text(notebook(EXPLORER.replace('steps=20', 'steps=20, images=False'), ''))
-    page = opened(browser, f'{jupyter.url}/lab/tree/line.ipynb')
+    (jupyter.folder/'line.ipynb').write_text(notebook('', EXPLORER.replace('steps=20', 'steps=20, images=False')))
+    page = opened(browser, f'{jupyter.url}/lab/tree/line.ipynb?reset')
     run_cells(page, 1)
     page.wait_for_selector('path.curve')
     drag(page, slider(page, 'k_decay'), 25)
     page.get_by_text(re.compile('k_decay=')).first.wait_for()
-    page.locator('.jp-CodeCell .cm-content').last.click()
+    page.wait_for_timeout(1000)                                   # the last move of the drag may be on its way
+    page.locator('.jp-CodeCell .cm-content').first.click()
     page.keyboard.insert_text(f'from cf_guidance.schedules import *\nprint("equal:", explorer.schedule == {code(page)})')
     page.keyboard.press('Shift+Enter')
     page.get_by_text('equal: True', exact=True).wait_for()
@@ -143,9 +149,9 @@ def test_sweep_browser(browser, jupyter):
     from cf_guidance.transforms import GuidanceTfm
     tries = minimum_pairs({'max_val': [3, 12]}, {'num_steps': 4})
     run('a shiny red star', tries, GuidanceTfm, folder=jupyter.folder/'sweep', steps=4, progress=False)
-    (jupyter.folder/'sweep.ipynb').write_text(notebook("from cf_guidance.browser import SweepBrowser\nSweepBrowser('sweep')", "SweepBrowser('.')"))
-    page = opened(browser, f'{jupyter.url}/lab/tree/sweep.ipynb')
-    run_cells(page, 2)
+    (jupyter.folder/'sweep.ipynb').write_text(notebook("from cf_guidance.browser import SweepBrowser\nSweepBrowser('.')", "SweepBrowser('sweep')"))
+    page = opened(browser, f'{jupyter.url}/lab/tree/sweep.ipynb?reset')
+    run_cells(page, 0, 1)
     page.get_by_text(re.compile('must be that of a sweep')).first.wait_for()
     page.wait_for_selector('path.curve')
     first = image(page)
