@@ -32,7 +32,7 @@ def _cells(folder):
         except (OSError, ValueError) as e: bad.append(f'{p.name}: {e}')
     return [dict(r, file=str(folder/'images'/name)) for name, r in rows.items()], bad
 
-# %% ../nbs/09a_browser.ipynb #76233503
+# %% ../nbs/09a_browser.ipynb #7e0c2abe
 def sweep_cells(
     folder, # Folder of a sweep, with `images` and `metadata.jsonl`
 )->list: # A dict for each image: its recipe, `file`, and `schedule`, the label of its schedule
@@ -57,7 +57,7 @@ def sweep_axes(
     res = {}
     for k in ('schedule', *AXES):
         vals = list(dict.fromkeys(c[k] for c in cells))
-        if len(vals) > 1: res[k] = sorted(vals) if all(isinstance(v, (int, float)) for v in vals) else vals
+        if len(vals) > 1: res[k] = sorted(vals, key=lambda v: v if isinstance(v, (int, float)) else str(v))
     return res
 
 # %% ../nbs/09a_browser.ipynb #3e5bb278

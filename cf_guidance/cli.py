@@ -50,7 +50,7 @@ def experiments(
     g = params['max_val']
     return [{'title': f'Baseline: constant, g={g}', 'schedule': [g]*steps}, *minimum_pairs(tried, params)]
 
-# %% ../nbs/11_cli.ipynb #78f4bf22
+# %% ../nbs/11_cli.ipynb #5c84abd4
 def _sweep(model, prompt, negative_prompt, seed, sampler, steps, transform, sweep, base, out, dry_run):
     "Make the images, the grid and the metadata"
     from cf_guidance.schedules import _whole
@@ -66,8 +66,8 @@ def _sweep(model, prompt, negative_prompt, seed, sampler, steps, transform, swee
     pieces = get_sd_pieces(model, dtype=torch.float16 if best_device() == 'cuda' else torch.float32, scheduler=sampler)
     res = run(prompt or pieces.prompt or 'a photograph of an astronaut riding a horse', tries, TRANSFORMS[transform], pieces=pieces, folder=folder,
               negative_prompt=negative_prompt, seed=seed, steps=steps)
-    fig = image_grid(res['images'], rows=-(-len(tries)//5), titles=res['titles'], schedules=[e['schedule'] for e in tries], dpi=110)
-    fig.savefig(folder/'grid.png')
+    axes = image_grid(res['images'], rows=-(-len(tries)//5), titles=res['titles'], schedules=[e['schedule'] for e in tries], dpi=110)
+    axes.flat[0].figure.savefig(folder/'grid.png')
     print(f"{len(tries)} images and metadata.jsonl in {folder}\nThe grid: {(folder/'grid.png').absolute()}")
 
 # %% ../nbs/11_cli.ipynb #26584535
