@@ -56,12 +56,7 @@ def plot_schedule(
     ax.set_ylim(min(0, *vals) - .4, max(7.5, *vals) + .7)
     return _look(ax, xlabel='step', ylabel='g', title=title)
 
-# %% ../nbs/01_plots.ipynb #c7e2d522
-def _span(axes):
-    "Lowest and highest end of the scales of `axes`"
-    lo, hi = zip(*[ax.get_ylim() for ax in axes])
-    return min(lo), max(hi)
-
+# %% ../nbs/01_plots.ipynb #92070b99
 def plot_schedules(
     schedules, # A list of schedules, numbers, lists or functions; or a single schedule, number or function
     rows:int=1, # Number of rows, 1 or more
@@ -72,15 +67,14 @@ def plot_schedules(
     if isinstance(schedules, (Schedule, Real)) or callable(schedules): schedules = [schedules]
     schedules = list(schedules)
     if titles is not None and len(titles) != len(schedules): raise ValueError(f'`titles` must be one for each of {len(schedules)} schedules; got {len(titles)}')
-    rows, cols = _rows(len(schedules), rows)
+    (rows, cols), ends = _rows(len(schedules), rows), ()
     axes = _places(ax, rows, cols, (3*cols, 1.9*rows), dpi=70, sharey=True)
     for i, place in enumerate(axes.flat):
-        if i < len(schedules): plot_schedule(schedules[i], '' if titles is None else titles[i], place)
+        if i < len(schedules): ends += plot_schedule(schedules[i], '' if titles is None else titles[i], place).get_ylim()
         else: place.set_visible(False)
         if ax is None: place.label_outer()
         if i < len(schedules) <= i + cols: place.tick_params(labelbottom=True); place.set_xlabel('step')       # the lowest of its column
-    drawn = axes.flat[:len(schedules)]
-    for place in drawn: place.set_ylim(*_span(drawn))
+    for place in axes.flat: place.set_ylim(min(ends), max(ends))
     return axes
 
 # %% ../nbs/01_plots.ipynb #bf67401d
