@@ -16,6 +16,7 @@ from yaml import safe_load
 cfg = get_config()
 root, site = cfg.config_path, cfg.doc_host + cfg.doc_baseurl
 sys.path.insert(0, str(root))            # import the checkout, installed or not, as `nbdev_test` does
+WIDGET = 'application/vnd.jupyter.widget-view+json'
 num = re.compile(r'(?<!\w)\d+[a-zA-Z0-9]*_(?=[\w.]+\.ipynb)')      # nbdev drops this prefix from page names
 
 def light(png):
@@ -31,11 +32,13 @@ def run(fn):
         if cell.cell_type != 'code' or 'nbdev_export(' in cell.source: return True
         d = extract_directives(cell, remove=False)
         return d.get('eval:', [''])[0].lower() == 'false' or skip & d.keys()
+    for c in nb.cells:
+        if not _skip(c): c.outputs = []          # a cell that says nothing now would keep what it said before
     shell = CaptureShell(fn, mpl_format='png')
     with working_directory(fn.parent): shell.run_all(nb, exc_stop=True, preproc=_skip)
-    for c in nb.cells:                   # progress bars and times differ from run to run, so they are not stored
+    for c in nb.cells:                   # progress bars and widgets differ from run to run, so they are not stored
         if c.cell_type != 'code': continue
-        c.outputs = [o for o in c.outputs if o.get('name') != 'stderr']
+        c.outputs = [o for o in c.outputs if o.get('name') != 'stderr' and WIDGET not in o.get('data', {})]
         for o in c.outputs:
             if 'image/png' in o.get('data', {}): o['data']['image/png'] = light(o['data']['image/png'])
     write_nb(nb, fn)
@@ -58,6 +61,11 @@ def readme(nb):
     text = re.sub(r'\]\(((?:\w+/)*)(?:\d+[a-zA-Z0-9]*_)?([\w.]+)\.ipynb', rf']({site}/\1\2.html', '\n\n'.join(res))
     return text.replace('](images/', '](nbs/images/') + '\n'
 
+def named(html):
+    "The page with each picture's caption as its words for those who do not see it"
+    return re.sub(r'<img (?![^>]*\balt=)([^>]*>.*?<figcaption[^>]*>(.*?)</figcaption>)',
+                  lambda m: f'<img alt="{re.sub("<[^>]*>", "", m[2])}" {m[1]}' if '<img' not in m[1] else m[0], html, flags=re.S)
+
 def docs():
     "Process `nbs/` as nbdev does, then render with smalldocs and write README.md"
     refresh_quarto_yml(); _build_modidx(); nbdev_sidebar.__wrapped__()
@@ -66,6 +74,7 @@ def docs():
     for f in [*proc.rglob('*.ipynb'), proc/'sidebar.yml']: f.write_text(num.sub('', f.read_text()))
     for f in list(proc.rglob('*.ipynb')): f.rename(f.with_name(num.sub('', f.name)))
     subprocess.run([sys.executable, '-m', 'smalldocs.cli', 'render', str(proc), '-q'], check=True)
+    for f in (proc/cfg.doc_path.name).rglob('*.html'): f.write_text(named(f.read_text()))
     shutil.rmtree(cfg.doc_path, ignore_errors=True)
     shutil.move(str(proc/cfg.doc_path.name), cfg.doc_path)
 

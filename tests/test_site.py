@@ -1,0 +1,114 @@
+"The docs site: every link and anchor, every picture, and every page in a browser at two widths"
+import subprocess, sys, threading
+from functools import partial
+from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urljoin
+import pytest
+from hosts import FLAGS, chromium, drag
+
+root = Path(__file__).parent.parent
+HOME = 'https://enzokro.github.io/cf_guidance/'
+
+class Page(HTMLParser):
+    "The links, anchors and pictures of a page"
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.ids, self.unnamed, self.svgs = [], set(), [], 0
+        self.feed(text)
+    def handle_starttag(self, tag, attrs):
+        a = dict(attrs)
+        self.ids |= {a[k] for k in ('id', 'name') if a.get(k)}
+        self.links += [a[k] for k in ('href', 'src') if a.get(k) and tag in ('a', 'img', 'link', 'script', 'iframe')]
+        if tag == 'img' and not (a.get('alt') or '').strip() and a.get('role') != 'presentation': self.unnamed.append((a.get('src') or '')[:60])
+
+@pytest.fixture(scope='module')
+def site():
+    "The site, built as the README says, without Quarto"
+    subprocess.run([sys.executable, 'tools/nbs.py', 'docs'], cwd=root, check=True, capture_output=True)
+    return root/'_docs'
+
+@pytest.fixture(scope='module')
+def pages(site): return {p.relative_to(site).as_posix(): Page(p.read_text(encoding='utf-8')) for p in sorted(site.rglob('*.html'))}
+
+def test_pages_are_there(pages):
+    wanted = ['index', 'tutorials/getting_started', 'gallery', 'changelog', 'schedules', 'plots', 'transforms', 'widgets', 'page', 'cli', 'tutorials/dynamic_cfg_pt1']
+    assert {f'{w}.html' for w in wanted} <= set(pages)
+
+def test_links_and_anchors(site, pages):
+    "Links within the site lead to a file, and to an anchor in it"
+    broken = []
+    for name, page in pages.items():
+        for link in page.links:
+            if link.startswith(('data:', 'mailto:', 'javascript:')): continue
+            url, anchor = urldefrag(urljoin(HOME + name, link))
+            if not url.startswith(HOME.rstrip('/')): continue
+            target = unquote(url[len(HOME):].split('?')[0]) or 'index.html'
+            if target.endswith('/'): target += 'index.html'
+            if not (site/target).exists(): broken.append((name, link))
+            elif anchor and target in pages and unquote(anchor) not in pages[target].ids: broken.append((name, link))
+    assert broken == []
+    assert sum(len(p.links) for p in pages.values()) > 500
+
+def test_pictures_have_words(pages): assert {n: p.unnamed for n, p in pages.items() if p.unnamed} == {}
+
+def test_nothing_from_elsewhere(pages):
+    "No script, style or picture is fetched from another host"
+    for name, page in pages.items():
+        text = (root/'_docs'/name).read_text(encoding='utf-8')
+        for tag in ('<script src="http', '<img src="http', 'rel="stylesheet" href="http'): assert tag not in text, name
+
+@pytest.fixture(scope='module')
+def served(site):
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args): pass
+    server = ThreadingHTTPServer(('127.0.0.1', 0), partial(Quiet, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f'http://127.0.0.1:{server.server_port}'
+    server.shutdown()
+
+@pytest.fixture(scope='module')
+def browser():
+    api = pytest.importorskip('playwright.sync_api', reason="playwright comes with the extra 'dev'")
+    if chromium() is None: pytest.skip("no Chromium here: install Debian's package `chromium`")
+    with api.sync_playwright() as p:
+        b = p.chromium.launch(executable_path=chromium(), args=FLAGS)
+        yield b
+        b.close()
+
+@pytest.mark.parametrize('width', [390, 1280])
+def test_every_page_opens(pages, served, browser, width):
+    "No console error, no failed request, and nothing wider than the window"
+    wrong, page = [], browser.new_page(viewport={'width': width, 'height': 900})
+    page.on('console', lambda m: wrong.append((page.url, m.text)) if m.type == 'error' else None)
+    page.on('pageerror', lambda e: wrong.append((page.url, str(e))))
+    page.on('requestfailed', lambda r: wrong.append((page.url, r.url)))
+    for name in pages:
+        page.goto(f'{served}/{name}', wait_until='networkidle')
+        over = page.evaluate('document.scrollingElement.scrollWidth - innerWidth')
+        if over > 0: wrong.append((name, f'{over} px wider than the window'))
+    page.close()
+    assert wrong == []
+
+def test_search_finds(served, browser):
+    page = browser.new_page(viewport={'width': 1280, 'height': 900})
+    page.goto(f'{served}/index.html', wait_until='networkidle')
+    page.keyboard.press('/')
+    box = page.locator('input[type=search]:visible').first
+    box.fill('with_mean')
+    page.locator('.search-result[href*="schedules.html"]').first.wait_for(timeout=20_000)
+    page.close()
+
+def test_page_without_kernel(served, browser):
+    "The explorer on the site draws another curve when its slider is dragged"
+    page = browser.new_page(viewport={'width': 1280, 'height': 900})
+    page.goto(f'{served}/page.html', wait_until='networkidle')
+    curve = page.locator('.cfg-page path.curve')
+    before, handle = curve.get_attribute('d'), page.locator('.cfg-page input[type=range]').nth(1)
+    box = handle.bounding_box()
+    page.mouse.wheel(0, box['y'] - 300); page.wait_for_timeout(500)
+    box = handle.bounding_box()
+    page.mouse.click(box['x'] + .9*box['width'], box['y'] + box['height']/2)
+    assert curve.get_attribute('d') != before
+    page.close()
