@@ -61,8 +61,9 @@ def readme(nb):
     text = re.sub(r'\]\(((?:\w+/)*)(?:\d+[a-zA-Z0-9]*_)?([\w.]+)\.ipynb', rf']({site}/\1\2.html', '\n\n'.join(res))
     return text.replace('](images/', '](nbs/images/') + '\n'
 
-def named(html):
-    "The page with each picture's caption as its words for those who do not see it"
+def mended(html):
+    "The page with each picture's caption as its words for those who do not see it, and no raw links in code"
+    html = re.sub(r'\[(`[\w.]+`)\]\(http[^)]*\)', r'\1', html)                # nbdev links names in a signature's comments too
     return re.sub(r'<img (?![^>]*\balt=)([^>]*>.*?<figcaption[^>]*>(.*?)</figcaption>)',
                   lambda m: f'<img alt="{re.sub("<[^>]*>", "", m[2])}" {m[1]}' if '<img' not in m[1] else m[0], html, flags=re.S)
 
@@ -74,7 +75,7 @@ def docs():
     for f in [*proc.rglob('*.ipynb'), proc/'sidebar.yml']: f.write_text(num.sub('', f.read_text()))
     for f in list(proc.rglob('*.ipynb')): f.rename(f.with_name(num.sub('', f.name)))
     subprocess.run([sys.executable, '-m', 'smalldocs.cli', 'render', str(proc), '-q'], check=True)
-    for f in (proc/cfg.doc_path.name).rglob('*.html'): f.write_text(named(f.read_text()))
+    for f in (proc/cfg.doc_path.name).rglob('*.html'): f.write_text(mended(f.read_text()))
     shutil.rmtree(cfg.doc_path, ignore_errors=True)
     shutil.move(str(proc/cfg.doc_path.name), cfg.doc_path)
 
