@@ -6,7 +6,7 @@
 __all__ = ['image_array', 'saturation', 'contrast', 'clipped', 'thumbnail', 'extract', 'frechet', 'frechet_points',
            'frechet_infinity', 'kid', 'prdc', 'vendi', 'colours', 'diversity', 'distances', 'accuracy']
 
-# %% ../nbs/07b_metrics.ipynb #163ecf3b
+# %% ../nbs/07b_metrics.ipynb #f647e3e7
 import numpy as np
 from PIL import Image
 from scipy import stats
@@ -14,7 +14,7 @@ from scipy.spatial.distance import cdist
 from .comparing import Estimate, _finite, _groups, halves, mean_interval
 from .schedules import _whole
 
-# %% ../nbs/07b_metrics.ipynb #b8590f1e
+# %% ../nbs/07b_metrics.ipynb #964be7f0
 def image_array(
     images, # PIL images, or arrays of height x width x 3, uint8; all of one size
 )->np.ndarray: # (n, height, width, 3), uint8
@@ -46,7 +46,7 @@ def clipped(
     "Take the share of each image's channel values that are 0 or 255"
     return np.isin(image_array(images), (0, 255)).mean((1, 2, 3))
 
-# %% ../nbs/07b_metrics.ipynb #f9fec284
+# %% ../nbs/07b_metrics.ipynb #70f1ec0a
 def _table(name, x, least=1):
     "Features as an array (n, d) of finite numbers, with enough rows"
     x = np.asarray(x, np.float64)
@@ -81,10 +81,16 @@ def extract(
     if len(found) != len(images): raise ValueError(f'`features` must give one row for each of {len(images)} images; got {len(found)}')
     return found
 
-# %% ../nbs/07b_metrics.ipynb #476852ac
-def _spread(x):
-    "A triangle `R` with `RᵀR` the covariance"
-    return np.linalg.qr((x - x.mean(0))/np.sqrt(len(x) - 1), mode='r')
+# %% ../nbs/07b_metrics.ipynb #9b847219
+def _normal(x):
+    "The mean, and a triangle `R` with `RᵀR` the covariance"
+    return x.mean(0), np.linalg.qr((x - x.mean(0))/np.sqrt(len(x) - 1), mode='r')
+
+def _gap(one, two):
+    "Fréchet distance of two normal distributions"
+    (m1, p), (m2, q) = one, two
+    cross = np.linalg.svd(p @ q.T, compute_uv=False).sum()
+    return max(0., float(((m1 - m2)**2).sum() + (p**2).sum() + (q**2).sum() - 2*cross))
 
 def frechet(
     made, # Features of the images, (n, d), 2 rows or more
@@ -92,11 +98,9 @@ def frechet(
 )->float: # 0 or more, in squared units of the features
     "Take the Fréchet distance of two sets of features"
     made, real = _tables(made, real, 2)
-    p, q = _spread(made), _spread(real)
-    cross = np.linalg.svd(p @ q.T, compute_uv=False).sum()
-    return max(0., float(((made.mean(0) - real.mean(0))**2).sum() + (p**2).sum() + (q**2).sum() - 2*cross))
+    return _gap(_normal(made), _normal(real))
 
-# %% ../nbs/07b_metrics.ipynb #6217adc0
+# %% ../nbs/07b_metrics.ipynb #7e40ff5f
 def frechet_points(
     made, # Features of the images, (n, d), 4d rows or more
     real, # Features of the reference, (m, d), as many as there are: its own bias stays
@@ -104,10 +108,10 @@ def frechet_points(
     points:int=15, # Subsets to draw, 3 or more
 )->tuple: # Sizes and distances, arrays
     "Take the Fréchet distance of random subsets, from 2d images to all"
-    made, rng = _table('made', made), np.random.default_rng(rng)
-    made, real = _table('made', made, 4*made.shape[1]), _table('real', real, 2)
-    sizes = np.linspace(2*made.shape[1], len(made), _whole('points', points, 3)).astype(int)
-    return sizes, np.array([frechet(made[rng.permutation(len(made))[:k]], real) for k in sizes])
+    (made, real), rng = _tables(made, real, 2), np.random.default_rng(rng)
+    n, d = _table('made', made, 4*made.shape[1]).shape
+    sizes, ref = np.linspace(2*d, n, _whole('points', points, 3)).astype(int), _normal(real)
+    return sizes, np.array([_gap(_normal(made[rng.permutation(n)[:k]]), ref) for k in sizes])
 
 def frechet_infinity(
     made, # Features of the images, (n, d), 4d rows or more
@@ -119,18 +123,18 @@ def frechet_infinity(
     sizes, dists = frechet_points(made, real, rng, points)
     return float(np.polyfit(1/sizes, dists, 1)[1])
 
-# %% ../nbs/07b_metrics.ipynb #1f1138c4
+# %% ../nbs/07b_metrics.ipynb #866689e8
 def kid(
     made, # Features of the images, (n, d), 2 rows or more
     real, # Features of the reference, (m, d), 2 rows or more
 )->float: # Around 0 where both have one distribution
     "Take the unbiased kernel distance of two sets of features"
     made, real = _tables(made, real, 2)
-    kernel = lambda a, b: (a @ b.T/a.shape[1] + 1)**3
+    kernel = lambda a, b: (k := a @ b.T/a.shape[1] + 1)*k*k
     own = lambda a: ((k := kernel(a, a)).sum() - np.trace(k))/(len(a)*(len(a) - 1))
     return float(own(made) + own(real) - 2*kernel(made, real).mean())
 
-# %% ../nbs/07b_metrics.ipynb #21178bac
+# %% ../nbs/07b_metrics.ipynb #88e111c3
 def prdc(
     made, # Features of the images, (n, d), more than `k` rows
     real, # Features of the reference, (m, d), more than `k` rows
@@ -144,7 +148,7 @@ def prdc(
     return dict(precision=float(inside.any(0).mean()), recall=float((far < ball(made)).any(1).mean()),
                 density=float(inside.sum(0).mean()/k), coverage=float(inside.any(1).mean()))
 
-# %% ../nbs/07b_metrics.ipynb #36028532
+# %% ../nbs/07b_metrics.ipynb #0e5a9da1
 def vendi(
     features, # Features, (n, d), none of them all 0
 )->float: # 1 to n
@@ -155,7 +159,7 @@ def vendi(
     p = np.linalg.svd(x/size, compute_uv=False)**2/len(x)
     return float(np.exp(-(p[p > 0]*np.log(p[p > 0])).sum()))
 
-# %% ../nbs/07b_metrics.ipynb #7e455372
+# %% ../nbs/07b_metrics.ipynb #b8e543b7
 def colours(
     images, # As in `image_array`
     prompts, # The prompt of each image
@@ -176,7 +180,7 @@ def diversity(
     if (few := min(map(len, groups))) < 2: raise ValueError(f'`prompts` must have 2 images or more of each prompt; got {few} of one')
     return mean_interval([vendi(x[g]) for g in groups], range(len(groups)), rng)
 
-# %% ../nbs/07b_metrics.ipynb #3d80ded5
+# %% ../nbs/07b_metrics.ipynb #4a622967
 def distances(
     made, # Features of the images, (n, d)
     real, # Features of the reference, (m, d); taken as it is, with no spread of its own
@@ -193,7 +197,7 @@ def distances(
     value = frechet_infinity(made, real, rng)
     return res | {'frechet': Estimate(value, value + spread.lo - spread.value, value + spread.hi - spread.value, spread.n)}
 
-# %% ../nbs/07b_metrics.ipynb #a1c046f0
+# %% ../nbs/07b_metrics.ipynb #9439b2c4
 def accuracy(
     rows, # A dict for each image: each demand of its prompt, true or false, and `all`
     prompts, # The prompt of each image
