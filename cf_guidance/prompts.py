@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Demand', 'parse', 'Prompt', 'prompt_set', 'reserved']
 
-# %% ../nbs/04a_prompts.ipynb #ac160d9e
+# %% ../nbs/04a_prompts.ipynb #40fc9646
 import difflib, hashlib, re
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from .shapes import BACKGROUNDS, COLOURS, RELATIONS, SHAPES, STYLES, held_out, vocabulary, _a
 
-# %% ../nbs/04a_prompts.ipynb #d2f92330
+# %% ../nbs/04a_prompts.ipynb #76355e46
 @dataclass(frozen=True)
 class Demand:
     "What a prompt asks for; an empty text asks for nothing"
@@ -22,7 +22,7 @@ class Demand:
     background:str='' # A key of `BACKGROUNDS`, or ''
     relation:str='' # Of two things: where the first is, seen from the second; a key of `RELATIONS`
 
-# %% ../nbs/04a_prompts.ipynb #ef9fdde8
+# %% ../nbs/04a_prompts.ipynb #3b94e98a
 def _pattern():
     "The form of every prompt of this world"
     among = lambda name, words: f'(?P<{name}>{"|".join(words)})'
@@ -49,7 +49,7 @@ def parse(
     two = 2 if m['shape2'] else 1
     return Demand(tuple(m[f'shape{k}'] for k in '12'[:two]), tuple(m[f'colour{k}'] or '' for k in '12'[:two]), ''.join(styles), m['background'] or '', m['relation'] or '')
 
-# %% ../nbs/04a_prompts.ipynb #6329a309
+# %% ../nbs/04a_prompts.ipynb #f4ee5ad7
 @dataclass(frozen=True)
 class Prompt:
     "A prompt of a fixed set"
