@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['SAMPLERS', 'REFUSED', 'BUILT_IN', 'MODELS', 'get_scheduler', 'Pieces', 'best_device', 'get_sd_pieces',
-           'text_embeddings', 'image_from_latents', 'scalings', 'latent_size']
+           'text_embeddings', 'images_from_latents', 'image_from_latents', 'scalings', 'latent_size']
 
-# %% ../nbs/05_pieces.ipynb #eb4f156f
+# %% ../nbs/05_pieces.ipynb #2fa4ab18
 import difflib, hashlib, json, warnings
 from collections import namedtuple
 from importlib.resources import files
 from pathlib import Path
-import torch, diffusers, transformers
+import numpy as np, torch, diffusers, transformers
 from PIL import Image
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from huggingface_hub import hf_hub_download
@@ -159,7 +159,7 @@ def text_embeddings(
     ids = pieces.tokenizer(prompts, padding='max_length', max_length=maxlen, truncation=True, return_tensors='pt').input_ids
     with torch.no_grad(): return pieces.text_encoder(ids.to(pieces.device))[0]
 
-# %% ../nbs/05_pieces.ipynb #eee08767
+# %% ../nbs/05_pieces.ipynb #17d6442e
 @torch.no_grad()
 def _decode(latents, vae):
     "Decode latents to floats, 0 to 1, again in float32 where half precision overflows"
@@ -170,16 +170,25 @@ def _decode(latents, vae):
         vae.to(dtype)
     return (out.float()/2 + .5).clamp(0, 1)
 
+def images_from_latents(
+    latents, # Latents, (n, c, h, w)
+    vae, # The VAE, or the `Pieces` that hold it
+    rows:int=64, # Images decoded at a time
+)->np.ndarray: # (n, height, width, 3), uint8
+    "Decode `latents`; ones that are not finite are an error"
+    vae = getattr(vae, 'vae', vae)
+    if latents.ndim != 4 or not len(latents): raise ValueError(f'`latents` must be (n, c, h, w), n 1 or more; got {tuple(latents.shape)}')
+    if not torch.isfinite(latents).all(): raise ValueError('`latents` must be finite; got NaN or infinite values, so the guidance is too strong for this model or precision')
+    data = torch.cat([_decode(x, vae).permute(0, 2, 3, 1).cpu() for x in latents.split(rows)])
+    return (data.numpy()*255).round().astype('uint8')
+
 def image_from_latents(
     latents, # Latents of one image, (1, c, h, w)
     vae, # The VAE, or the `Pieces` that hold it
 )->Image.Image:
-    "Decode the latents of one image; ones that are not finite are an error"
-    vae = getattr(vae, 'vae', vae)
+    "Decode the latents of one image"
     if latents.ndim != 4 or len(latents) != 1: raise ValueError(f'`latents` must be those of one image, (1, c, h, w); got {tuple(latents.shape)}')
-    if not torch.isfinite(latents).all(): raise ValueError('`latents` must be finite; got NaN or infinite values, so the guidance is too strong for this model or precision')
-    data = _decode(latents, vae)[0].permute(1, 2, 0).cpu().numpy()
-    return Image.fromarray((data*255).round().astype('uint8'))
+    return Image.fromarray(images_from_latents(latents, vae)[0])
 
 # %% ../nbs/05_pieces.ipynb #90cc1acf
 def scalings(
