@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['KINDS', 'numbers', 'controls', 'curve_svg', 'passes', 'misfit']
 
-# %% ../nbs/08a_controls.ipynb #9eab6705
+# %% ../nbs/08a_controls.ipynb #bfbfea23
 import inspect, math, re
 from html import escape
 from fastcore.docments import docments
 from .schedules import Schedule, Step, positive
-from .transforms import RULES
+from .transforms import TRANSFORMS
 
 # %% ../nbs/08a_controls.ipynb #566ccf46
 def numbers(
@@ -32,7 +32,7 @@ def _range(said, kind, default, steps):
     if kind == 'int': return 0., 20.
     return (0., max(1., 2*default)) if default is not None and default >= 0 else (-10., 10.)
 
-# %% ../nbs/08a_controls.ipynb #5b35f297
+# %% ../nbs/08a_controls.ipynb #986db695
 def controls(
     maker, # A maker of schedules, as in `CURVES`, or a rule
     steps:int=50, # Number of steps, the end of the sliders that count them
@@ -47,6 +47,7 @@ def controls(
         c = dict(name=name, kind=kind, default=default, help=getattr(said.get(name), 'docment', None) or '')
         if kind in ('float', 'int'): c['lo'], c['hi'] = _range(c['help'], kind, default, steps)
         if default is None: c['default'] = _first(c, steps)
+        if 'lo' in c: c['lo'], c['hi'] = min(c['lo'], c['default']), max(c['hi'], c['default'])
         res.append(c)
     return res
 
@@ -56,18 +57,18 @@ def _first(c, steps):
     if c['kind'] == 'float': return 7.5 if c['hi'] > 7.5 else (c['lo'] + c['hi'])/2
     if c['kind'] == 'list' and (m := re.search(r'such as ((?:[-.\d]+,? ?)+)', c['help'])): return numbers(c['name'], m[1])
 
-# %% ../nbs/08a_controls.ipynb #ba1a1584
-def _ticks(top):
-    "Round numbers from 0 to `top`"
-    unit = 10**math.floor(math.log10(top))
-    step = next(k*unit for k in (.2, .5, 1, 2) if top/(k*unit) <= 5)
-    return [i*step for i in range(int(top/step + 1e-9) + 1)]
+# %% ../nbs/08a_controls.ipynb #1b76c3e6
+def _ticks(lo, hi):
+    "Round numbers from `lo` to `hi`"
+    unit = 10**math.floor(math.log10(hi - lo))
+    step = next(k*unit for k in (.2, .5, 1, 2) if (hi - lo)/(k*unit) <= 5)
+    return [i*step for i in range(math.ceil(lo/step - 1e-9), int(hi//step) + 1)]
 
 def _levels(vals, x, y):
     "Path of a curve that holds each value for one step"
     return 'M' + 'L'.join(f'{x(i + d):.1f},{y(v):.1f}' for i, v in enumerate(vals) for d in (0, 1))
 
-# %% ../nbs/08a_controls.ipynb #8eb3f893
+# %% ../nbs/08a_controls.ipynb #42463142
 def curve_svg(
     vals:list, # The number at each step
     ghost:list=None, # What it is compared with, as many numbers
@@ -76,11 +77,12 @@ def curve_svg(
     h:int=200, # Height in pixels
 )->str: # SVG
     "Draw the levels of a schedule over the steps"
+    if not len(vals): raise ValueError('`vals` must hold the number at each step; got none')
     every = [*vals, *(ghost or []), 1]
     hi, lo, n = max(every)*1.08, min(0, *every)*1.08, len(vals)
     x, y = (lambda i: 34 + (w - 44)*i/n), (lambda v: 10 + (h - 46)*(hi - v)/(hi - lo))
     text = 'font-size="11" font-family="sans-serif" fill="currentColor"'
-    rows = ''.join(f'<text x="29" y="{y(v) + 4:.1f}" text-anchor="end" {text}>{v:g}</text>' for v in _ticks(hi))
+    rows = ''.join(f'<text x="29" y="{y(v) + 4:.1f}" text-anchor="end" {text}>{v:g}</text>' for v in _ticks(lo, hi))
     cols = ''.join(f'<text x="{x(i + .5):.1f}" y="{h - 21}" text-anchor="middle" {text}>{i}</text>' for i in sorted({0, n//4, n//2, 3*n//4, n - 1}))
     back = f'<path d="{_levels(ghost, x, y)}" fill="none" stroke="#999" stroke-width="1.5"/>' if ghost else ''
     return (f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(label)}" viewBox="0 0 {w} {h}" style="width:100%;max-width:{w}px">'
@@ -100,13 +102,13 @@ def passes(
     need = [len(tfm.needs(Step(k, n, sigmas=tuple(sigmas)))) for k in range(n)]
     return sum(need[k] for k in (range(n) if calls is None else calls))
 
-# %% ../nbs/08a_controls.ipynb #46efc5e5
+# %% ../nbs/08a_controls.ipynb #b40726c9
 def misfit(
     vals:list, # The number at each step
     transform:str, # Name of a transform
 )->tuple: # What is wrong in words, or '', and the factor that mends it
     "Tell whether a schedule's numbers are in the unit of a transform"
-    unit, plain = [inspect.signature(RULES[k]).parameters['g'].default for k in (transform, 'cfg')]
+    unit, plain = [inspect.signature(TRANSFORMS[k].rule).parameters['g'].default for k in (transform, 'cfg')]
     top = max(map(abs, vals))
-    if top <= 10*unit: return '', 1.
+    if top <= 10*unit or unit == plain: return '', 1.                  # much guidance is no other unit
     return f'`g` of {transform} is about {unit:g}; this schedule reaches {top:.4g}. Scale it by {unit/plain:g}, or choose another transform.', unit/plain

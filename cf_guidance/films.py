@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['Stop', 'Latest', 'thinned', 'Film', 'film']
 
-# %% ../nbs/06a_films.ipynb #58a1ce66
-import threading
+# %% ../nbs/06a_films.ipynb #b3e19c9a
+import atexit, sys, threading, weakref
 from .pieces import image_from_latents
 from .sampling import generate
 from .transforms import convert
 
-# %% ../nbs/06a_films.ipynb #d406747f
+# %% ../nbs/06a_films.ipynb #da567674
 class Stop:
     "Asked by a job: has a newer one come?"
     def __init__(self, latest, number): self.latest, self.number = latest, number
@@ -21,11 +21,22 @@ class Stop:
     )->bool: # Whether a newer job came meanwhile
         "Wait a while for a newer job"
         with self.latest.cond: return self.latest.cond.wait_for(self, seconds)
+    def still(self,
+        f, # What to do
+        *args, # What to do it with
+        late:bool=False, # Also when a newer job waits, but not when all was called off
+    ):
+        "Call `f` if no newer job has come; none comes before it is done"
+        with self.latest.cond:
+            if not self() or late and self.latest.job is not None: f(*args)
 
-# %% ../nbs/06a_films.ipynb #c2424203
+# %% ../nbs/06a_films.ipynb #35e93fe6
 class Latest:
     "Run the newest job in a thread; an older one is told to stop, and none waits in a queue"
-    def __init__(self): self.cond, self.job, self.number, self.thread = threading.Condition(), None, 0, None
+    alive = weakref.WeakSet()
+    def __init__(self):
+        self.cond, self.job, self.number, self.thread = threading.Condition(), None, 0, None
+        Latest.alive.add(self)
     def submit(self,
         job, # Called as `job(stop)`; `None` only stops the one in hand
     ):
@@ -41,12 +52,21 @@ class Latest:
             with self.cond:
                 if self.job is None: self.thread = None; self.cond.notify_all(); return
                 (job, self.job), stop = (self.job, None), Stop(self, self.number)
-            job(stop)
+            try: job(stop)
+            except Exception: threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
     def join(self,
         seconds:float=60, # How long to wait, at most
     )->bool: # Whether all is done
         "Wait until there is nothing left to do"
         with self.cond: return self.cond.wait_for(lambda: self.thread is None, seconds)
+
+@atexit.register
+def _end():
+    "Stop what still runs, since Python must not end under a network at work"
+    for latest in list(Latest.alive):
+        thread = latest.thread
+        latest.submit(None)
+        if thread is not None: thread.join(30)
 
 # %% ../nbs/06a_films.ipynb #bd8a1960
 def thinned(

@@ -41,7 +41,7 @@ def _put(w, held, val):
     if hasattr(w, 'max'): w.max, w.min = max(w.max, val), min(w.min, val)
     w.value = val
 
-# %% ../nbs/08b_pickers.ipynb #844100f0
+# %% ../nbs/08b_pickers.ipynb #43c65b1d
 def _function_control(c):
     "A function has no slider; it is kept, and cannot be typed"
     import ipywidgets as W
@@ -58,6 +58,10 @@ def _list_control(c, label, changed):
     text.observe(changed, 'value')
     def put(vals): text.value = ', '.join(repr(float(v)) for v in vals)
     pad = None if 'such as' in c['help'] else drawing_pad(lambda: numbers(c['name'], text.value), put)
+    def follow(_):
+        try: pad.vals = list(numbers(c['name'], text.value))
+        except ValueError: pass                                        # said where it is read
+    if pad is not None: text.observe(follow, 'value')
     box = text if pad is None else W.VBox([text, pad])
     return box, lambda: numbers(c['name'], text.value), put
 
@@ -151,7 +155,7 @@ def _over(sched, steps, sigmas=None):
     if sigmas is None: sigmas = [14.6*(.03/14.6)**(i/max(1, steps - 1)) for i in range(steps)]
     return sched.values(steps, sigmas)
 
-# %% ../nbs/08b_pickers.ipynb #48cc28c3
+# %% ../nbs/08b_pickers.ipynb #801db592
 @patch
 def set(self:Picker,
     schedule, # A schedule, or what `lift` makes one of
@@ -160,6 +164,7 @@ def set(self:Picker,
     sched = lift(schedule)
     self.setting = True
     try:
+        if sched.name not in self.menu.options: self.menu.options = list(CURVES)      # one that came after the menu
         self.menu.value = sched.name
         self._choose()
         for k, v in sched.args: self.puts[k](v)

@@ -6,9 +6,10 @@
 __all__ = ['SAMPLERS', 'REFUSED', 'BUILT_IN', 'MODELS', 'get_scheduler', 'Pieces', 'best_device', 'get_sd_pieces',
            'text_embeddings', 'images_from_latents', 'image_from_latents', 'scalings', 'latent_size']
 
-# %% ../nbs/05_pieces.ipynb #2fa4ab18
+# %% ../nbs/05_pieces.ipynb #729666a5
 import difflib, hashlib, json, warnings
 from collections import namedtuple
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 import numpy as np, torch, diffusers, transformers
@@ -128,38 +129,39 @@ def get_sd_pieces(
     if about and about.is_file(): vars(pieces).update({k: v for k, v in json.loads(about.read_text()).items() if k in ('prompt', 'words')})
     return pieces
 
-# %% ../nbs/05_pieces.ipynb #df8b41f3
-def _warn_words(prompt, pieces):
-    "Warn of words outside the model's world, with the nearest ones inside"
-    if pieces.words is None: return
+# %% ../nbs/05_pieces.ipynb #f7dbf965
+def _strange_words(prompt, pieces):
+    "Words on words outside the model's world, with the nearest ones inside"
+    if pieces.words is None: return ''
     strange = [w for w in dict.fromkeys(prompt.lower().replace(',', ' ').replace('.', ' ').split()) if w not in pieces.words]
-    if not strange: return
+    if not strange: return ''
     near = {w: difflib.get_close_matches(w, pieces.words, 2, .6) for w in strange}
     said = ', '.join(w + (f" (nearest: {', '.join(near[w])})" if near[w] else '') for w in strange)
-    warnings.warn(f'words that the model {pieces.name!r} never learned: {said}. It knows: {" ".join(pieces.words)}', stacklevel=4)
+    return f'words that the model {pieces.name!r} never learned: {said}. It knows: {" ".join(pieces.words)}'
 
-def _warn_cut(prompt, pieces, maxlen):
-    "Warn of the end of a prompt that the tokenizer drops"
+def _cut(prompt, pieces, maxlen):
+    "Words on the end of a prompt that the tokenizer drops"
     tok = pieces.tokenizer
     ids = tok(prompt).input_ids
-    if len(ids) <= maxlen: return
-    warnings.warn(f'the prompt has {len(ids) - 2} tokens, and the model reads {maxlen - 2}; dropped: {tok.decode(ids[maxlen - 1:-1])!r}', stacklevel=4)
+    if len(ids) <= maxlen: return ''
+    return f'the prompt has {len(ids) - 2} tokens, and the model reads {maxlen - 2}; dropped: {tok.decode(ids[maxlen - 1:-1])!r}'
 
-# %% ../nbs/05_pieces.ipynb #2fd0f1c3
+# %% ../nbs/05_pieces.ipynb #1ad50e65
 def text_embeddings(
     prompts, # A prompt, or a list of them
     pieces:Pieces, # The model
     maxlen:int=None, # Tokens to read; the tokenizer's own limit by default
+    warn=None, # Called with each remark on a prompt; a Python warning by default
 ): # Embeddings, (prompts, maxlen, dim)
     "Embed prompts; warns of words that are cut off or unknown to the model"
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not prompts or not all(isinstance(p, str) for p in prompts): raise ValueError(f'`prompts` must be text, or a list of texts; got {prompts!r}')
     maxlen = maxlen or pieces.tokenizer.model_max_length
-    for p in prompts: _warn_words(p, pieces); _warn_cut(p, pieces, maxlen)
+    for said in filter(None, [f for p in prompts for f in (_strange_words(p, pieces), _cut(p, pieces, maxlen))]): (warn or partial(warnings.warn, stacklevel=2))(said)
     ids = pieces.tokenizer(prompts, padding='max_length', max_length=maxlen, truncation=True, return_tensors='pt').input_ids
     with torch.no_grad(): return pieces.text_encoder(ids.to(pieces.device))[0]
 
-# %% ../nbs/05_pieces.ipynb #17d6442e
+# %% ../nbs/05_pieces.ipynb #b99ec07e
 @torch.no_grad()
 def _decode(latents, vae):
     "Decode latents to floats, 0 to 1, again in float32 where half precision overflows"

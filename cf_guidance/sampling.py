@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['call_steps', 'run_sigmas', 'built_in', 'start_noise', 'predict', 'sample_latents', 'generate', 'Traced']
 
-# %% ../nbs/06_sampling.ipynb #cadd8f96
+# %% ../nbs/06_sampling.ipynb #8f52ec53
 import inspect, warnings
-from functools import cache
+from functools import cache, partial
 import torch
 from fastcore.meta import delegates
 from tqdm.auto import tqdm
@@ -53,7 +53,7 @@ def start_noise(
     gen = torch.Generator().manual_seed(_whole('seed', seed, -2**63, 2**64 - 1))
     return torch.randn((1, pieces.unet.config.in_channels, *size), generator=gen).to(pieces.device, pieces.dtype), gen
 
-# %% ../nbs/06_sampling.ipynb #774e9bad
+# %% ../nbs/06_sampling.ipynb #47040d89
 @torch.no_grad()
 def predict(
     pieces:Pieces, # The model
@@ -83,7 +83,7 @@ def _begin(guide_tfm, pieces, sampler, steps):
 
 def _needs(tfm, step): return tfm.needs(step) if hasattr(tfm, 'needs') else frozenset('ut')
 
-# %% ../nbs/06_sampling.ipynb #285d556b
+# %% ../nbs/06_sampling.ipynb #d5bdffef
 def _loop(tfm, pieces, scheduler, calls, sigmas, embs, latents, gen, progress, callback):
     "Walk from noise to latents"
     n, extra = calls[-1] + 1, {'generator': gen} if 'generator' in inspect.signature(scheduler.step).parameters else {}
@@ -102,7 +102,7 @@ def _pairs(prompts, seeds):
     if len(prompts) != len(seeds): raise ValueError(f'`prompts` must be one text, or one for each of the {len(seeds)} seeds; got {len(prompts)}')
     return prompts
 
-# %% ../nbs/06_sampling.ipynb #d972bbdc
+# %% ../nbs/06_sampling.ipynb #490943e4
 def sample_latents(
     prompts, # A prompt, or one for each seed
     guide_tfm, # Transform that puts the predictions together at each step
@@ -115,19 +115,20 @@ def sample_latents(
     height:int=None, # Height in pixels; the model's own by default
     progress:bool=True, # Show a progress bar
     callback=None, # Called as `callback(step, latents)` after each call; returning `True` stops the run
+    warn=None, # Called with each remark on the prompts; a Python warning by default
 ): # Latents, (seeds, c, h, w), or `None` when the callback stopped the run
     "Take the noise of each of the `seeds` to latents, all in one batch"
     pieces, prompts = pieces or built_in(), _pairs(prompts, seeds)
     scheduler, calls, sigmas = _begin(guide_tfm, pieces, sampler, steps)
     noise, gens = zip(*[start_noise(s, pieces, latent_size(pieces, width, height)) for s in seeds])
     if negative_prompt and not any('u' in _needs(guide_tfm, Step(k, steps, sigmas=sigmas)) for k in range(steps)):
-        warnings.warn(f'the negative prompt {negative_prompt!r} has no effect: no step of this schedule reads `u`', stacklevel=2)
+        (warn or partial(warnings.warn, stacklevel=3))(f'the negative prompt {negative_prompt!r} has no effect: no step of this schedule reads `u`')
     texts = list(dict.fromkeys([negative_prompt, *prompts]))                    # each is read once
-    emb = text_embeddings(texts, pieces)
+    emb = text_embeddings(texts, pieces, warn=warn)
     embs = {'u': emb[:1], 't': emb[[texts.index(p) for p in prompts]]}
     return _loop(guide_tfm, pieces, scheduler, calls, sigmas, embs, torch.cat(noise)*scheduler.init_noise_sigma, list(gens), progress, callback)
 
-# %% ../nbs/06_sampling.ipynb #3411cabf
+# %% ../nbs/06_sampling.ipynb #61815d4c
 @delegates(sample_latents, but='seeds')
 def generate(
     prompt:str, # What the image should show

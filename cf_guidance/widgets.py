@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['image_html', 'ScheduleExplorer']
 
-# %% ../nbs/09_widgets.ipynb #01b225c4
-import base64, inspect, io, time, warnings
+# %% ../nbs/09_widgets.ipynb #ccc204be
+import base64, inspect, io, time
 from functools import partial
 from html import escape
 from PIL import Image
@@ -17,7 +17,7 @@ from .pickers import Picker, _control, _over
 from .pieces import get_scheduler
 from .sampling import built_in, call_steps, run_sigmas
 from .schedules import _whole
-from .transforms import RULES, TRANSFORMS, GuidanceTfm
+from .transforms import TRANSFORMS, GuidanceTfm
 
 # %% ../nbs/09_widgets.ipynb #267020a3
 def image_html(
@@ -36,7 +36,7 @@ def _words(said, role='status'):
     "A line of words, which a screen reader speaks; an error in red"
     return f'<div role="{role}" style="line-height:1.4;max-width:420px{";color:#b00020" if role == "alert" else ""}">{escape(str(said))}</div>'
 
-# %% ../nbs/09_widgets.ipynb #c7133f12
+# %% ../nbs/09_widgets.ipynb #73248777
 class ScheduleExplorer:
     "Sliders for any schedule and transform, with the curve and the image beside them"
     def __init__(self,
@@ -53,8 +53,9 @@ class ScheduleExplorer:
     ):
         if transform not in TRANSFORMS: raise ValueError(f'`transform` must be one of {list(TRANSFORMS)}; got {transform!r}')
         self.pieces = (pieces or built_in()) if images else None
-        self.preview, self.settle, self.latest = _whole('preview', preview, 1), settle, Latest()
-        self.film, self.asked, self.given_up, self.quiet, self._levels = None, None, 0, True, {}
+        if not isinstance(settle, (int, float)) or not 0 <= settle < 60: raise ValueError(f'`settle` must be seconds, 0 to 60; got {settle!r}')
+        self.preview, self.settle, self.latest, self.per_sample = _whole('preview', preview, 1), settle, Latest(), True
+        self.film, self.label, self.asked, self.given_up, self.quiet, self._levels = None, '', None, 0, True, {}
         prompt = prompt if prompt is not None else getattr(self.pieces, 'prompt', None) or 'a photograph of an astronaut riding a horse'
         self._build(transform, prompt, negative_prompt, _whole('seed', seed, 0, 2**31 - 1), _whole('steps', steps, 1, 200))
         self.picker = Picker(steps, self._moved, schedule)
@@ -95,11 +96,11 @@ def _lay_out(self:ScheduleExplorer):
     row = W.Layout(display='flex', flex_flow='row wrap', align_items='flex-start', grid_gap='16px')
     self.widget = W.Box([W.VBox(left, layout=W.Layout(width='360px')), W.VBox(right, layout=W.Layout(width='430px', max_width='100%'))], layout=row)
 
-# %% ../nbs/09_widgets.ipynb #777326d4
+# %% ../nbs/09_widgets.ipynb #40f8836b
 @patch
 def _rule(self:ScheduleExplorer, _=None):
     "Show the parameters of the transform in the menu"
-    made = controls(RULES[self.menu.value], self.steps.value, skip=('u', 't', 'g', 'per_sample'))     # one image is a batch of one
+    made = controls(TRANSFORMS[self.menu.value].rule, self.steps.value, skip=('u', 't', 'g', 'per_sample'))     # one image is a batch of one
     parts = {c['name']: _control(c, self.steps.value, self._moved) for c in made}
     self.own.children = [p[0] for p in parts.values()]
     self.reads, self.puts = [{k: p[i] for k, p in parts.items()} for i in (1, 2)]
@@ -110,7 +111,7 @@ def _resize(self:ScheduleExplorer, _=None):
     "Take the new number of steps to the sliders that count them"
     self.picker.steps = self.steps.value
     try: self.picker.set(self.picker.schedule)
-    except ValueError as e: self._say(e)
+    except Exception as e: self._say(_reason(e))
 
 @patch
 def _values(self:ScheduleExplorer, sched):
@@ -126,13 +127,13 @@ def _run_levels(pieces, n):
     calls = call_steps(scheduler, n)
     return run_sigmas(scheduler, calls), calls
 
-# %% ../nbs/09_widgets.ipynb #a9a7feca
+# %% ../nbs/09_widgets.ipynb #9292bbfa
 @patch
 def _made(self:ScheduleExplorer, g):
     "The transform in the menu, with `g` as its schedule"
     own = {k: read() for k, read in self.reads.items()}
     flags = {k: v for k, v in own.items() if isinstance(v, bool)}
-    return TRANSFORMS[self.menu.value]({'g': g, **{k: v for k, v in own.items() if k not in flags}}, **flags)
+    return TRANSFORMS[self.menu.value]({'g': g, **{k: v for k, v in own.items() if k not in flags}}, **{'per_sample': self.per_sample, **flags})
 
 @patch
 def _take(self:ScheduleExplorer, tfm):
@@ -144,17 +145,18 @@ def _take(self:ScheduleExplorer, tfm):
         if s.name != 'constant': raise ValueError(f'`{k}` must be a number: a slider holds one for all steps; got {s!r}')
     was, self.quiet = self.quiet, True
     try:
-        self.menu.value = name
+        self.menu.value, self.per_sample = name, tfm.per_sample
         for k, s in own.items(): self.puts[k](s.args[0][1])
         self.picker.set(tfm._lifted['g'])
     finally: self.quiet = was
     self._moved()
 
-# %% ../nbs/09_widgets.ipynb #f707d72f
+# %% ../nbs/09_widgets.ipynb #fef06ef3
 @patch
 def _moved(self:ScheduleExplorer, _=None):
     "Draw what is set, and ask for its image; what cannot be is said, and the last good curve stays"
     if self.quiet: return
+    self.fit.layout.display = 'none'
     try:
         sched, name = self.schedule, self.menu.value
         vals, tfm = self._values(sched), self._made(sched)
@@ -162,14 +164,14 @@ def _moved(self:ScheduleExplorer, _=None):
         said, by = misfit(vals, name)
         self.fit.layout.display, self.fit.description = 'none' if by == 1 else '', f'Scale by {by:g}'
         if said: raise ValueError(said)
-    except (ValueError, ArithmeticError) as e:
+    except Exception as e:                                        # a function of the user's may raise anything
         self.asked = self.latest.submit(None)
-        return self._say(e)
+        return self._say(_reason(e))
     if self.pieces is None: return self._say('', 'status')
     ask = dict(prompt=self.prompt.value, negative_prompt=self.negative.value, seed=self.seed.value)
     if (key := (*ask.values(), name, repr(tfm), tuple(vals))) == self.asked: return
     self.asked = key
-    self.latest.submit(partial(self._render, ask, tfm, vals))
+    self.latest.submit(partial(self._render, ask, tfm, vals, f'{ask["prompt"]}: {sched!r}'))
 
 @patch
 def _draw(self:ScheduleExplorer, sched, vals, tfm):
@@ -181,40 +183,47 @@ def _draw(self:ScheduleExplorer, sched, vals, tfm):
     self.facts.value = f'<span aria-live="polite">mean of g <b>{sum(vals)/n:.3g}</b> &middot; <b>{spent}</b> of {2*len(calls)} passes</span>'
     self.code.value = f'<code class="made" style="user-select:all;overflow-wrap:anywhere">{escape(repr(sched))}</code>'
 
-# %% ../nbs/09_widgets.ipynb #83755732
+# %% ../nbs/09_widgets.ipynb #ee94ece8
+def _reason(e): return str(e) if isinstance(e, ValueError) else f'{type(e).__name__}: {e}'
+
 @patch
 def _say(self:ScheduleExplorer, said, role='alert'): self.status.value = _words(said, role)
 
 @patch
-def _render(self:ScheduleExplorer, ask, tfm, vals, stop):
+def _render(self:ScheduleExplorer, ask, tfm, vals, label, stop):
     "Make the preview, wait for rest, make the whole image; in words if it cannot be"
     try:
-        n, few = len(vals), self.preview
-        with warnings.catch_warnings(record=True) as noted:
-            warnings.simplefilter('always', UserWarning)
-            if few < n: self._show(film(tfm=self._few(tfm, vals), pieces=self.pieces, steps=few, **ask), f'preview: {few} of {n} steps')
-            if stop.within(self.settle): return
-            begun = time.perf_counter()
-            res = film(tfm=tfm, pieces=self.pieces, steps=n, stop=stop, tell=lambda f: self._say(f'step {f.steps[-1] + 1} of {n}', 'status'), **ask)
+        n, few, notes = len(vals), self.preview, []
+        ask = dict(ask, pieces=self.pieces, warn=notes.append)
+        if few < n: stop.still(self._show, film(tfm=self._few(tfm, vals), steps=few, **ask), f'preview: {few} of {n} steps', label, late=True)
+        if stop.within(self.settle): return
+        begun = time.perf_counter()
+        res = film(tfm=tfm, steps=n, stop=stop, tell=lambda f: stop.still(self._say, f'step {f.steps[-1] + 1} of {n}', 'status'), **ask)
         if res is None: self.given_up += 1; return
-        said = f'{n} steps in {time.perf_counter() - begun:.1f} s' + (f'; {self.given_up} older given up' if self.given_up else '')
-        self._show(res, '. '.join([said, *(str(w.message) for w in noted if w.category is UserWarning)]))
-    except Exception as e: self._say(f'{type(e).__name__}: {e}' if not isinstance(e, ValueError) else e)
+        said = f'{n} step{"s"*(n > 1)} in {time.perf_counter() - begun:.1f} s' + (f'; {self.given_up} older given up' if self.given_up else '')
+        stop.still(self._show, res, '. '.join(dict.fromkeys([said, *notes])), label)
+    except Exception as e: stop.still(self._failed, _reason(e))
+
+@patch
+def _failed(self:ScheduleExplorer, said):
+    "Say why there is no image, and make it when it is asked for again"
+    self.asked = None
+    self._say(said)
 
 @patch
 def _few(self:ScheduleExplorer, tfm, vals):
     "The transform with its schedule in a few steps"
     return type(tfm)({**tfm.schedules, 'g': thinned(vals, self.preview)}, per_sample=tfm.per_sample)
 
-# %% ../nbs/09_widgets.ipynb #ac660e1f
+# %% ../nbs/09_widgets.ipynb #4530256c
 @patch
-def _show(self:ScheduleExplorer, film, said):
+def _show(self:ScheduleExplorer, film, said, label):
     "Show the image of a film, and give the second slider its steps"
-    self.film = None                                              # so that moving the slider's end shows nothing
+    self.film, self.label = None, label                           # so that moving the slider's end shows nothing
     last = len(film.frames)
     self.seek.max = self.seek.value = last
     self.seek.layout.display, self.film = '', film
-    self.image.value = image_html(film.image, f'{self.prompt.value}: {self.code.value and self.schedule!r}')
+    self.image.value = image_html(film.image, label)
     self._say(said, 'status')
 
 @patch
@@ -224,5 +233,5 @@ def _seek(self:ScheduleExplorer, _=None):
     if film is None: return
     image = film.image if k >= len(film.frames) else film.at(k)
     where = 'the image' if k >= len(film.frames) else f'what step {film.steps[k]} takes the image for'
-    self.image.value = image_html(image, f'{self.prompt.value}: {where}')
+    self.image.value = image_html(image, f'{self.label}, {where}')
     self._say(where, 'status')
