@@ -6,7 +6,7 @@
 __all__ = ['image_array', 'saturation', 'contrast', 'clipped', 'thumbnail', 'extract', 'frechet', 'frechet_points',
            'frechet_infinity', 'kid', 'prdc', 'vendi', 'colours', 'diversity', 'distances', 'accuracy']
 
-# %% ../nbs/07b_metrics.ipynb #b1536625
+# %% ../nbs/07b_metrics.ipynb #826e2676
 import numpy as np
 from PIL import Image
 from scipy import stats
@@ -14,7 +14,7 @@ from scipy.spatial.distance import cdist
 from .comparing import Estimate, _finite, _groups, halves, mean_interval
 from .schedules import _whole
 
-# %% ../nbs/07b_metrics.ipynb #3195dfdb
+# %% ../nbs/07b_metrics.ipynb #c35fb6d1
 def image_array(
     images, # PIL images, or arrays of height x width x 3, uint8; all of one size
 )->np.ndarray: # (n, height, width, 3), uint8
@@ -46,7 +46,7 @@ def clipped(
     "Take the share of each image's channel values that are 0 or 255"
     return np.isin(image_array(images), (0, 255)).mean((1, 2, 3))
 
-# %% ../nbs/07b_metrics.ipynb #a2945da0
+# %% ../nbs/07b_metrics.ipynb #7e72cecd
 def _table(name, x, least=1):
     "Features as an array (n, d) of finite numbers, with enough rows"
     x = np.asarray(x, np.float64)
@@ -81,7 +81,7 @@ def extract(
     if len(found) != len(images): raise ValueError(f'`features` must give one row for each of {len(images)} images; got {len(found)}')
     return found
 
-# %% ../nbs/07b_metrics.ipynb #a2494656
+# %% ../nbs/07b_metrics.ipynb #93bfbcec
 def _normal(x):
     "The mean, and a triangle `R` with `RᵀR` the covariance"
     return x.mean(0), np.linalg.qr((x - x.mean(0))/np.sqrt(len(x) - 1), mode='r')
@@ -100,7 +100,7 @@ def frechet(
     made, real = _tables(made, real, 2)
     return _gap(_normal(made), _normal(real))
 
-# %% ../nbs/07b_metrics.ipynb #8342384d
+# %% ../nbs/07b_metrics.ipynb #8b6abe7f
 def frechet_points(
     made, # Features of the images, (n, d), 4d rows or more
     real, # Features of the reference, (m, d), as many as there are: its own bias stays
@@ -123,7 +123,7 @@ def frechet_infinity(
     sizes, dists = frechet_points(made, real, rng, points)
     return float(np.polyfit(1/sizes, dists, 1)[1])
 
-# %% ../nbs/07b_metrics.ipynb #a4e5a88a
+# %% ../nbs/07b_metrics.ipynb #a861cd55
 def kid(
     made, # Features of the images, (n, d), 2 rows or more
     real, # Features of the reference, (m, d), 2 rows or more
@@ -134,7 +134,7 @@ def kid(
     own = lambda a: ((k := kernel(a, a)).sum() - np.trace(k))/(len(a)*(len(a) - 1))
     return float(own(made) + own(real) - 2*kernel(made, real).mean())
 
-# %% ../nbs/07b_metrics.ipynb #75140d67
+# %% ../nbs/07b_metrics.ipynb #6820bc7f
 def prdc(
     made, # Features of the images, (n, d), more than `k` rows
     real, # Features of the reference, (m, d), more than `k` rows
@@ -148,7 +148,7 @@ def prdc(
     return dict(precision=float(inside.any(0).mean()), recall=float((far < ball(made)).any(1).mean()),
                 density=float(inside.sum(0).mean()/k), coverage=float(inside.any(1).mean()))
 
-# %% ../nbs/07b_metrics.ipynb #b7425bd6
+# %% ../nbs/07b_metrics.ipynb #4ea3358e
 def vendi(
     features, # Features, (n, d), none of them all 0
 )->float: # 1 to n
@@ -159,7 +159,7 @@ def vendi(
     p = np.linalg.svd(x/size, compute_uv=False)**2/len(x)
     return float(np.exp(-(p[p > 0]*np.log(p[p > 0])).sum()))
 
-# %% ../nbs/07b_metrics.ipynb #fa725646
+# %% ../nbs/07b_metrics.ipynb #5f0252c4
 def colours(
     images, # As in `image_array`
     prompts, # The prompt of each image
@@ -180,7 +180,7 @@ def diversity(
     if (few := min(map(len, groups))) < 2: raise ValueError(f'`prompts` must have 2 images or more of each prompt; got {few} of one')
     return mean_interval([vendi(x[g]) for g in groups], range(len(groups)), rng)
 
-# %% ../nbs/07b_metrics.ipynb #c43edb30
+# %% ../nbs/07b_metrics.ipynb #035307af
 def distances(
     made, # Features of the images, (n, d)
     real, # Features of the reference, (m, d); taken as it is, with no spread of its own
@@ -197,7 +197,7 @@ def distances(
     value = frechet_infinity(made, real, rng)
     return res | {'frechet': Estimate(value, value + spread.lo - spread.value, value + spread.hi - spread.value, spread.n)}
 
-# %% ../nbs/07b_metrics.ipynb #3cb92e7f
+# %% ../nbs/07b_metrics.ipynb #26bfd21b
 def accuracy(
     rows, # A dict for each image: each demand of its prompt, true or false, and `all`
     prompts, # The prompt of each image

@@ -6,7 +6,7 @@
 __all__ = ['ENOUGH', 'COLUMNS', 'HEADS', 'STYLE', 'Value', 'Report', 'ideal', 'evaluate', 'plot_tradeoff', 'report_text',
            'report_html']
 
-# %% ../nbs/09d_report.ipynb #475b9109
+# %% ../nbs/09d_report.ipynb #e0eab2cc
 import base64, io
 from dataclasses import dataclass, replace
 from html import escape
@@ -22,7 +22,7 @@ from .prompts import parse
 from .shapes import random_scene, render
 from .schedules import _whole
 
-# %% ../nbs/09d_report.ipynb #1cee853e
+# %% ../nbs/09d_report.ipynb #032c1cbb
 @dataclass(frozen=True)
 class Value:
     "One value of the swept axis, and the figures of its images"
@@ -65,7 +65,7 @@ def _open(cells):
     if not good: raise ValueError(f'`folder` must hold images that can be read; none of the {len(cells)} can, such as {bad[0]}')
     return good, image_array(images), [f'{len(bad)} images cannot be read and are left out, such as {bad[0]}'] if bad else []
 
-# %% ../nbs/09d_report.ipynb #66b79467
+# %% ../nbs/09d_report.ipynb #3b4cd9f9
 def ideal(
     prompt:str, # A prompt of this world, as in `parse`
     rng, # numpy Generator, source of what the prompt leaves open
@@ -78,13 +78,13 @@ def ideal(
     things = tuple(replace(th, shape=s, colour=c or th.colour) for th, s, c in zip(scene.things, asked.shapes, asked.colours))
     return render(replace(scene, things=things, background=asked.background or scene.background, style=asked.style or scene.style), size)
 
-# %% ../nbs/09d_report.ipynb #ee2fe87a
+# %% ../nbs/09d_report.ipynb #8016811c
 ENOUGH = 50      # images of one value that distances want
 
 def _tried(f, *args):
     "What `f` gives, or `None` and the reason in words"
     try: return f(*args), ''
-    except (ValueError, ImportError) as e: return None, str(e)
+    except (ValueError, ImportError, OSError) as e: return None, str(e)
 
 def _score(images, prompts):
     from cf_guidance.verifier import score
@@ -104,7 +104,7 @@ def _reference(prompts, size, features, rng, at_least=400):
     each = -(-at_least//len(prompts))
     return extract([ideal(p, rng, size) for p in prompts for _ in range(each)], features)
 
-# %% ../nbs/09d_report.ipynb #1ad60fe6
+# %% ../nbs/09d_report.ipynb #bc57dc01
 def _value(name, cells, images, feats, rows, real, rng):
     "The figures of one value, and why some are missing"
     prompts, notes = [c['prompt'] for c in cells], []
@@ -130,7 +130,7 @@ def _against(values, baseline, rng):
     ps = holm({n: c.wilcoxon for n, c in found.items()})
     return baseline, {n: (c, ps[n]) for n, c in found.items()}, []
 
-# %% ../nbs/09d_report.ipynb #79591da0
+# %% ../nbs/09d_report.ipynb #6de0ec05
 def evaluate(
     folder, # Folder of a sweep, with `images` and `metadata.jsonl`
     axis:str='', # 'schedule', 'rule', 'sampler', 'steps' ...; the first that differs by default
@@ -162,7 +162,7 @@ def _wanted(images, groups, prompts, features, rng):
     real, why = _tried(_reference, prompts, images.shape[1], features, rng)
     return real, [f'distances are left out: {why}'] if why else []
 
-# %% ../nbs/09d_report.ipynb #ca457541
+# %% ../nbs/09d_report.ipynb #86e11c83
 def plot_tradeoff(
     report:Report, # From `evaluate`
     x:str='Vendi', # Figure from left to right
@@ -182,7 +182,7 @@ def plot_tradeoff(
         ax.annotate(v.name if short else str(k), at, xytext=(6, 6), textcoords='offset points', fontsize=9, parse_math=False)
     return _look(ax, xlabel=f'{x}, effective number of images' if x == 'Vendi' else x, ylabel=y)
 
-# %% ../nbs/09d_report.ipynb #d3467f60
+# %% ../nbs/09d_report.ipynb #4d17f9b5
 COLUMNS = ('accuracy', 'Vendi', 'saturation', 'contrast', 'clipped', 'kid', 'frechet', 'precision', 'recall', 'density', 'coverage')
 
 def _columns(report, every):
@@ -210,7 +210,7 @@ def report_text(
         lines += ['  '.join(w.ljust(n) for w, n in zip(r, wide)).rstrip() for r in part] + ['']
     return '\n'.join(lines + [f'- {n}' for n in report.notes])
 
-# %% ../nbs/09d_report.ipynb #f28648cf
+# %% ../nbs/09d_report.ipynb #e7925e85
 STYLE = ('body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222;background:#fff}table{border-collapse:collapse;margin:1em 0}'
          'th,td{text-align:left;padding:.25em .8em .25em 0;border-bottom:1px solid #ddd;vertical-align:top}.wide{overflow-x:auto}img{max-width:100%;height:auto}')
 

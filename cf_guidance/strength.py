@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['effective_guidance', 'Effective', 'equal_constant', 'scaled', 'match_strength']
 
-# %% ../nbs/07c_strength.ipynb #6fe81cc7
+# %% ../nbs/07c_strength.ipynb #244f1424
 import copy
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from .sampling import built_in, sample_latents
 from .schedules import _number, _positive, lift
 from .transforms import GuidanceTfm
 
-# %% ../nbs/07c_strength.ipynb #2bd2ee79
+# %% ../nbs/07c_strength.ipynb #664f6a37
 def effective_guidance(
     pred, # Guided prediction, (b, ...)
     u, # Unconditional prediction, same shape
@@ -25,7 +25,7 @@ def effective_guidance(
     push, way = [(x.double() - u.double()).flatten(1) for x in (pred, t)]
     return (push*way).sum(1)/way.square().sum(1)
 
-# %% ../nbs/07c_strength.ipynb #c11cf8e7
+# %% ../nbs/07c_strength.ipynb #870f7807
 class Effective:
     "A transform that notes its effective guidance in `rows`; each run starts them afresh"
     def __init__(self,
@@ -57,7 +57,7 @@ def _mean(rows):
     there = ~np.isnan(rows)
     return np.where(there, rows, 0).sum(0)/np.where(there.any(0), there.sum(0), np.nan)
 
-# %% ../nbs/07c_strength.ipynb #3ec7ee0c
+# %% ../nbs/07c_strength.ipynb #ac795f65
 def equal_constant(
     tfm, # The transform
     prompts=None, # A prompt, or one for each seed; the model's own by default
@@ -71,7 +71,7 @@ def equal_constant(
     if np.isnan(eff.mean).all(): raise ValueError('`prompts` must differ from the negative prompt: `t` is `u` at every step, so there is no push to measure')
     return float(np.nanmean(eff.mean))
 
-# %% ../nbs/07c_strength.ipynb #24758207
+# %% ../nbs/07c_strength.ipynb #1edcbe0f
 def scaled(
     tfm:GuidanceTfm, # The transform
     by:float, # Factor, above 0
@@ -86,7 +86,7 @@ def _with_g(tfm, g):
     new.schedules, new._lifted = {**tfm.schedules, 'g': g}, {**tfm._lifted, 'g': g}
     return new
 
-# %% ../nbs/07c_strength.ipynb #079bfd41
+# %% ../nbs/07c_strength.ipynb #17a447f5
 def match_strength(
     tfm:GuidanceTfm, # The transform to scale
     target:float, # Effective guidance that it should have on average
