@@ -6,7 +6,7 @@
 __all__ = ['image_array', 'saturation', 'contrast', 'clipped', 'thumbnail', 'extract', 'frechet', 'frechet_points',
            'frechet_infinity', 'kid', 'prdc', 'vendi', 'colours', 'diversity', 'distances', 'accuracy']
 
-# %% ../nbs/07b_metrics.ipynb #826e2676
+# %% ../nbs/07b_metrics.ipynb #10744fe4
 import numpy as np
 from PIL import Image
 from scipy import stats
@@ -14,7 +14,7 @@ from scipy.spatial.distance import cdist
 from .comparing import Estimate, _finite, _groups, halves, mean_interval
 from .schedules import _whole
 
-# %% ../nbs/07b_metrics.ipynb #c35fb6d1
+# %% ../nbs/07b_metrics.ipynb #7561e821
 def image_array(
     images, # PIL images, or arrays of height x width x 3, uint8; all of one size
 )->np.ndarray: # (n, height, width, 3), uint8
@@ -46,7 +46,7 @@ def clipped(
     "Take the share of each image's channel values that are 0 or 255"
     return np.isin(image_array(images), (0, 255)).mean((1, 2, 3))
 
-# %% ../nbs/07b_metrics.ipynb #7e72cecd
+# %% ../nbs/07b_metrics.ipynb #edd620eb
 def _table(name, x, least=1):
     "Features as an array (n, d) of finite numbers, with enough rows"
     x = np.asarray(x, np.float64)
@@ -81,7 +81,7 @@ def extract(
     if len(found) != len(images): raise ValueError(f'`features` must give one row for each of {len(images)} images; got {len(found)}')
     return found
 
-# %% ../nbs/07b_metrics.ipynb #93bfbcec
+# %% ../nbs/07b_metrics.ipynb #f2e60464
 def _normal(x):
     "The mean, and a triangle `R` with `RᵀR` the covariance"
     return x.mean(0), np.linalg.qr((x - x.mean(0))/np.sqrt(len(x) - 1), mode='r')
@@ -100,7 +100,7 @@ def frechet(
     made, real = _tables(made, real, 2)
     return _gap(_normal(made), _normal(real))
 
-# %% ../nbs/07b_metrics.ipynb #8b6abe7f
+# %% ../nbs/07b_metrics.ipynb #049d0aa0
 def frechet_points(
     made, # Features of the images, (n, d), 4d rows or more
     real, # Features of the reference, (m, d), as many as there are: its own bias stays
@@ -123,7 +123,7 @@ def frechet_infinity(
     sizes, dists = frechet_points(made, real, rng, points)
     return float(np.polyfit(1/sizes, dists, 1)[1])
 
-# %% ../nbs/07b_metrics.ipynb #a861cd55
+# %% ../nbs/07b_metrics.ipynb #7a0bfbee
 def kid(
     made, # Features of the images, (n, d), 2 rows or more
     real, # Features of the reference, (m, d), 2 rows or more
@@ -134,7 +134,7 @@ def kid(
     own = lambda a: ((k := kernel(a, a)).sum() - np.trace(k))/(len(a)*(len(a) - 1))
     return float(own(made) + own(real) - 2*kernel(made, real).mean())
 
-# %% ../nbs/07b_metrics.ipynb #6820bc7f
+# %% ../nbs/07b_metrics.ipynb #5f141f26
 def prdc(
     made, # Features of the images, (n, d), more than `k` rows
     real, # Features of the reference, (m, d), more than `k` rows
@@ -148,7 +148,7 @@ def prdc(
     return dict(precision=float(inside.any(0).mean()), recall=float((far < ball(made)).any(1).mean()),
                 density=float(inside.sum(0).mean()/k), coverage=float(inside.any(1).mean()))
 
-# %% ../nbs/07b_metrics.ipynb #4ea3358e
+# %% ../nbs/07b_metrics.ipynb #ddb2b581
 def vendi(
     features, # Features, (n, d), none of them all 0
 )->float: # 1 to n
@@ -159,7 +159,7 @@ def vendi(
     p = np.linalg.svd(x/size, compute_uv=False)**2/len(x)
     return float(np.exp(-(p[p > 0]*np.log(p[p > 0])).sum()))
 
-# %% ../nbs/07b_metrics.ipynb #5f0252c4
+# %% ../nbs/07b_metrics.ipynb #b5831ce5
 def colours(
     images, # As in `image_array`
     prompts, # The prompt of each image
@@ -180,7 +180,7 @@ def diversity(
     if (few := min(map(len, groups))) < 2: raise ValueError(f'`prompts` must have 2 images or more of each prompt; got {few} of one')
     return mean_interval([vendi(x[g]) for g in groups], range(len(groups)), rng)
 
-# %% ../nbs/07b_metrics.ipynb #035307af
+# %% ../nbs/07b_metrics.ipynb #2028dda5
 def distances(
     made, # Features of the images, (n, d)
     real, # Features of the reference, (m, d); taken as it is, with no spread of its own
@@ -197,7 +197,7 @@ def distances(
     value = frechet_infinity(made, real, rng)
     return res | {'frechet': Estimate(value, value + spread.lo - spread.value, value + spread.hi - spread.value, spread.n)}
 
-# %% ../nbs/07b_metrics.ipynb #26bfd21b
+# %% ../nbs/07b_metrics.ipynb #b68ad2b6
 def accuracy(
     rows, # A dict for each image: each demand of its prompt, true or false, and `all`
     prompts, # The prompt of each image

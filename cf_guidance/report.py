@@ -6,7 +6,7 @@
 __all__ = ['ENOUGH', 'COLUMNS', 'HEADS', 'STYLE', 'Value', 'Report', 'ideal', 'evaluate', 'plot_tradeoff', 'report_text',
            'report_html']
 
-# %% ../nbs/09d_report.ipynb #e0eab2cc
+# %% ../nbs/09d_report.ipynb #409fda1d
 import base64, io
 from dataclasses import dataclass, replace
 from html import escape
@@ -22,7 +22,7 @@ from .prompts import parse
 from .shapes import random_scene, render
 from .schedules import _whole
 
-# %% ../nbs/09d_report.ipynb #032c1cbb
+# %% ../nbs/09d_report.ipynb #c2863ffb
 @dataclass(frozen=True)
 class Value:
     "One value of the swept axis, and the figures of its images"
@@ -65,7 +65,7 @@ def _open(cells):
     if not good: raise ValueError(f'`folder` must hold images that can be read; none of the {len(cells)} can, such as {bad[0]}')
     return good, image_array(images), [f'{len(bad)} images cannot be read and are left out, such as {bad[0]}'] if bad else []
 
-# %% ../nbs/09d_report.ipynb #3b4cd9f9
+# %% ../nbs/09d_report.ipynb #51cf8fde
 def ideal(
     prompt:str, # A prompt of this world, as in `parse`
     rng, # numpy Generator, source of what the prompt leaves open
@@ -78,7 +78,7 @@ def ideal(
     things = tuple(replace(th, shape=s, colour=c or th.colour) for th, s, c in zip(scene.things, asked.shapes, asked.colours))
     return render(replace(scene, things=things, background=asked.background or scene.background, style=asked.style or scene.style), size)
 
-# %% ../nbs/09d_report.ipynb #8016811c
+# %% ../nbs/09d_report.ipynb #eaa957d2
 ENOUGH = 50      # images of one value that distances want
 
 def _tried(f, *args):
@@ -104,7 +104,7 @@ def _reference(prompts, size, features, rng, at_least=400):
     each = -(-at_least//len(prompts))
     return extract([ideal(p, rng, size) for p in prompts for _ in range(each)], features)
 
-# %% ../nbs/09d_report.ipynb #bc57dc01
+# %% ../nbs/09d_report.ipynb #cc3b6a25
 def _value(name, cells, images, feats, rows, real, rng):
     "The figures of one value, and why some are missing"
     prompts, notes = [c['prompt'] for c in cells], []
@@ -124,13 +124,14 @@ def _against(values, baseline, rng):
     baseline = baseline or next((n for n in names if n.lower().startswith('baseline')), names[0])
     base = values[names.index(baseline)]
     if not base.scores or len(values) < 2: return baseline, {}, []
-    if any(len(v.scores) < v.images for v in values): return baseline, {}, ['comparisons are left out: there are several images of one prompt and seed']
+    twice = ['comparisons are left out: there are several images of one prompt and seed']
+    if any(len(v.scores) < v.images for v in values): return baseline, {}, twice
     found, why = _tried(lambda: {v.name: compare(v.scores, base.scores, rng) for v in values if v is not base})
     if found is None: return baseline, {}, [f'comparisons are left out: {why}']
     ps = holm({n: c.wilcoxon for n, c in found.items()})
     return baseline, {n: (c, ps[n]) for n, c in found.items()}, []
 
-# %% ../nbs/09d_report.ipynb #6de0ec05
+# %% ../nbs/09d_report.ipynb #f1831288
 def evaluate(
     folder, # Folder of a sweep, with `images` and `metadata.jsonl`
     axis:str='', # 'schedule', 'rule', 'sampler', 'steps' ...; the first that differs by default
@@ -150,7 +151,8 @@ def evaluate(
     for i in sorted(range(len(cells)), key=lambda i: _order(cells[i], axis)): groups.setdefault(cells[i][axis], []).append(i)
     real, why = _wanted(images, groups, list(dict.fromkeys(prompts)), features, rng)
     notes += [*said, *why] + (['one prompt has no interval: ask several'] if len(set(prompts)) == 1 else [])
-    made = [_value(name, [cells[i] for i in ids], images[ids], feats[ids], rows and [rows[i] for i in ids], real, rng) for name, ids in groups.items()]
+    take = lambda rows, ids: rows and [rows[i] for i in ids]
+    made = [_value(name, take(cells, ids), images[ids], feats[ids], take(rows, ids), real, rng) for name, ids in groups.items()]
     base, against, why = _against([v for v, _ in made], baseline, rng)
     return Report(axis, [v for v, _ in made], base, against, list(dict.fromkeys(notes + [n for _, ns in made for n in ns] + why)))
 
@@ -162,7 +164,7 @@ def _wanted(images, groups, prompts, features, rng):
     real, why = _tried(_reference, prompts, images.shape[1], features, rng)
     return real, [f'distances are left out: {why}'] if why else []
 
-# %% ../nbs/09d_report.ipynb #86e11c83
+# %% ../nbs/09d_report.ipynb #2cd3f842
 def plot_tradeoff(
     report:Report, # From `evaluate`
     x:str='Vendi', # Figure from left to right
@@ -171,7 +173,8 @@ def plot_tradeoff(
 ):
     "Draw one figure against another, a point for each value of the axis"
     for name in (x, y):
-        if any(name not in v.figures for v in report.values): raise ValueError(f'`x` and `y` must be figures of the report, {sorted(report.values[0].figures)}; got {name!r}')
+        if all(name in v.figures for v in report.values): continue
+        raise ValueError(f'`x` and `y` must be figures of the report, {sorted(report.values[0].figures)}; got {name!r}')
     if ax is None: _, ax = plt.subplots(figsize=(4.4, 3), dpi=70, layout='constrained')
     ex, ey = [[v.figures[k] for v in report.values] for k in (x, y)]
     bars = lambda es: np.nan_to_num([[e.value - e.lo for e in es], [e.hi - e.value for e in es]]).clip(0)
@@ -182,7 +185,7 @@ def plot_tradeoff(
         ax.annotate(v.name if short else str(k), at, xytext=(6, 6), textcoords='offset points', fontsize=9, parse_math=False)
     return _look(ax, xlabel=f'{x}, effective number of images' if x == 'Vendi' else x, ylabel=y)
 
-# %% ../nbs/09d_report.ipynb #4d17f9b5
+# %% ../nbs/09d_report.ipynb #844d1b89
 COLUMNS = ('accuracy', 'Vendi', 'saturation', 'contrast', 'clipped', 'kid', 'frechet', 'precision', 'recall', 'density', 'coverage')
 
 def _columns(report, every):
@@ -210,9 +213,10 @@ def report_text(
         lines += ['  '.join(w.ljust(n) for w, n in zip(r, wide)).rstrip() for r in part] + ['']
     return '\n'.join(lines + [f'- {n}' for n in report.notes])
 
-# %% ../nbs/09d_report.ipynb #e7925e85
-STYLE = ('body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222;background:#fff}table{border-collapse:collapse;margin:1em 0}'
-         'th,td{text-align:left;padding:.25em .8em .25em 0;border-bottom:1px solid #ddd;vertical-align:top}.wide{overflow-x:auto}img{max-width:100%;height:auto}')
+# %% ../nbs/09d_report.ipynb #2890b849
+STYLE = ('body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222;background:#fff}'
+         'table{border-collapse:collapse;margin:1em 0}.wide{overflow-x:auto}img{max-width:100%;height:auto}'
+         'th,td{text-align:left;padding:.25em .8em .25em 0;border-bottom:1px solid #ddd;vertical-align:top}')
 
 def _html_table(head, rows):
     line = lambda tag, row: '<tr>' + ''.join(f'<{tag}>{escape(str(c))}</{tag}>' for c in row) + '</tr>'
@@ -235,9 +239,11 @@ def report_html(
     "Write a report as a page that holds all it shows"
     cols, title = _columns(report, True), escape(title or f'Sweep over {report.axis}')
     rows = [[k, v.name, v.images, *[v.figures.get(c, '') for c in cols]] for k, v in enumerate(report.values, 1)]
-    body = [f'<h1>{title}</h1>', '<p>Each figure has its 95% interval over prompts in brackets.</p>', _picture(report), _html_table(['', report.axis, 'images', *cols], rows)]
+    body = [f'<h1>{title}</h1><p>Each figure has its 95% interval over prompts in brackets.</p>', _picture(report)]
+    body += [_html_table(['', report.axis, 'images', *cols], rows)]
     if report.against: body += [f'<h2>Against {escape(report.baseline)}</h2>', _html_table([report.axis, *HEADS], _versus(report))]
     if report.notes: body += ['<h2>Left out</h2><ul>', *[f'<li>{escape(n)}</li>' for n in report.notes], '</ul>']
     rules = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    return (f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{rules}">'
-            f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title><style>{STYLE}</style></head><body>{"".join(body)}</body></html>\n')
+    head = (f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{rules}"><title>{title}</title>'
+            f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style>')
+    return f'<!DOCTYPE html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['effective_guidance', 'Effective', 'equal_constant', 'scaled', 'match_strength']
 
-# %% ../nbs/07c_strength.ipynb #244f1424
+# %% ../nbs/07c_strength.ipynb #4ac8dbfc
 import copy
 import numpy as np
 import torch
@@ -14,18 +14,19 @@ from .sampling import built_in, sample_latents
 from .schedules import _number, _positive, lift
 from .transforms import GuidanceTfm
 
-# %% ../nbs/07c_strength.ipynb #664f6a37
+# %% ../nbs/07c_strength.ipynb #7b2fae21
 def effective_guidance(
     pred, # Guided prediction, (b, ...)
     u, # Unconditional prediction, same shape
     t, # Conditional prediction, same shape
 ): # The `g` of plain guidance for the same push, (b,), float64; NaN where `t` is `u`
     "Measure a guided prediction in the unit of plain guidance"
-    if not pred.shape == u.shape == t.shape: raise ValueError(f'`pred`, `u` and `t` must have one shape; got {[tuple(x.shape) for x in (pred, u, t)]}')
+    if not pred.shape == u.shape == t.shape: 
+        raise ValueError(f'`pred`, `u` and `t` must have one shape; got {[tuple(x.shape) for x in (pred, u, t)]}')
     push, way = [(x.double() - u.double()).flatten(1) for x in (pred, t)]
     return (push*way).sum(1)/way.square().sum(1)
 
-# %% ../nbs/07c_strength.ipynb #870f7807
+# %% ../nbs/07c_strength.ipynb #ba0bbaa4
 class Effective:
     "A transform that notes its effective guidance in `rows`; each run starts them afresh"
     def __init__(self,
@@ -57,7 +58,7 @@ def _mean(rows):
     there = ~np.isnan(rows)
     return np.where(there, rows, 0).sum(0)/np.where(there.any(0), there.sum(0), np.nan)
 
-# %% ../nbs/07c_strength.ipynb #ac795f65
+# %% ../nbs/07c_strength.ipynb #5a5dee5b
 def equal_constant(
     tfm, # The transform
     prompts=None, # A prompt, or one for each seed; the model's own by default
@@ -68,10 +69,11 @@ def equal_constant(
     "Find the constant `g` of plain guidance that pushes as hard as `tfm`, on average"
     pieces, eff = pieces or built_in(), Effective(tfm)
     sample_latents(prompts or pieces.prompt, eff, pieces, seeds=list(seeds), progress=False, **kwargs)
-    if np.isnan(eff.mean).all(): raise ValueError('`prompts` must differ from the negative prompt: `t` is `u` at every step, so there is no push to measure')
+    if np.isnan(eff.mean).all():
+        raise ValueError('`prompts` must differ from the negative prompt: `t` is `u` at every step, so there is no push to measure')
     return float(np.nanmean(eff.mean))
 
-# %% ../nbs/07c_strength.ipynb #1edcbe0f
+# %% ../nbs/07c_strength.ipynb #c555bb29
 def scaled(
     tfm:GuidanceTfm, # The transform
     by:float, # Factor, above 0
@@ -86,7 +88,7 @@ def _with_g(tfm, g):
     new.schedules, new._lifted = {**tfm.schedules, 'g': g}, {**tfm._lifted, 'g': g}
     return new
 
-# %% ../nbs/07c_strength.ipynb #17a447f5
+# %% ../nbs/07c_strength.ipynb #129eb54f
 def match_strength(
     tfm:GuidanceTfm, # The transform to scale
     target:float, # Effective guidance that it should have on average
@@ -104,7 +106,9 @@ def match_strength(
     off = lambda logk: equal_constant(scaled(tfm, float(np.exp(logk)), stays), prompts, pieces, **kwargs) - target
     lo, hi = (float(np.log(_positive('within', k))) for k in within)
     ends = off(lo), off(hi)
-    if ends[0]*ends[1] > 0: raise ValueError(f'`target` must be within reach: factors {within[0]:g} to {within[1]:g} give {ends[0] + target:.3g} to {ends[1] + target:.3g}; got {target:g}')
+    if ends[0]*ends[1] > 0:
+        reach = ' to '.join(f'{e + target:.3g}' for e in ends)
+        raise ValueError(f'`target` must be within reach: factors {within[0]:g} to {within[1]:g} give {reach}; got {target:g}')
     return _search(tfm, stays, off, lo, hi, tol)
 
 def _search(tfm, stays, off, lo, hi, tol):
