@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KINDS', 'numbers', 'controls', 'curve_svg', 'passes', 'misfit']
 
-# %% ../nbs/08a_controls.ipynb #bfbfea23
+# %% ../nbs/08a_controls.ipynb #b0c2e658
 import inspect, math, re
 from html import escape
 from fastcore.docments import docments
@@ -32,7 +32,7 @@ def _range(said, kind, default, steps):
     if kind == 'int': return 0., 20.
     return (0., max(1., 2*default)) if default is not None and default >= 0 else (-10., 10.)
 
-# %% ../nbs/08a_controls.ipynb #986db695
+# %% ../nbs/08a_controls.ipynb #0c25e927
 def controls(
     maker, # A maker of schedules, as in `CURVES`, or a rule
     steps:int=50, # Number of steps, the end of the sliders that count them
@@ -57,7 +57,7 @@ def _first(c, steps):
     if c['kind'] == 'float': return 7.5 if c['hi'] > 7.5 else (c['lo'] + c['hi'])/2
     if c['kind'] == 'list' and (m := re.search(r'such as ((?:[-.\d]+,? ?)+)', c['help'])): return numbers(c['name'], m[1])
 
-# %% ../nbs/08a_controls.ipynb #1b76c3e6
+# %% ../nbs/08a_controls.ipynb #17c443e9
 def _ticks(lo, hi):
     "Round numbers from `lo` to `hi`"
     unit = 10**math.floor(math.log10(hi - lo))
@@ -68,7 +68,7 @@ def _levels(vals, x, y):
     "Path of a curve that holds each value for one step"
     return 'M' + 'L'.join(f'{x(i + d):.1f},{y(v):.1f}' for i, v in enumerate(vals) for d in (0, 1))
 
-# %% ../nbs/08a_controls.ipynb #42463142
+# %% ../nbs/08a_controls.ipynb #3e9aa9a2
 def curve_svg(
     vals:list, # The number at each step
     ghost:list=None, # What it is compared with, as many numbers
@@ -102,7 +102,7 @@ def passes(
     need = [len(tfm.needs(Step(k, n, sigmas=tuple(sigmas)))) for k in range(n)]
     return sum(need[k] for k in (range(n) if calls is None else calls))
 
-# %% ../nbs/08a_controls.ipynb #b40726c9
+# %% ../nbs/08a_controls.ipynb #2c5fe5c4
 def misfit(
     vals:list, # The number at each step
     transform:str, # Name of a transform

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['Stop', 'Latest', 'thinned', 'Film', 'film']
 
-# %% ../nbs/06a_films.ipynb #b3e19c9a
+# %% ../nbs/06a_films.ipynb #e3cff144
 import atexit, sys, threading, weakref
 from .pieces import image_from_latents
 from .sampling import generate
 from .transforms import convert
 
-# %% ../nbs/06a_films.ipynb #da567674
+# %% ../nbs/06a_films.ipynb #230a05f8
 class Stop:
     "Asked by a job: has a newer one come?"
     def __init__(self, latest, number): self.latest, self.number = latest, number
@@ -30,7 +30,7 @@ class Stop:
         with self.latest.cond:
             if not self() or late and self.latest.job is not None: f(*args)
 
-# %% ../nbs/06a_films.ipynb #35e93fe6
+# %% ../nbs/06a_films.ipynb #420cf37e
 class Latest:
     "Run the newest job in a thread; an older one is told to stop, and none waits in a queue"
     alive = weakref.WeakSet()

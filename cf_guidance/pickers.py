@@ -41,7 +41,7 @@ def _put(w, held, val):
     if hasattr(w, 'max'): w.max, w.min = max(w.max, val), min(w.min, val)
     w.value = val
 
-# %% ../nbs/08b_pickers.ipynb #43c65b1d
+# %% ../nbs/08b_pickers.ipynb #ea86592b
 def _function_control(c):
     "A function has no slider; it is kept, and cannot be typed"
     import ipywidgets as W
@@ -155,7 +155,7 @@ def _over(sched, steps, sigmas=None):
     if sigmas is None: sigmas = [14.6*(.03/14.6)**(i/max(1, steps - 1)) for i in range(steps)]
     return sched.values(steps, sigmas)
 
-# %% ../nbs/08b_pickers.ipynb #801db592
+# %% ../nbs/08b_pickers.ipynb #4c25a0e0
 @patch
 def set(self:Picker,
     schedule, # A schedule, or what `lift` makes one of

@@ -6,7 +6,7 @@
 __all__ = ['SAMPLERS', 'REFUSED', 'BUILT_IN', 'MODELS', 'get_scheduler', 'Pieces', 'best_device', 'get_sd_pieces',
            'text_embeddings', 'images_from_latents', 'image_from_latents', 'scalings', 'latent_size']
 
-# %% ../nbs/05_pieces.ipynb #729666a5
+# %% ../nbs/05_pieces.ipynb #73667b52
 import difflib, hashlib, json, warnings
 from collections import namedtuple
 from functools import partial
@@ -129,7 +129,7 @@ def get_sd_pieces(
     if about and about.is_file(): vars(pieces).update({k: v for k, v in json.loads(about.read_text()).items() if k in ('prompt', 'words')})
     return pieces
 
-# %% ../nbs/05_pieces.ipynb #f7dbf965
+# %% ../nbs/05_pieces.ipynb #b6f3b99d
 def _strange_words(prompt, pieces):
     "Words on words outside the model's world, with the nearest ones inside"
     if pieces.words is None: return ''
@@ -146,7 +146,7 @@ def _cut(prompt, pieces, maxlen):
     if len(ids) <= maxlen: return ''
     return f'the prompt has {len(ids) - 2} tokens, and the model reads {maxlen - 2}; dropped: {tok.decode(ids[maxlen - 1:-1])!r}'
 
-# %% ../nbs/05_pieces.ipynb #1ad50e65
+# %% ../nbs/05_pieces.ipynb #cdeed46f
 def text_embeddings(
     prompts, # A prompt, or a list of them
     pieces:Pieces, # The model

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['call_steps', 'run_sigmas', 'built_in', 'start_noise', 'predict', 'sample_latents', 'generate', 'Traced']
 
-# %% ../nbs/06_sampling.ipynb #8f52ec53
+# %% ../nbs/06_sampling.ipynb #397d1a01
 import inspect, warnings
 from functools import cache, partial
 import torch
@@ -102,7 +102,7 @@ def _pairs(prompts, seeds):
     if len(prompts) != len(seeds): raise ValueError(f'`prompts` must be one text, or one for each of the {len(seeds)} seeds; got {len(prompts)}')
     return prompts
 
-# %% ../nbs/06_sampling.ipynb #490943e4
+# %% ../nbs/06_sampling.ipynb #0176c4e2
 def sample_latents(
     prompts, # A prompt, or one for each seed
     guide_tfm, # Transform that puts the predictions together at each step

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['image_html', 'ScheduleExplorer']
 
-# %% ../nbs/09_widgets.ipynb #ccc204be
+# %% ../nbs/09_widgets.ipynb #4399abc3
 import base64, inspect, io, time
 from functools import partial
 from html import escape
@@ -36,7 +36,7 @@ def _words(said, role='status'):
     "A line of words, which a screen reader speaks; an error in red"
     return f'<div role="{role}" style="line-height:1.4;max-width:420px{";color:#b00020" if role == "alert" else ""}">{escape(str(said))}</div>'
 
-# %% ../nbs/09_widgets.ipynb #73248777
+# %% ../nbs/09_widgets.ipynb #2d4e14b1
 class ScheduleExplorer:
     "Sliders for any schedule and transform, with the curve and the image beside them"
     def __init__(self,
@@ -96,7 +96,7 @@ def _lay_out(self:ScheduleExplorer):
     row = W.Layout(display='flex', flex_flow='row wrap', align_items='flex-start', grid_gap='16px')
     self.widget = W.Box([W.VBox(left, layout=W.Layout(width='360px')), W.VBox(right, layout=W.Layout(width='430px', max_width='100%'))], layout=row)
 
-# %% ../nbs/09_widgets.ipynb #40f8836b
+# %% ../nbs/09_widgets.ipynb #1d2b57bd
 @patch
 def _rule(self:ScheduleExplorer, _=None):
     "Show the parameters of the transform in the menu"
@@ -127,7 +127,7 @@ def _run_levels(pieces, n):
     calls = call_steps(scheduler, n)
     return run_sigmas(scheduler, calls), calls
 
-# %% ../nbs/09_widgets.ipynb #9292bbfa
+# %% ../nbs/09_widgets.ipynb #5866d705
 @patch
 def _made(self:ScheduleExplorer, g):
     "The transform in the menu, with `g` as its schedule"
@@ -151,7 +151,7 @@ def _take(self:ScheduleExplorer, tfm):
     finally: self.quiet = was
     self._moved()
 
-# %% ../nbs/09_widgets.ipynb #fef06ef3
+# %% ../nbs/09_widgets.ipynb #f6e227f8
 @patch
 def _moved(self:ScheduleExplorer, _=None):
     "Draw what is set, and ask for its image; what cannot be is said, and the last good curve stays"
@@ -183,7 +183,7 @@ def _draw(self:ScheduleExplorer, sched, vals, tfm):
     self.facts.value = f'<span aria-live="polite">mean of g <b>{sum(vals)/n:.3g}</b> &middot; <b>{spent}</b> of {2*len(calls)} passes</span>'
     self.code.value = f'<code class="made" style="user-select:all;overflow-wrap:anywhere">{escape(repr(sched))}</code>'
 
-# %% ../nbs/09_widgets.ipynb #ee94ece8
+# %% ../nbs/09_widgets.ipynb #b2234563
 def _reason(e): return str(e) if isinstance(e, ValueError) else f'{type(e).__name__}: {e}'
 
 @patch
@@ -215,7 +215,7 @@ def _few(self:ScheduleExplorer, tfm, vals):
     "The transform with its schedule in a few steps"
     return type(tfm)({**tfm.schedules, 'g': thinned(vals, self.preview)}, per_sample=tfm.per_sample)
 
-# %% ../nbs/09_widgets.ipynb #4530256c
+# %% ../nbs/09_widgets.ipynb #7d6d105d
 @patch
 def _show(self:ScheduleExplorer, film, said, label):
     "Show the image of a film, and give the second slider its steps"
