@@ -30,11 +30,11 @@ def same(x):
     dist.broadcast(val, 0)
     return val.item()
 
-def dataset(n, name='train'):
-    "`n` images and scenes for this process, rendered once and kept; a third of the scenes has two things"
-    path = folder/f'{name}{rank}.npy'
+def dataset(n, name='train', two=1/3):
+    "`n` images and scenes for this process, rendered once and kept; a share `two` of the scenes has two things"
+    path = folder/f'{name}{rank}_{round(100*two)}.npy'
     seed = [1, rank] if name == 'train' else [9, rank]
-    pairs = training_pairs(n, seed, two=1/3)
+    pairs = training_pairs(n, seed, two=two)
     if not path.exists():
         scenes, imgs = [], np.lib.format.open_memmap(path.with_suffix('.tmp.npy'), 'w+', np.uint8, (n, 32, 32, 3))
         for i, (img, _, scene) in enumerate(pairs): imgs[i] = img; scenes.append(scene)
