@@ -146,7 +146,7 @@ def main_explore():
     "Run `cfg_explore` from the command line"
     _call(cfg_explore)
 
-# %% ../nbs/11_cli.ipynb #833f9018
+# %% ../nbs/11_cli.ipynb #8a0f1490
 def cfg_eval(
     folder:str, # Folder of a sweep, with images and metadata.jsonl
     axis:str='', # What was swept: schedule, rule, sampler, steps ...; the first that differs by default

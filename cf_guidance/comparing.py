@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Estimate', 'mean_interval', 'bootstrap', 'halves', 'Comparison', 'variances', 'compare', 'holm', 'how_many']
 
-# %% ../nbs/07a_comparing.ipynb #f2fdf3cb
+# %% ../nbs/07a_comparing.ipynb #9c5ff590
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ import numpy as np
 from scipy import stats
 from .schedules import _number, _whole
 
-# %% ../nbs/07a_comparing.ipynb #3decbda3
+# %% ../nbs/07a_comparing.ipynb #acf2042a
 @dataclass(frozen=True)
 class Estimate:
     "A figure and its interval"
@@ -37,7 +37,7 @@ def _tail(n, level):
     if not 0 < _number('level', level) < 1: raise ValueError(f'`level` must be above 0 and below 1; got {level!r}')
     return stats.norm.cdf(stats.t.ppf((1 - level)/2, n - 1)*math.sqrt(n/(n - 1)))
 
-# %% ../nbs/07a_comparing.ipynb #050b4043
+# %% ../nbs/07a_comparing.ipynb #ed36a316
 def _finite(name, vals):
     "`vals` as an array of finite numbers, one for each row"
     vals = np.asarray(vals, np.float64)
@@ -61,7 +61,7 @@ def mean_interval(
     ends = np.quantile(sums[drawn].sum(1)/sizes[drawn].sum(1), [q := _tail(n, level), 1 - q])
     return Estimate(float(vals.mean()), *ends.tolist(), n)
 
-# %% ../nbs/07a_comparing.ipynb #9ad0d9c2
+# %% ../nbs/07a_comparing.ipynb #cdc0ffe9
 def bootstrap(
     stat, # Function from row numbers, an array, to a number
     prompts, # The prompt of each row
@@ -78,7 +78,7 @@ def bootstrap(
     vals = _finite('stat', [stat(np.concatenate([groups[k] for k in ks])) for ks in drawn])
     return Estimate(value, *np.quantile(vals, [q := _tail(n, level), 1 - q]).tolist(), n)
 
-# %% ../nbs/07a_comparing.ipynb #a18480c7
+# %% ../nbs/07a_comparing.ipynb #02b95537
 def halves(
     stat, # Function from row numbers, an array, to a number
     prompts, # The prompt of each row
@@ -96,7 +96,7 @@ def halves(
     far = vals.std(ddof=1)*math.sqrt(half/(n - half))*stats.t.ppf((1 + level)/2, n - 1)
     return Estimate(value, value - far, value + far, n)
 
-# %% ../nbs/07a_comparing.ipynb #199d1195
+# %% ../nbs/07a_comparing.ipynb #99f72cd6
 @dataclass(frozen=True)
 class Comparison:
     "What two methods differ in, over the same prompts and seeds"
@@ -121,7 +121,7 @@ def _pairs(a, b):
     if not a: raise ValueError('`a` and `b` must have a pair to compare; got none')
     return dict(zip(a, _finite('a', list(a.values())) - _finite('b', [b[k] for k in a])))
 
-# %% ../nbs/07a_comparing.ipynb #dac19355
+# %% ../nbs/07a_comparing.ipynb #330c4429
 def variances(
     scores, # Dict from (prompt, seed) to a number
 )->tuple: # Variance between prompts, and within; within is NaN where each prompt has one seed
@@ -151,7 +151,7 @@ def compare(
     var = variances(diff) if len(means) > 1 else (math.nan, math.nan)
     return Comparison(mean_interval(vals, names, rng, level=level), wins, losses, len(means) - wins - losses, float(sign), float(rank), *var)
 
-# %% ../nbs/07a_comparing.ipynb #e4ec7bcb
+# %% ../nbs/07a_comparing.ipynb #ccb1f1f5
 def holm(
     ps:dict, # p of each comparison, by its name, 0 to 1
 )->dict: # The corrected p of each
@@ -162,7 +162,7 @@ def holm(
     for k, name in enumerate(sorted(ps, key=ps.get)): found[name] = top = max(top, min(1., ps[name]*(len(ps) - k)))
     return {name: found[name] for name in ps}
 
-# %% ../nbs/07a_comparing.ipynb #4c040ee3
+# %% ../nbs/07a_comparing.ipynb #e997297b
 def _power(n, effect, sd, alpha):
     "Chance that Student's test on `n` prompts sees an effect"
     if sd == 0: return 1.

@@ -6,15 +6,15 @@
 __all__ = ['image_array', 'saturation', 'contrast', 'clipped', 'thumbnail', 'extract', 'frechet', 'frechet_points',
            'frechet_infinity', 'kid', 'prdc', 'vendi', 'colours', 'diversity', 'distances', 'accuracy']
 
-# %% ../nbs/07b_metrics.ipynb #10744fe4
+# %% ../nbs/07b_metrics.ipynb #5392e79c
 import numpy as np
 from PIL import Image
 from scipy import stats
 from scipy.spatial.distance import cdist
-from .comparing import Estimate, _finite, _groups, halves, mean_interval
+from .comparing import Estimate, _groups, halves, mean_interval
 from .schedules import _whole
 
-# %% ../nbs/07b_metrics.ipynb #7561e821
+# %% ../nbs/07b_metrics.ipynb #d4924569
 def image_array(
     images, # PIL images, or arrays of height x width x 3, uint8; all of one size
 )->np.ndarray: # (n, height, width, 3), uint8
@@ -46,7 +46,7 @@ def clipped(
     "Take the share of each image's channel values that are 0 or 255"
     return np.isin(image_array(images), (0, 255)).mean((1, 2, 3))
 
-# %% ../nbs/07b_metrics.ipynb #edd620eb
+# %% ../nbs/07b_metrics.ipynb #9faa1299
 def _table(name, x, least=1):
     "Features as an array (n, d) of finite numbers, with enough rows"
     x = np.asarray(x, np.float64)
@@ -81,7 +81,7 @@ def extract(
     if len(found) != len(images): raise ValueError(f'`features` must give one row for each of {len(images)} images; got {len(found)}')
     return found
 
-# %% ../nbs/07b_metrics.ipynb #f2e60464
+# %% ../nbs/07b_metrics.ipynb #701f2e5c
 def _normal(x):
     "The mean, and a triangle `R` with `RᵀR` the covariance"
     return x.mean(0), np.linalg.qr((x - x.mean(0))/np.sqrt(len(x) - 1), mode='r')
@@ -100,17 +100,17 @@ def frechet(
     made, real = _tables(made, real, 2)
     return _gap(_normal(made), _normal(real))
 
-# %% ../nbs/07b_metrics.ipynb #049d0aa0
+# %% ../nbs/07b_metrics.ipynb #a9f0e11f
 def frechet_points(
     made, # Features of the images, (n, d), 4d rows or more
     real, # Features of the reference, (m, d), as many as there are: its own bias stays
     rng=0, # Seed, or a numpy Generator
     points:int=15, # Subsets to draw, 3 or more
 )->tuple: # Sizes and distances, arrays
-    "Take the Fréchet distance of random subsets, from 2d images to all"
+    "Take the Fréchet distance of random subsets, from 2d images, or a tenth, to all"
     (made, real), rng = _tables(made, real, 2), np.random.default_rng(rng)
     n, d = _table('made', made, 4*made.shape[1]).shape
-    sizes, ref = np.linspace(2*d, n, _whole('points', points, 3)).astype(int), _normal(real)
+    sizes, ref = np.linspace(max(2*d, n/10), n, _whole('points', points, 3)).astype(int), _normal(real)
     return sizes, np.array([_gap(_normal(made[rng.permutation(n)[:k]]), ref) for k in sizes])
 
 def frechet_infinity(
@@ -123,7 +123,7 @@ def frechet_infinity(
     sizes, dists = frechet_points(made, real, rng, points)
     return float(np.polyfit(1/sizes, dists, 1)[1])
 
-# %% ../nbs/07b_metrics.ipynb #7a0bfbee
+# %% ../nbs/07b_metrics.ipynb #c40073a5
 def kid(
     made, # Features of the images, (n, d), 2 rows or more
     real, # Features of the reference, (m, d), 2 rows or more
@@ -134,21 +134,25 @@ def kid(
     own = lambda a: ((k := kernel(a, a)).sum() - np.trace(k))/(len(a)*(len(a) - 1))
     return float(own(made) + own(real) - 2*kernel(made, real).mean())
 
-# %% ../nbs/07b_metrics.ipynb #5f141f26
+# %% ../nbs/07b_metrics.ipynb #bc83198d
+def _balls(x, k):
+    "Distance of each row to its `k`-th neighbour; place 0 is the row itself"
+    return np.partition(cdist(x, x), k, axis=1)[:, k]
+
 def prdc(
     made, # Features of the images, (n, d), more than `k` rows
     real, # Features of the reference, (m, d), more than `k` rows
     k:int=5, # Neighbour that a ball reaches to, 1 or more
+    *, reach=None, # Radius of each ball of `real`, (m,); found here by default
 )->dict: # `precision`, `recall` and `coverage`, 0 to 1, and `density`, 0 or more
     "Say how natural and how complete a set is, by nearest neighbours"
     made, real = _tables(made, real, _whole('k', k, 1) + 1)
-    ball = lambda x: np.sort(cdist(x, x), 1)[:, k]                      # place 0 is the image itself
     far = cdist(real, made)                                             # reference x made
-    inside = far < ball(real)[:, None]
-    return dict(precision=float(inside.any(0).mean()), recall=float((far < ball(made)).any(1).mean()),
+    inside = far < (_balls(real, k) if reach is None else reach)[:, None]
+    return dict(precision=float(inside.any(0).mean()), recall=float((far < _balls(made, k)).any(1).mean()),
                 density=float(inside.sum(0).mean()/k), coverage=float(inside.any(1).mean()))
 
-# %% ../nbs/07b_metrics.ipynb #ddb2b581
+# %% ../nbs/07b_metrics.ipynb #bf6f5bff
 def vendi(
     features, # Features, (n, d), none of them all 0
 )->float: # 1 to n
@@ -159,7 +163,7 @@ def vendi(
     p = np.linalg.svd(x/size, compute_uv=False)**2/len(x)
     return float(np.exp(-(p[p > 0]*np.log(p[p > 0])).sum()))
 
-# %% ../nbs/07b_metrics.ipynb #b5831ce5
+# %% ../nbs/07b_metrics.ipynb #21bf8631
 def colours(
     images, # As in `image_array`
     prompts, # The prompt of each image
@@ -180,7 +184,7 @@ def diversity(
     if (few := min(map(len, groups))) < 2: raise ValueError(f'`prompts` must have 2 images or more of each prompt; got {few} of one')
     return mean_interval([vendi(x[g]) for g in groups], range(len(groups)), rng)
 
-# %% ../nbs/07b_metrics.ipynb #2028dda5
+# %% ../nbs/07b_metrics.ipynb #e2b273fa
 def distances(
     made, # Features of the images, (n, d)
     real, # Features of the reference, (m, d); taken as it is, with no spread of its own
@@ -190,14 +194,15 @@ def distances(
 )->dict: # `kid`, `precision`, `recall`, `density`, `coverage`; with 4d rows `frechet` too
     "Compare with a reference; the intervals are over the prompts of `made`"
     made, real = _tables(made, real, 2*(_whole('k', k, 1) + 1))
-    figures = {'kid': kid, **{n: lambda a, b, n=n: prdc(a, b, k)[n] for n in ('precision', 'recall', 'density', 'coverage')}}
+    reach = _balls(real, k)
+    figures = {'kid': kid, **{n: lambda a, b, n=n: prdc(a, b, k, reach=reach)[n] for n in ('precision', 'recall', 'density', 'coverage')}}
     res = {n: halves(lambda rows: f(made[rows], real), prompts, rng) for n, f in figures.items()}
     if len(made) < 4*made.shape[1]: return res
     spread = halves(lambda rows: frechet(made[rows], real), prompts, rng)
     value = frechet_infinity(made, real, rng)
     return res | {'frechet': Estimate(value, value + spread.lo - spread.value, value + spread.hi - spread.value, spread.n)}
 
-# %% ../nbs/07b_metrics.ipynb #b68ad2b6
+# %% ../nbs/07b_metrics.ipynb #34aae064
 def accuracy(
     rows, # A dict for each image: each demand of its prompt, true or false, and `all`
     prompts, # The prompt of each image

@@ -6,7 +6,7 @@
 __all__ = ['ENOUGH', 'COLUMNS', 'HEADS', 'STYLE', 'Value', 'Report', 'ideal', 'evaluate', 'plot_tradeoff', 'report_text',
            'report_html']
 
-# %% ../nbs/09d_report.ipynb #409fda1d
+# %% ../nbs/09d_report.ipynb #1825e4c6
 import base64, io
 from dataclasses import dataclass, replace
 from html import escape
@@ -22,7 +22,7 @@ from .prompts import parse
 from .shapes import random_scene, render
 from .schedules import _whole
 
-# %% ../nbs/09d_report.ipynb #c2863ffb
+# %% ../nbs/09d_report.ipynb #7b4ea96c
 @dataclass(frozen=True)
 class Value:
     "One value of the swept axis, and the figures of its images"
@@ -65,7 +65,7 @@ def _open(cells):
     if not good: raise ValueError(f'`folder` must hold images that can be read; none of the {len(cells)} can, such as {bad[0]}')
     return good, image_array(images), [f'{len(bad)} images cannot be read and are left out, such as {bad[0]}'] if bad else []
 
-# %% ../nbs/09d_report.ipynb #51cf8fde
+# %% ../nbs/09d_report.ipynb #40320a6e
 def ideal(
     prompt:str, # A prompt of this world, as in `parse`
     rng, # numpy Generator, source of what the prompt leaves open
@@ -78,13 +78,13 @@ def ideal(
     things = tuple(replace(th, shape=s, colour=c or th.colour) for th, s, c in zip(scene.things, asked.shapes, asked.colours))
     return render(replace(scene, things=things, background=asked.background or scene.background, style=asked.style or scene.style), size)
 
-# %% ../nbs/09d_report.ipynb #eaa957d2
+# %% ../nbs/09d_report.ipynb #3920e8f5
 ENOUGH = 50      # images of one value that distances want
 
 def _tried(f, *args):
     "What `f` gives, or `None` and the reason in words"
     try: return f(*args), ''
-    except (ValueError, ImportError, OSError) as e: return None, str(e)
+    except ValueError as e: return None, str(e)
 
 def _score(images, prompts):
     from cf_guidance.verifier import score
@@ -104,7 +104,7 @@ def _reference(prompts, size, features, rng, at_least=400):
     each = -(-at_least//len(prompts))
     return extract([ideal(p, rng, size) for p in prompts for _ in range(each)], features)
 
-# %% ../nbs/09d_report.ipynb #cc3b6a25
+# %% ../nbs/09d_report.ipynb #f207539f
 def _value(name, cells, images, feats, rows, real, rng):
     "The figures of one value, and why some are missing"
     prompts, notes = [c['prompt'] for c in cells], []
@@ -131,7 +131,7 @@ def _against(values, baseline, rng):
     ps = holm({n: c.wilcoxon for n, c in found.items()})
     return baseline, {n: (c, ps[n]) for n, c in found.items()}, []
 
-# %% ../nbs/09d_report.ipynb #f1831288
+# %% ../nbs/09d_report.ipynb #fc204131
 def evaluate(
     folder, # Folder of a sweep, with `images` and `metadata.jsonl`
     axis:str='', # 'schedule', 'rule', 'sampler', 'steps' ...; the first that differs by default
@@ -164,7 +164,7 @@ def _wanted(images, groups, prompts, features, rng):
     real, why = _tried(_reference, prompts, images.shape[1], features, rng)
     return real, [f'distances are left out: {why}'] if why else []
 
-# %% ../nbs/09d_report.ipynb #2cd3f842
+# %% ../nbs/09d_report.ipynb #4488da24
 def plot_tradeoff(
     report:Report, # From `evaluate`
     x:str='Vendi', # Figure from left to right
@@ -185,7 +185,7 @@ def plot_tradeoff(
         ax.annotate(v.name if short else str(k), at, xytext=(6, 6), textcoords='offset points', fontsize=9, parse_math=False)
     return _look(ax, xlabel=f'{x}, effective number of images' if x == 'Vendi' else x, ylabel=y)
 
-# %% ../nbs/09d_report.ipynb #844d1b89
+# %% ../nbs/09d_report.ipynb #6efd9e42
 COLUMNS = ('accuracy', 'Vendi', 'saturation', 'contrast', 'clipped', 'kid', 'frechet', 'precision', 'recall', 'density', 'coverage')
 
 def _columns(report, every):
@@ -213,7 +213,7 @@ def report_text(
         lines += ['  '.join(w.ljust(n) for w, n in zip(r, wide)).rstrip() for r in part] + ['']
     return '\n'.join(lines + [f'- {n}' for n in report.notes])
 
-# %% ../nbs/09d_report.ipynb #2890b849
+# %% ../nbs/09d_report.ipynb #b43d4970
 STYLE = ('body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222;background:#fff}'
          'table{border-collapse:collapse;margin:1em 0}.wide{overflow-x:auto}img{max-width:100%;height:auto}'
          'th,td{text-align:left;padding:.25em .8em .25em 0;border-bottom:1px solid #ddd;vertical-align:top}')

@@ -5,16 +5,15 @@
 # %% auto #0
 __all__ = ['effective_guidance', 'Effective', 'equal_constant', 'scaled', 'match_strength']
 
-# %% ../nbs/07c_strength.ipynb #4ac8dbfc
+# %% ../nbs/07c_strength.ipynb #438823e6
 import copy
 import numpy as np
-import torch
 from scipy.optimize import brentq
 from .sampling import built_in, sample_latents
 from .schedules import _number, _positive, lift
 from .transforms import GuidanceTfm
 
-# %% ../nbs/07c_strength.ipynb #7b2fae21
+# %% ../nbs/07c_strength.ipynb #bbe906fb
 def effective_guidance(
     pred, # Guided prediction, (b, ...)
     u, # Unconditional prediction, same shape
@@ -26,7 +25,7 @@ def effective_guidance(
     push, way = [(x.double() - u.double()).flatten(1) for x in (pred, t)]
     return (push*way).sum(1)/way.square().sum(1)
 
-# %% ../nbs/07c_strength.ipynb #ba0bbaa4
+# %% ../nbs/07c_strength.ipynb #4b5312e5
 class Effective:
     "A transform that notes its effective guidance in `rows`; each run starts them afresh"
     def __init__(self,
@@ -58,7 +57,7 @@ def _mean(rows):
     there = ~np.isnan(rows)
     return np.where(there, rows, 0).sum(0)/np.where(there.any(0), there.sum(0), np.nan)
 
-# %% ../nbs/07c_strength.ipynb #5a5dee5b
+# %% ../nbs/07c_strength.ipynb #84b531db
 def equal_constant(
     tfm, # The transform
     prompts=None, # A prompt, or one for each seed; the model's own by default
@@ -73,7 +72,7 @@ def equal_constant(
         raise ValueError('`prompts` must differ from the negative prompt: `t` is `u` at every step, so there is no push to measure')
     return float(np.nanmean(eff.mean))
 
-# %% ../nbs/07c_strength.ipynb #c555bb29
+# %% ../nbs/07c_strength.ipynb #3141e576
 def scaled(
     tfm:GuidanceTfm, # The transform
     by:float, # Factor, above 0
@@ -88,7 +87,7 @@ def _with_g(tfm, g):
     new.schedules, new._lifted = {**tfm.schedules, 'g': g}, {**tfm._lifted, 'g': g}
     return new
 
-# %% ../nbs/07c_strength.ipynb #129eb54f
+# %% ../nbs/07c_strength.ipynb #2199caa4
 def match_strength(
     tfm:GuidanceTfm, # The transform to scale
     target:float, # Effective guidance that it should have on average
