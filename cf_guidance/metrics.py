@@ -6,12 +6,12 @@
 __all__ = ['image_array', 'saturation', 'contrast', 'clipped', 'thumbnail', 'extract', 'frechet', 'frechet_points',
            'frechet_infinity', 'kid', 'prdc', 'vendi', 'colours', 'diversity', 'distances', 'accuracy']
 
-# %% ../nbs/07b_metrics.ipynb #5392e79c
+# %% ../nbs/07b_metrics.ipynb #efaefddd
 import numpy as np
 from PIL import Image
 from scipy import stats
 from scipy.spatial.distance import cdist
-from .comparing import Estimate, _groups, halves, mean_interval
+from .comparing import Estimate, _groups, jackknife, mean_interval
 from .schedules import _whole
 
 # %% ../nbs/07b_metrics.ipynb #d4924569
@@ -184,7 +184,7 @@ def diversity(
     if (few := min(map(len, groups))) < 2: raise ValueError(f'`prompts` must have 2 images or more of each prompt; got {few} of one')
     return mean_interval([vendi(x[g]) for g in groups], range(len(groups)), rng)
 
-# %% ../nbs/07b_metrics.ipynb #e2b273fa
+# %% ../nbs/07b_metrics.ipynb #7b70a33d
 def distances(
     made, # Features of the images, (n, d)
     real, # Features of the reference, (m, d); taken as it is, with no spread of its own
@@ -196,9 +196,9 @@ def distances(
     made, real = _tables(made, real, 2*(_whole('k', k, 1) + 1))
     reach = _balls(real, k)
     figures = {'kid': kid, **{n: lambda a, b, n=n: prdc(a, b, k, reach=reach)[n] for n in ('precision', 'recall', 'density', 'coverage')}}
-    res = {n: halves(lambda rows: f(made[rows], real), prompts, rng) for n, f in figures.items()}
+    res = {n: jackknife(lambda rows: f(made[rows], real), prompts, rng) for n, f in figures.items()}
     if len(made) < 4*made.shape[1]: return res
-    spread = halves(lambda rows: frechet(made[rows], real), prompts, rng)
+    spread = jackknife(lambda rows: frechet(made[rows], real), prompts, rng)
     value = frechet_infinity(made, real, rng)
     return res | {'frechet': Estimate(value, value + spread.lo - spread.value, value + spread.hi - spread.value, spread.n)}
 

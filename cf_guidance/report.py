@@ -213,10 +213,10 @@ def report_text(
         lines += ['  '.join(w.ljust(n) for w, n in zip(r, wide)).rstrip() for r in part] + ['']
     return '\n'.join(lines + [f'- {n}' for n in report.notes])
 
-# %% ../nbs/09d_report.ipynb #b43d4970
+# %% ../nbs/09d_report.ipynb #6db48ef0
 STYLE = ('body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222;background:#fff}'
          'table{border-collapse:collapse;margin:1em 0}.wide{overflow-x:auto}img{max-width:100%;height:auto}'
-         'th,td{text-align:left;padding:.25em .8em .25em 0;border-bottom:1px solid #ddd;vertical-align:top}')
+         'th,td{text-align:left;padding:.25em .8em .25em 0;border-bottom:1px solid #ddd;white-space:nowrap}')
 
 def _html_table(head, rows):
     line = lambda tag, row: '<tr>' + ''.join(f'<{tag}>{escape(str(c))}</{tag}>' for c in row) + '</tr>'
