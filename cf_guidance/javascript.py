@@ -24,7 +24,7 @@ def _refuse(node, c, why=None):
 @singledispatch
 def _js(node, c): _refuse(node, c)
 
-# %% ../nbs/09b_javascript.ipynb #5af1447c
+# %% ../nbs/09b_javascript.ipynb #5f7864cf
 _RESERVED = set('''arguments catch const debugger default delete do enum eval export extends function implements instanceof interface let new
     null package private protected public static super switch this throw typeof undefined var void true false Math Error'''.split())
 def _safe(name): return name + '$' if name in _RESERVED else name
@@ -33,7 +33,8 @@ def _literal(val):
     "JavaScript for a plain value of Python, or None"
     if val is None: return '$.None'
     if isinstance(val, bool): return str(val).lower()
-    if isinstance(val, int) and abs(val) < 2**53 or isinstance(val, float) and math.isfinite(val): return repr(val) if repr(val)[0] != '-' else f'({val!r})'
+    if isinstance(val, int) and abs(val) < 2**53 or isinstance(val, float) and math.isfinite(val):
+        return f'({val!r})' if repr(val)[0] == '-' else repr(val)
     if isinstance(val, tuple) and all(map(_literal, val)): return f"$.List.of({', '.join(map(_literal, val))})"
 
 # %% ../nbs/09b_javascript.ipynb #84be8882
@@ -166,7 +167,7 @@ def _named_call(node, c, name, val):
     _function(val, c.done, c.top)
     return f'{_safe(val.__name__)}({_bound(node, c, list(inspect.signature(val).parameters))})'
 
-# %% ../nbs/09b_javascript.ipynb #d0650b35
+# %% ../nbs/09b_javascript.ipynb #46855b8d
 def _json(x): return json.dumps(x, separators=(',', ':')).replace('<', r'\u003c')
 
 def _shown(node, c):

@@ -110,7 +110,7 @@ def _run_steps(pieces, scheduler, n):
     sigmas = run_sigmas(scheduler, call_steps(scheduler, n))
     return [Step(i, n, sigmas=sigmas) for i in range(n)]
 
-# %% ../nbs/07_sweeps.ipynb #458927f7
+# %% ../nbs/07_sweeps.ipynb #d39d7fb4
 KEY = 'cf_guidance'      # the PNG's text chunk that holds the recipe
 
 def _umask():
@@ -140,7 +140,7 @@ def read_recipe(
     path, # A PNG that `save_image` wrote
 )->dict:
     "Read the recipe of an image"
-    with Image.open(path) as im: text = im.text.get(KEY)
+    with Image.open(path) as im: text = getattr(im, 'text', {}).get(KEY)           # a JPEG has no such text
     if text is None: raise ValueError(f'`path` must be an image with a recipe of cf_guidance inside; got {str(path)!r}')
     return json.loads(text)
 
