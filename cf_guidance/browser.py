@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AXES', 'sweep_cells', 'sweep_axes', 'wipe', 'cell_html', 'SweepBrowser']
 
-# %% ../nbs/09a_browser.ipynb #9433b823
+# %% ../nbs/09a_browser.ipynb #ce5ec35b
 import json, warnings
 import numpy as np
 from functools import lru_cache, partial
@@ -17,7 +17,7 @@ from .controls import curve_svg
 from .sweeps import read_recipe
 from .widgets import _words, image_html
 
-# %% ../nbs/09a_browser.ipynb #8e41b514
+# %% ../nbs/09a_browser.ipynb #86a51910
 _KINDS = {str: ('prompt', 'negative_prompt', 'sampler', 'model_name', 'dtype'), int: ('seed', 'steps', 'width', 'height'),
           dict: ('values', 'options', 'sampler_config')}
 
@@ -44,7 +44,7 @@ def _listed(line):
     if not isinstance(text, str): raise ValueError(f'`recipe` must be JSON as text; got {text!r:.80}')
     return Path(name).name, _sound(json.loads(text))
 
-# %% ../nbs/09a_browser.ipynb #caa7ff80
+# %% ../nbs/09a_browser.ipynb #08e0bba3
 def _records(folder):
     "Where each record of a sweep stands, the image if that is known, and how to read it: the lines of `metadata.jsonl`, then the images"
     listed = folder/'metadata.jsonl'
@@ -62,7 +62,7 @@ def _cells(folder):
         else: rows[made] = r
     return [dict(r, file=str(folder/'images'/name)) for name, r in rows.items()], bad
 
-# %% ../nbs/09a_browser.ipynb #81536c43
+# %% ../nbs/09a_browser.ipynb #5ce13624
 def _read(folder):
     "The cells of a sweep, and the records that were left out"
     folder = Path(folder).expanduser()
@@ -88,7 +88,7 @@ def sweep_cells(
     if bad: warnings.warn(_left_out(bad), stacklevel=2)
     return cells
 
-# %% ../nbs/09a_browser.ipynb #b58e9922
+# %% ../nbs/09a_browser.ipynb #2a949ada
 AXES = ('schedule', 'prompt', 'negative_prompt', 'seed', 'rule', 'sampler', 'steps', 'model_name', 'width', 'height', 'dtype')
 
 def _at(cell, axis):
@@ -127,7 +127,7 @@ def wipe(
     if 0 < x < shape[0]: ImageDraw.Draw(left).line([(x, 0), (x, shape[1])], fill='white', width=2)
     return left
 
-# %% ../nbs/09a_browser.ipynb #6868960b
+# %% ../nbs/09a_browser.ipynb #c82d0beb
 def cell_html(
     cell:dict, # One of `sweep_cells`
 )->str: # HTML: the curve, and the recipe on a click
@@ -138,7 +138,7 @@ def cell_html(
             f'<details><summary style="cursor:pointer">recipe</summary><pre style="white-space:pre-wrap;overflow-wrap:anywhere;max-width:300px;font-size:11px">'
             f'{escape(json.dumps(shown, indent=1))}</pre></details>')
 
-# %% ../nbs/09a_browser.ipynb #63ada744
+# %% ../nbs/09a_browser.ipynb #420c032f
 class SweepBrowser:
     "Menus for the axes of a sweep, two of its images with a wipe, and what made each"
     def __init__(self,
@@ -169,7 +169,7 @@ class SweepBrowser:
         "The image that the menus of a side choose"
         return next((c for c in self.cells if all(_at(c, k) == m.value for k, m in self.menus[side].items())), None)
 
-# %% ../nbs/09a_browser.ipynb #7b93c4f3
+# %% ../nbs/09a_browser.ipynb #b48f47bd
 def _nearest(cells, like):
     "The first of `cells` among those that agree with most of `like`, a value for each axis"
     return max(cells, key=lambda c: sum(_at(c, k) == v for k, v in like.items()))
@@ -199,7 +199,7 @@ def _moved(self:SweepBrowser, side, axis, change):
     self._draw()
     if lost: self.told[side].value = _words('there was no such image; this is the nearest') + self.told[side].value
 
-# %% ../nbs/09a_browser.ipynb #f7f7b9b1
+# %% ../nbs/09a_browser.ipynb #600e1376
 @patch
 def _draw(self:SweepBrowser, _=None):
     "Show the two images that are chosen, or say which is not there"

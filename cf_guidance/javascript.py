@@ -24,7 +24,7 @@ def _refuse(node, c, why=None):
 @singledispatch
 def _js(node, c): _refuse(node, c)
 
-# %% ../nbs/09b_javascript.ipynb #5f7864cf
+# %% ../nbs/09b_javascript.ipynb #8e448540
 _RESERVED = set('''arguments catch const debugger default delete do enum eval export extends function implements instanceof interface let new
     null package private protected public static super switch this throw typeof undefined var void true false Math Error'''.split())
 def _safe(name): return name + '$' if name in _RESERVED else name
@@ -167,7 +167,7 @@ def _named_call(node, c, name, val):
     _function(val, c.done, c.top)
     return f'{_safe(val.__name__)}({_bound(node, c, list(inspect.signature(val).parameters))})'
 
-# %% ../nbs/09b_javascript.ipynb #46855b8d
+# %% ../nbs/09b_javascript.ipynb #be7cd2c9
 def _json(x): return json.dumps(x, separators=(',', ':')).replace('<', r'\u003c')
 
 def _shown(node, c):

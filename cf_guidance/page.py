@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['page_table', 'explorer_page']
 
-# %% ../nbs/09c_page.ipynb #48aa054e
+# %% ../nbs/09c_page.ipynb #635baef2
 import hashlib, inspect
 from html import escape
 from .controls import controls
 from .javascript import _function, _json, _safe
 from .schedules import CURVES, NOMINAL_SIGMAS, _CHECKS, _whole
 
-# %% ../nbs/09c_page.ipynb #a33e23d5
+# %% ../nbs/09c_page.ipynb #647fb06b
 _RUNTIME = r"""
 const $ = {}, fail = words => { throw new Error(words) };
 $.None = {valueOf() { fail('None is not a number') }, toString: () => 'None'};
@@ -95,7 +95,7 @@ $.plain = d => $.make(d.curve, ...$.params(d.curve).map(p => p.kind === 'schedul
 $.sigmas = (n, [hi, lo] = $.table.nominal) => $.List.from({length: n}, (_, i) => hi*(lo/hi)**(i/Math.max(1, n - 1)));
 """
 
-# %% ../nbs/09c_page.ipynb #8bce63fc
+# %% ../nbs/09c_page.ipynb #1bb14a85
 _REPR = r"""
 $.repr = x => typeof x === 'number' ? $.text(x) : typeof x === 'string' ? `'${x}'` : Array.isArray(x) ? $.tuple(x) : String(x);
 $.tuple = x => `(${x.map($.repr).join(', ')}${x.length === 1 ? ',' : ''})`;
@@ -113,7 +113,7 @@ $.Schedule.prototype.toString = function() {
 };
 """
 
-# %% ../nbs/09c_page.ipynb #03075e87
+# %% ../nbs/09c_page.ipynb #5abcf8e9
 _KINDS = {'_number': 'float', '_positive': 'positive', '_listed': 'list', '_schedule': 'schedule'}
 
 def _kind(p):
@@ -160,7 +160,7 @@ def page_table(
     first = 'cosine' if 'cosine' in leaves else leaves[0]
     return dict(curves=found, left=left, nominal=NOMINAL_SIGMAS, first=first, steps=steps, js='\n'.join(text for _, text in done.values()))
 
-# %% ../nbs/09c_page.ipynb #52f9a5de
+# %% ../nbs/09c_page.ipynb #f0a629ef
 def _engine(table):
     "JavaScript that defines `$` with all curves of `table`; no document is needed"
     known = {k: v for k, v in table.items() if k != 'js'}
@@ -169,7 +169,7 @@ def _engine(table):
     made = f"Object.assign($, (() => {{\n{table['js']}\nreturn {{curves: {{{curves}}}, tests: {{{tests}}}}};\n}})());"
     return '\n'.join([_RUNTIME, _CLASSES, _CHECKS_JS, _REPR, made, f'$.table = {_json(known)};'])
 
-# %% ../nbs/09c_page.ipynb #2601b9fb
+# %% ../nbs/09c_page.ipynb #5bff6e63
 _CONTROLS = r"""
 const make = (tag, attrs, ...kids) => {
   const e = tag.startsWith('svg:') ? document.createElementNS('http://www.w3.org/2000/svg', tag.slice(4)) : document.createElement(tag);

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BLUE', 'GREY', 'LINES', 'plot_schedule', 'plot_schedules', 'image_grid', 'axes_grid', 'plot_trajectory', 'show_image']
 
-# %% ../nbs/01_plots.ipynb #6fda9618
+# %% ../nbs/01_plots.ipynb #e95a4518
 import difflib, math
 from textwrap import wrap
 import numpy as np
@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 from numbers import Real
 from .schedules import Schedule, _nominal, _number, _whole, drawn, lift
 
-# %% ../nbs/01_plots.ipynb #1ea7a321
+# %% ../nbs/01_plots.ipynb #96e34b12
 BLUE, GREY = '#0072b2', '#999999'
 LINES = [(BLUE, '-'), ('#d55e00', '--'), ('#009e73', '-.'), ('#cc79a7', ':'), ('#000000', (0, (5, 1))), ('#e69f00', (0, (1, 1)))]     # Okabe and Ito
 
@@ -42,7 +42,7 @@ def _rows(count, rows):
     cols = math.ceil(count/_whole('rows', rows, 1))
     return math.ceil(count/cols), cols
 
-# %% ../nbs/01_plots.ipynb #b5b5e785
+# %% ../nbs/01_plots.ipynb #fc9d66e4
 def plot_schedule(
     sched, # A `Schedule`, a number, a list, or a function of the position
     title:str='', # Title above the curve
@@ -81,7 +81,7 @@ def plot_schedules(
     for place in axes.flat: place.set_ylim(min(ends), max(ends))
     return axes
 
-# %% ../nbs/01_plots.ipynb #1dc4edfe
+# %% ../nbs/01_plots.ipynb #26ea36f4
 def _pixels(img):
     "An image of any kind as an array of height x width x 3"
     if hasattr(img, 'convert') and not img.mode.startswith('I;16'): img = img.convert('RGB')
@@ -100,7 +100,7 @@ def _inches(size):
 def _show(ax, img, title, size):
     "One image on its axes, enlarged smoothly"
     fontsize, title = max(8, 9*size/1.9), '' if title is None else str(title)
-    ax.imshow(_pixels(img), interpolation='bicubic')
+    ax.imshow(img, interpolation='bicubic')
     ax.set_title('\n'.join(wrap(title, int(size*72/(.6*fontsize)))), fontsize=fontsize, parse_math=False); ax.set_axis_off()
 
 def _small_curve(ax, sched, schedules):
@@ -111,7 +111,7 @@ def _small_curve(ax, sched, schedules):
     below.axhline(1, color=GREY, lw=.7, ls=':')
     below.set_ylim(min(0, *every) - .3, max(every) + .5); below.set_axis_off()
 
-# %% ../nbs/01_plots.ipynb #67a7b2ad
+# %% ../nbs/01_plots.ipynb #44c4716a
 def image_grid(
     images, # PIL images, or arrays of height x width, or height x width x 3
     rows:int=1, # Number of rows, 1 or more
@@ -122,7 +122,7 @@ def image_grid(
     ax=None, # Axes to draw on, one for each place of the grid; a new figure by default
 ): # Array of axes, rows x columns
     "Lay images out in a grid, and return the array of axes"
-    images, size = list(images), _inches(size)
+    images, size = [_pixels(img) for img in images], _inches(size)
     rows, cols = _rows(len(images), rows)
     if titles is None or isinstance(titles, str): titles = [titles or '']*len(images)
     for name, vals in (('titles', titles), ('schedules', schedules)):
@@ -134,7 +134,7 @@ def image_grid(
         if schedules is not None: _small_curve(place, schedules[i], schedules)
     return axes
 
-# %% ../nbs/01_plots.ipynb #eeefc33d
+# %% ../nbs/01_plots.ipynb #06c6d0a0
 def _column(cells, name):
     "The values of a column, numbers in order, words as they come"
     known = [k for k in cells[0] if k != 'image']
@@ -158,7 +158,7 @@ def _mosaic(cells, x, y, cols, rows):
     picture = np.concatenate([np.concatenate([images.get((r, c), blank) for c in cols], 1) for r in rows])
     return picture, [(i, j) for i, r in enumerate(rows) for j, c in enumerate(cols) if (r, c) not in images]
 
-# %% ../nbs/01_plots.ipynb #53a46cdb
+# %% ../nbs/01_plots.ipynb #98402f93
 def _page(ax, picture, gaps, x, y, cols, rows, title):
     "One page of a grid on its axes"
     ax.imshow(picture, interpolation='bicubic', extent=(0, len(cols), len(rows), 0), aspect='auto')
@@ -191,7 +191,7 @@ def axes_grid(
     for place, turn, made in zip(axes.flat, turns, pages): _page(place, *made, x, y, cols, rows, '' if page is None else f'{page} = {turn}')
     return axes[0] if page else axes[0, 0]
 
-# %% ../nbs/01_plots.ipynb #ce3ec751
+# %% ../nbs/01_plots.ipynb #157eb94f
 def plot_trajectory(
     rows, # Rows as from `Traced`, or for each name of a run its rows
     what:str='x', # The column to draw: 'x', 'cos', 'g' ...

@@ -179,7 +179,7 @@ def _expression(self):
 
 Schedule.__repr__ = _expression
 
-# %% ../nbs/00_schedules.ipynb #3ccfce18
+# %% ../nbs/00_schedules.ipynb #9ddc8d94
 NOMINAL_SIGMAS = (14.6, .03)     # Stable Diffusion's range, for pictures of schedules that read sigma
 
 def _nominal(n):
