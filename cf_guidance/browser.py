@@ -88,8 +88,8 @@ def sweep_cells(
     if bad: warnings.warn(_left_out(bad), stacklevel=2)
     return cells
 
-# %% ../nbs/09a_browser.ipynb #2a949ada
-AXES = ('schedule', 'prompt', 'negative_prompt', 'seed', 'rule', 'sampler', 'steps', 'model_name', 'width', 'height', 'dtype')
+# %% ../nbs/09a_browser.ipynb #49fccfb3
+AXES = ('prompt', 'negative_prompt', 'seed', 'rule', 'sampler', 'steps', 'model_name', 'width', 'height', 'dtype')
 
 def _at(cell, axis):
     "Where a cell stands on an axis"
@@ -102,11 +102,11 @@ def sweep_axes(
 )->dict: # For each axis its values, in order
     "Find in what the images of a sweep differ"
     rare = dict.fromkeys(k for c in cells for d in (c['options'], c['sampler_config']) for k in d if k != 'nonce')
-    places, res = [()]*len(cells), {}
-    for k in (*AXES, 'model', *rare, 'image'):
+    places, res, plain = [()]*len(cells), {}, ('schedule', *AXES)
+    for k in (*plain, 'model', *rare, 'image'):
         vals = [_at(c, k) for c in cells]
         finer = [(*p, v) for p, v in zip(places, vals)]
-        if len(set(vals)) == 1 or k not in AXES and len(set(finer)) == len(set(places)): continue
+        if len(set(vals)) == 1 or k not in plain and len(set(finer)) == len(set(places)): continue
         places, res[k] = finer, sorted(dict.fromkeys(vals), key=lambda v: (isinstance(v, str), v))
     return res
 
