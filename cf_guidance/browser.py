@@ -5,8 +5,10 @@
 # %% auto #0
 __all__ = ['AXES', 'sweep_cells', 'sweep_axes', 'wipe', 'cell_html', 'SweepBrowser']
 
-# %% ../nbs/09a_browser.ipynb #c0385a17
-import json
+# %% ../nbs/09a_browser.ipynb #ce5ec35b
+import json, warnings
+import numpy as np
+from functools import lru_cache, partial
 from html import escape
 from pathlib import Path
 from fastcore.basics import patch
@@ -15,49 +17,97 @@ from .controls import curve_svg
 from .sweeps import read_recipe
 from .widgets import _words, image_html
 
-# %% ../nbs/09a_browser.ipynb #164b0ed0
-AXES = ('prompt', 'negative_prompt', 'seed', 'rule', 'sampler', 'steps', 'model_name', 'width', 'height', 'dtype')
+# %% ../nbs/09a_browser.ipynb #86a51910
+_KINDS = {str: ('prompt', 'negative_prompt', 'sampler', 'model_name', 'dtype'), int: ('seed', 'steps', 'width', 'height'),
+          dict: ('values', 'options', 'sampler_config')}
+
+def _sound(recipe):
+    "The `recipe`, or a `ValueError` that says what is wrong with it"
+    def must(ok, name, what, got):
+        if not ok: raise ValueError(f'`{name}` must be {what}; got {got!r:.80}')
+    must(isinstance(recipe, dict), 'recipe', 'a dict', recipe)
+    for kind, names in _KINDS.items():
+        for k in names: must(type(recipe.get(k)) is kind, k, f'of type {kind.__name__}', recipe.get(k))
+    must(isinstance(recipe.get('rule'), (str, type(None))), 'rule', 'a name or None', recipe.get('rule'))
+    must(isinstance(recipe.get('title'), (str, int, float, type(None))), 'title', 'words or a number', recipe.get('title'))
+    for k, vals in recipe['values'].items():
+        sound = isinstance(vals, list) and vals and all(isinstance(v, (int, float)) and abs(v) < 1e100 for v in vals)
+        must(sound, k, 'a list of finite numbers', vals)
+    return recipe
+
+def _listed(line):
+    "Name and recipe of the image that a line of `metadata.jsonl` lists"
+    row = json.loads(line)
+    name, text = [row.get(k) for k in ('file_name', 'recipe')] if isinstance(row, dict) else (None, None)
+    named = isinstance(name, str) and '\0' not in name and Path(name).name.strip('.')
+    if not named: raise ValueError(f'`file_name` must name an image; got {name!r:.80}')
+    if not isinstance(text, str): raise ValueError(f'`recipe` must be JSON as text; got {text!r:.80}')
+    return Path(name).name, _sound(json.loads(text))
+
+# %% ../nbs/09a_browser.ipynb #08e0bba3
+def _records(folder):
+    "Where each record of a sweep stands, the image if that is known, and how to read it: the lines of `metadata.jsonl`, then the images"
+    listed = folder/'metadata.jsonl'
+    for i, line in enumerate(listed.read_bytes().split(b'\n') if listed.is_file() else [], 1):
+        if line.strip(b'\xef\xbb\xbf \t\r'): yield f'line {i} of {listed.name}', None, partial(_listed, line)
+    for p in sorted((folder/'images').glob('*.png')): yield p.name, p.name, lambda p=p: (p.name, _sound(read_recipe(p)))
 
 def _cells(folder):
-    "The recipe of every image that `metadata.jsonl` lists or the folder holds; those that cannot be read are named"
+    "The sound recipe of every image, and for the records that are not why"
     rows, bad = {}, []
-    listed = folder/'metadata.jsonl'
-    if listed.is_file():
-        for line in listed.read_text(encoding='utf-8').splitlines():
-            row = json.loads(line)
-            rows[Path(row['file_name']).name] = json.loads(row['recipe'])
-    for p in sorted((folder/'images').glob('*.png')):
-        if p.name in rows: continue
-        try: rows[p.name] = read_recipe(p)
-        except (OSError, ValueError) as e: bad.append(f'{p.name}: {e}')
+    for where, name, read in _records(folder):
+        if name in rows: continue
+        try: made, r = read()
+        except Exception as e: bad.append(f'{where}: {e}')                       # a broken file may raise anything
+        else: rows[made] = r
     return [dict(r, file=str(folder/'images'/name)) for name, r in rows.items()], bad
 
-# %% ../nbs/09a_browser.ipynb #7e0c2abe
+# %% ../nbs/09a_browser.ipynb #5ce13624
+def _read(folder):
+    "The cells of a sweep, and the records that were left out"
+    folder = Path(folder).expanduser()
+    if not (folder/'images').is_dir(): raise ValueError(f'`folder` must be that of a sweep, with `images` in it; got {str(folder)!r}')
+    cells, bad = _cells(folder)
+    if not cells: raise ValueError(f'`folder` must hold images with a recipe of cf_guidance inside; got {str(folder)!r}' + (f', where {bad[0]}' if bad else ''))
+    titles, values = {}, [json.dumps(c['values'], sort_keys=True) for c in cells]
+    for c, vals in zip(cells, values): titles.setdefault(vals, f'schedule {len(titles) + 1}' if c.get('title') in (None, '') else str(c['title']))
+    seen = list(titles.values())
+    for c, vals in zip(cells, values):
+        c['schedule'] = titles[vals] if seen.count(titles[vals]) == 1 else f'{titles[vals]} ({list(titles).index(vals) + 1})'
+    return cells, bad
+
+def _left_out(bad):
+    "How many records were left out, and why, in words"
+    return f"{len(bad)} record{'s'*(len(bad) > 1)} left out: {'; '.join(bad[:3])}{'; …'*(len(bad) > 3)}"
+
 def sweep_cells(
     folder, # Folder of a sweep, with `images` and `metadata.jsonl`
 )->list: # A dict for each image: its recipe, `file`, and `schedule`, the label of its schedule
-    "Read what made each image of a sweep"
-    folder = Path(folder).expanduser()
-    if not (folder/'images').is_dir(): raise ValueError(f'`folder` must be that of a sweep, with `images` in it; got {str(folder)!r}')
-    try: cells, bad = _cells(folder)
-    except (KeyError, TypeError, json.JSONDecodeError) as e: raise ValueError(f'`folder` must be that of a sweep; the metadata of {str(folder)!r} cannot be read: {e!r}') from e
-    if not cells: raise ValueError(f'`folder` must hold images with a recipe of cf_guidance inside; got {str(folder)!r}' + (f', where {bad[0]}' if bad else ''))
-    titles = {}
-    for c in cells: titles.setdefault(json.dumps(c['values'], sort_keys=True), c.get('title') or f'schedule {len(titles) + 1}')
-    seen = list(titles.values())
-    for c in cells:
-        vals = json.dumps(c['values'], sort_keys=True)
-        c['schedule'] = titles[vals] if seen.count(titles[vals]) == 1 else f'{titles[vals]} ({list(titles).index(vals) + 1})'
+    "Read what made each image of a sweep, and warn of records that cannot be used"
+    cells, bad = _read(folder)
+    if bad: warnings.warn(_left_out(bad), stacklevel=2)
     return cells
+
+# %% ../nbs/09a_browser.ipynb #49fccfb3
+AXES = ('prompt', 'negative_prompt', 'seed', 'rule', 'sampler', 'steps', 'model_name', 'width', 'height', 'dtype')
+
+def _at(cell, axis):
+    "Where a cell stands on an axis"
+    if axis == 'image': return Path(cell['file']).stem
+    val = next((d[axis] for d in (cell, cell['options'], cell['sampler_config']) if axis in d), None)
+    return val if isinstance(val, (str, int, float)) and val == val else str(val)
 
 def sweep_axes(
     cells:list, # From `sweep_cells`
 )->dict: # For each axis its values, in order
     "Find in what the images of a sweep differ"
-    res = {}
-    for k in ('schedule', *AXES):
-        vals = list(dict.fromkeys(c[k] for c in cells))
-        if len(vals) > 1: res[k] = sorted(vals, key=lambda v: v if isinstance(v, (int, float)) else str(v))
+    rare = dict.fromkeys(k for c in cells for d in (c['options'], c['sampler_config']) for k in d if k != 'nonce')
+    places, res, plain = [()]*len(cells), {}, ('schedule', *AXES)
+    for k in (*plain, 'model', *rare, 'image'):
+        vals = [_at(c, k) for c in cells]
+        finer = [(*p, v) for p, v in zip(places, vals)]
+        if len(set(vals)) == 1 or k not in plain and len(set(finer)) == len(set(places)): continue
+        places, res[k] = finer, sorted(dict.fromkeys(vals), key=lambda v: (isinstance(v, str), v))
     return res
 
 # %% ../nbs/09a_browser.ipynb #3e5bb278
@@ -77,35 +127,38 @@ def wipe(
     if 0 < x < shape[0]: ImageDraw.Draw(left).line([(x, 0), (x, shape[1])], fill='white', width=2)
     return left
 
-# %% ../nbs/09a_browser.ipynb #4ebbe170
+# %% ../nbs/09a_browser.ipynb #c82d0beb
 def cell_html(
     cell:dict, # One of `sweep_cells`
 )->str: # HTML: the curve, and the recipe on a click
     "Show the schedule that made an image, and its recipe on a click"
-    g = cell['values'].get('g') or [1.]
+    g, name = cell['values'].get('g'), str(cell['schedule'])
     shown = {k: v for k, v in cell.items() if k not in ('file', 'schedule')}
-    return (f'<div>{escape(cell["schedule"])}</div>' + curve_svg(g, label=f'g over the steps, {cell["schedule"]}', w=300, h=140) +
+    return (f'<div>{escape(name)}</div>' + (curve_svg(g, label=f'g over the steps, {name}', w=300, h=140) if g else '') +
             f'<details><summary style="cursor:pointer">recipe</summary><pre style="white-space:pre-wrap;overflow-wrap:anywhere;max-width:300px;font-size:11px">'
             f'{escape(json.dumps(shown, indent=1))}</pre></details>')
 
-# %% ../nbs/09a_browser.ipynb #d8e3ad3a
+# %% ../nbs/09a_browser.ipynb #420c032f
 class SweepBrowser:
     "Menus for the axes of a sweep, two of its images with a wipe, and what made each"
     def __init__(self,
         folder, # Folder of a sweep
     ):
         import ipywidgets as W
-        self.cells = sweep_cells(folder)
-        self.axes = sweep_axes(self.cells)
+        self.cells, self.bad = _read(folder)
+        self.axes, self.busy = sweep_axes(self.cells), False
         look = dict(style={'description_width': '70px'}, layout=W.Layout(width='310px'))
         self.menus = [{k: W.Dropdown(options=[(str(v), v) for v in vals], description=k, **look) for k, vals in self.axes.items()} for _ in 'ab']
         self.edge = W.FloatSlider(.5, min=0, max=1, step=.01, description='wipe', readout=False, **look)
         self.image, self.status, self.told = W.HTML(), W.HTML(), [W.HTML(), W.HTML()]
-        if (first := next(iter(self.axes), None)): self.menus[1][first].index = 1                  # two that differ, to begin with
-        for w in (*self.menus[0].values(), *self.menus[1].values(), self.edge): w.observe(self._draw, 'value')
+        for side, cell in enumerate(self._first()): self._put(side, cell)
+        for side, menus in enumerate(self.menus):
+            for k, m in menus.items(): m.observe(partial(self._moved, side, k), 'value')
+        self.edge.observe(self._draw, 'value')
         sides = [W.VBox([W.Label(name), *menus.values(), told]) for name, menus, told in zip(('left', 'right'), self.menus, self.told)]
         row = W.Layout(display='flex', flex_flow='row wrap', align_items='flex-start', grid_gap='16px')
-        self.widget = W.Box([sides[0], W.VBox([self.image, self.edge, self.status]), sides[1]], layout=row)
+        left_out = [W.HTML(_words(_left_out(self.bad), 'alert'))]*bool(self.bad)
+        self.widget = W.Box([sides[0], W.VBox([self.image, self.edge, self.status, *left_out]), sides[1]], layout=row)
         self._draw()
 
     def _repr_mimebundle_(self, **kwargs): return self.widget._repr_mimebundle_(**kwargs)
@@ -114,10 +167,39 @@ class SweepBrowser:
         side:int=0, # 0: left, 1: right
     ): # The chosen one of `sweep_cells`, or `None` where the sweep has none
         "The image that the menus of a side choose"
-        want = {k: m.value for k, m in self.menus[side].items()}
-        return next((c for c in self.cells if all(c[k] == v for k, v in want.items())), None)
+        return next((c for c in self.cells if all(_at(c, k) == m.value for k, m in self.menus[side].items())), None)
 
-# %% ../nbs/09a_browser.ipynb #504e400a
+# %% ../nbs/09a_browser.ipynb #b48f47bd
+def _nearest(cells, like):
+    "The first of `cells` among those that agree with most of `like`, a value for each axis"
+    return max(cells, key=lambda c: sum(_at(c, k) == v for k, v in like.items()))
+
+@patch
+def _first(self:SweepBrowser):
+    "Two images to begin with"
+    start, axis = self.cells[0], next(iter(self.axes), 'image')
+    others = [c for c in self.cells if _at(c, axis) != _at(start, axis)]
+    return start, _nearest(others or self.cells, {k: _at(start, k) for k in self.axes})
+
+@patch
+def _put(self:SweepBrowser, side, cell):
+    "Set the menus of a side to where `cell` stands"
+    self.busy = True
+    try:
+        for k, m in self.menus[side].items(): m.value = _at(cell, k)
+    finally: self.busy = False
+
+@patch
+def _moved(self:SweepBrowser, side, axis, change):
+    "Draw what a menu chose; where no image is, the other menus follow"
+    if self.busy: return
+    there = [c for c in self.cells if _at(c, axis) == change.new]
+    lost = there and self.cell(side) is None
+    if lost: self._put(side, _nearest(there, {k: m.value for k, m in self.menus[side].items()}))
+    self._draw()
+    if lost: self.told[side].value = _words('there was no such image; this is the nearest') + self.told[side].value
+
+# %% ../nbs/09a_browser.ipynb #600e1376
 @patch
 def _draw(self:SweepBrowser, _=None):
     "Show the two images that are chosen, or say which is not there"
@@ -125,15 +207,20 @@ def _draw(self:SweepBrowser, _=None):
     for side, c, told in zip(('left', 'right'), found, self.told):
         told.value = cell_html(c) if c else _words('this sweep has no such image', 'alert')
         if c is None: continue
-        try:
-            with Image.open(c['file']) as im: images.append(im.convert('RGB'))
-        except OSError: told.value = _words(f'the image is missing: {Path(c["file"]).name}', 'alert') + told.value
+        try: images.append(_image(c['file'], Path(c['file']).stat().st_mtime_ns))
+        except FileNotFoundError: told.value = _words(f'the image is missing: {Path(c["file"]).name}', 'alert') + told.value
+        except Exception as e: told.value = _words(f'the image cannot be read: {e}', 'alert') + told.value      # a broken file may raise anything
     try: self.image.value = image_html(wipe(*images, self.edge.value), f'left: {found[0]["schedule"]}; right: {found[1]["schedule"]}', 320) if len(images) == 2 else ''
     except ValueError as e: self.image.value = _words(e, 'alert')
     self.status.value = '' if len(images) < 2 else _words(_difference(*images))
 
+@lru_cache(4)
+def _image(file, stamp):
+    "The image in a `file`, kept while its time `stamp` stays"
+    with Image.open(file) as im: return im.convert('RGB')
+
 def _difference(a, b):
     "How far two images are apart, in words"
     if a.size != b.size: return ''
-    far = sum(abs(p - q) for p, q in zip(a.tobytes(), b.tobytes()))/len(a.tobytes())
+    far = np.abs(np.asarray(a, np.int16) - np.asarray(b, np.int16)).mean()
     return 'the two are equal' if far == 0 else f'mean difference {far:.1f} of 255'

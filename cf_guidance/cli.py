@@ -6,8 +6,8 @@
 __all__ = ['parse_params', 'experiments', 'cfg_sweep', 'main', 'explorer_notebook', 'cfg_explore', 'main_explore', 'cfg_eval',
            'main_eval']
 
-# %% ../nbs/11_cli.ipynb #aa3ec731
-import json, sys
+# %% ../nbs/11_cli.ipynb #97c82c7f
+import json, socket, sys
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -119,7 +119,26 @@ def explorer_notebook(
     spec = dict(kernelspec=dict(display_name='Python 3', language='python', name='python3'))
     return dict(cells=[cell], metadata=spec, nbformat=4, nbformat_minor=5)
 
-# %% ../nbs/11_cli.ipynb #246dbc56
+# %% ../nbs/11_cli.ipynb #4ce66b8a
+def _found(model):
+    "Name of the `model`, a folder as its whole path, or a `ValueError` if there is no such model"
+    folder = Path(model).expanduser()
+    if model == 'shapes': return model
+    if folder.is_dir():
+        lacks = [p for p in ('tokenizer', 'text_encoder', 'vae', 'unet', 'scheduler') if not (folder/p).is_dir()]
+        if not lacks: return str(folder.resolve())
+        raise ValueError(f"`model` must be a folder in Stable Diffusion's layout; got {model!r}, which lacks {', '.join(lacks)}")
+    from cf_guidance.pieces import _reach
+    return _reach(model)
+
+def _free(port):
+    "A `ValueError` if another program has the `port`"
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try: s.bind(('127.0.0.1', port))
+        except OSError as e: raise ValueError(f'`port` must be one that is free; got {port}: {e.strerror}') from None
+
+# %% ../nbs/11_cli.ipynb #2b6ceae9
 def cfg_explore(
     model:str='shapes', # The built-in model ('shapes'), a folder in Stable Diffusion's layout, or a hub name
     prompt:str='', # What the image should show; the model's own prompt by default
@@ -133,6 +152,8 @@ def cfg_explore(
     It needs Voila, from the extra 'app', and listens on 127.0.0.1 alone."""
     from cf_guidance.schedules import _whole
     _whole('steps', steps, 1, 200); _whole('port', port, 1, 65535); _whole('seed', seed, 0, 2**31 - 1)
+    _free(port)
+    model = _found(model)
     if find_spec('voila') is None: raise ValueError("Voila must be installed: pip install 'cf_guidance[app]', or '.[app]' in the clone")
     with TemporaryDirectory() as folder:
         page = Path(folder)/'explorer.ipynb'

@@ -24,8 +24,8 @@ def _refuse(node, c, why=None):
 @singledispatch
 def _js(node, c): _refuse(node, c)
 
-# %% ../nbs/09b_javascript.ipynb #158cae0e
-_RESERVED = set('''arguments catch const default delete do enum eval export extends function implements instanceof interface let new
+# %% ../nbs/09b_javascript.ipynb #8e448540
+_RESERVED = set('''arguments catch const debugger default delete do enum eval export extends function implements instanceof interface let new
     null package private protected public static super switch this throw typeof undefined var void true false Math Error'''.split())
 def _safe(name): return name + '$' if name in _RESERVED else name
 
@@ -33,7 +33,8 @@ def _literal(val):
     "JavaScript for a plain value of Python, or None"
     if val is None: return '$.None'
     if isinstance(val, bool): return str(val).lower()
-    if isinstance(val, int) and abs(val) < 2**53 or isinstance(val, float) and math.isfinite(val): return repr(val)
+    if isinstance(val, int) and abs(val) < 2**53 or isinstance(val, float) and math.isfinite(val):
+        return f'({val!r})' if repr(val)[0] == '-' else repr(val)
     if isinstance(val, tuple) and all(map(_literal, val)): return f"$.List.of({', '.join(map(_literal, val))})"
 
 # %% ../nbs/09b_javascript.ipynb #84be8882
@@ -166,7 +167,9 @@ def _named_call(node, c, name, val):
     _function(val, c.done, c.top)
     return f'{_safe(val.__name__)}({_bound(node, c, list(inspect.signature(val).parameters))})'
 
-# %% ../nbs/09b_javascript.ipynb #f3e7d973
+# %% ../nbs/09b_javascript.ipynb #be7cd2c9
+def _json(x): return json.dumps(x, separators=(',', ':')).replace('<', r'\u003c')
+
 def _shown(node, c):
     "What stands between the braces of an f-string; `_text` only says how it is written"
     text = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and c.find(node.func.id) is schedules._text
@@ -174,11 +177,11 @@ def _shown(node, c):
 
 def _words(node, c):
     "A string or an f-string"
-    if isinstance(node, ast.Constant) and isinstance(node.value, str): return json.dumps(node.value)
+    if isinstance(node, ast.Constant) and isinstance(node.value, str): return _json(node.value)
     if not isinstance(node, ast.JoinedStr): _refuse(node, c, 'words that are no string')
     parts = []
     for v in node.values:
-        if isinstance(v, ast.Constant): parts.append(json.dumps(v.value))
+        if isinstance(v, ast.Constant): parts.append(_json(v.value))
         elif v.format_spec or v.conversion not in (-1, ord('r')): _refuse(node, c, 'a format')
         else: parts.append(f'$.repr({_js(_shown(v.value, c), c)})')
     return ' + '.join(parts)

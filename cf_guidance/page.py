@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['page_table', 'explorer_page']
 
-# %% ../nbs/09c_page.ipynb #d4502bd5
-import hashlib, inspect, json
+# %% ../nbs/09c_page.ipynb #635baef2
+import hashlib, inspect
 from html import escape
 from .controls import controls
-from .javascript import _function, _safe
+from .javascript import _function, _json, _safe
 from .schedules import CURVES, NOMINAL_SIGMAS, _CHECKS, _whole
 
-# %% ../nbs/09c_page.ipynb #45b43bc6
+# %% ../nbs/09c_page.ipynb #647fb06b
 _RUNTIME = r"""
 const $ = {}, fail = words => { throw new Error(words) };
 $.None = {valueOf() { fail('None is not a number') }, toString: () => 'None'};
@@ -25,7 +25,7 @@ $.eq = (x, y) => $.none(x) || $.none(y) ? x === y : +x === +y;
 $.finite = x => Number.isFinite(x) ? x : fail('math domain error');
 $.div = (x, y) => +y === 0 ? fail('division by zero') : x/y;
 $.pow = (x, y) => $.finite((+x)**(+y));
-$.mod = (x, y) => { const m = +y === 0 ? fail('division by zero') : x % y; return m && m < 0 !== y < 0 ? m + +y : m };
+$.mod = (x, y) => { const m = +y === 0 ? fail('division by zero') : x % y; return m ? m < 0 !== y < 0 ? m + +y : m : y < 0 ? -0 : 0 };
 $.floordiv = (x, y) => Math.round((x - $.mod(x, y))/y);
 $.math = (name, ...x) => name === 'log' && x.length > 1 ? $.div($.math('log', x[0]), $.math('log', x[1]))
   : $.finite(Math[{fabs: 'abs'}[name] || name](...x));
@@ -95,11 +95,11 @@ $.plain = d => $.make(d.curve, ...$.params(d.curve).map(p => p.kind === 'schedul
 $.sigmas = (n, [hi, lo] = $.table.nominal) => $.List.from({length: n}, (_, i) => hi*(lo/hi)**(i/Math.max(1, n - 1)));
 """
 
-# %% ../nbs/09c_page.ipynb #76c17ffd
+# %% ../nbs/09c_page.ipynb #1bb14a85
 _REPR = r"""
 $.repr = x => typeof x === 'number' ? $.text(x) : typeof x === 'string' ? `'${x}'` : Array.isArray(x) ? $.tuple(x) : String(x);
 $.tuple = x => `(${x.map($.repr).join(', ')}${x.length === 1 ? ',' : ''})`;
-$.floats = x => x.map(v => Number.isInteger(v) && Math.abs(v) < 1e16 ? v + '.0' : $.text(v)).join(', ');
+$.floats = x => x.map(v => Number.isInteger(v) && Math.abs(v) < 1e16 ? (Object.is(v, -0) ? '-0' : v) + '.0' : $.text(v)).join(', ');
 $.part = (p, x) => p.name === 'a' || p.default === x ? '' : p.default === undefined ? $.repr(x) : `${p.name}=${$.repr(x)}`;
 $.text = x => !Number.isFinite(x) ? {Infinity: 'inf', '-Infinity': '-inf'}[x] || 'nan'
   : (x && (Math.abs(x) < 1e-4 || Math.abs(x) >= 1e16) ? x.toExponential() : String(x)).replace(/e([+-])(\d)$/, 'e$10$2');
@@ -113,18 +113,13 @@ $.Schedule.prototype.toString = function() {
 };
 """
 
-# %% ../nbs/09c_page.ipynb #2b4dccd0
+# %% ../nbs/09c_page.ipynb #5abcf8e9
 _KINDS = {'_number': 'float', '_positive': 'positive', '_listed': 'list', '_schedule': 'schedule'}
 
 def _kind(p):
     "Which check of the page a parameter has, or None"
     if p.annotation is int: return 'int'
     return _KINDS.get(getattr(_CHECKS.get(p.annotation), '__name__', ''))
-
-def _nominal(n):
-    "Noise levels of `n` steps, as `drawn` takes them"
-    hi, lo = NOMINAL_SIGMAS
-    return [hi*(lo/hi)**(i/max(1, n - 1)) for i in range(n)]
 
 # %% ../nbs/09c_page.ipynb #1defd404
 _FIRST = {'lo': 1., 'hi': 6.}     # where the two sliders of a range begin, so that it has a width
@@ -165,18 +160,16 @@ def page_table(
     first = 'cosine' if 'cosine' in leaves else leaves[0]
     return dict(curves=found, left=left, nominal=NOMINAL_SIGMAS, first=first, steps=steps, js='\n'.join(text for _, text in done.values()))
 
-# %% ../nbs/09c_page.ipynb #b4ae36f6
-def _json(x): return json.dumps(x, separators=(',', ':')).replace('<', r'\u003c')
-
+# %% ../nbs/09c_page.ipynb #f0a629ef
 def _engine(table):
     "JavaScript that defines `$` with all curves of `table`; no document is needed"
     known = {k: v for k, v in table.items() if k != 'js'}
     curves = ', '.join(f'{k}: {_safe(k)}' for k in table['curves'])
-    tests = ', '.join(f"{k}: {c['check']}" for k, c in table['curves'].items() if 'check' in c)
-    return '\n'.join([_RUNTIME, _CLASSES, _CHECKS_JS, _REPR, table['js'], f'$.curves = {{{curves}}};',
-                      f'$.tests = {{{tests}}};', f'$.table = {_json(known)};'])
+    tests = ', '.join(f"{k}: {_safe(c['check'])}" for k, c in table['curves'].items() if 'check' in c)
+    made = f"Object.assign($, (() => {{\n{table['js']}\nreturn {{curves: {{{curves}}}, tests: {{{tests}}}}};\n}})());"
+    return '\n'.join([_RUNTIME, _CLASSES, _CHECKS_JS, _REPR, made, f'$.table = {_json(known)};'])
 
-# %% ../nbs/09c_page.ipynb #9990fe63
+# %% ../nbs/09c_page.ipynb #5bff6e63
 _CONTROLS = r"""
 const make = (tag, attrs, ...kids) => {
   const e = tag.startsWith('svg:') ? document.createElementNS('http://www.w3.org/2000/svg', tag.slice(4)) : document.createElement(tag);
@@ -184,7 +177,7 @@ const make = (tag, attrs, ...kids) => {
   e.append(...kids);
   return e;
 };
-const number = text => text.trim() === '' || !Number.isFinite(+text) ? text : +text;
+const number = text => /^\s*[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?\s*$/i.test(text) && Number.isFinite(+text) ? +text : text;
 const marked = text => text.split('`').map((t, i) => i % 2 ? make('code', {}, t) : t);
 const slider = (p, changed) => {
   const whole = p.kind === 'int', step = whole ? 1 : p.hi - p.lo < 2 ? .01 : .05;

@@ -5,22 +5,23 @@
 # %% auto #0
 __all__ = ['BLUE', 'GREY', 'LINES', 'plot_schedule', 'plot_schedules', 'image_grid', 'axes_grid', 'plot_trajectory', 'show_image']
 
-# %% ../nbs/01_plots.ipynb #ecc84b8a
+# %% ../nbs/01_plots.ipynb #e95a4518
 import difflib, math
 from textwrap import wrap
 import numpy as np
 import matplotlib.pyplot as plt
 from numbers import Real
-from .schedules import Schedule, _whole, drawn, lift
+from .schedules import Schedule, _nominal, _number, _whole, drawn, lift
 
-# %% ../nbs/01_plots.ipynb #5df1825c
+# %% ../nbs/01_plots.ipynb #96e34b12
 BLUE, GREY = '#0072b2', '#999999'
 LINES = [(BLUE, '-'), ('#d55e00', '--'), ('#009e73', '-.'), ('#cc79a7', ':'), ('#000000', (0, (5, 1))), ('#e69f00', (0, (1, 1)))]     # Okabe and Ito
 
 def _look(ax, **words):
-    "The look that all plots share"
+    "The look that all plots share; words are words, also with a `$` in them"
     ax.set(**words)
     ax.title.set_fontsize(10)
+    for text in (ax.title, ax.xaxis.label, ax.yaxis.label): text.set_parse_math(False)
     ax.spines[['top', 'right']].set_visible(False)
     return ax
 
@@ -41,7 +42,7 @@ def _rows(count, rows):
     cols = math.ceil(count/_whole('rows', rows, 1))
     return math.ceil(count/cols), cols
 
-# %% ../nbs/01_plots.ipynb #fccddb77
+# %% ../nbs/01_plots.ipynb #fc9d66e4
 def plot_schedule(
     sched, # A `Schedule`, a number, a list, or a function of the position
     title:str='', # Title above the curve
@@ -51,9 +52,12 @@ def plot_schedule(
     "Draw one schedule as the levels of its steps, and return the axes"
     if ax is None: _,ax = plt.subplots(figsize=(4, 2.2), dpi=70)
     vals = _values(sched)
-    if baseline is not None: ax.step(range(len(vals)), lift(baseline).values(len(vals)), where='mid', color=GREY, lw=1)
-    ax.step(range(len(vals)), vals, where='mid', color=BLUE, lw=2)
-    ax.set_ylim(min(0, *vals) - .4, max(7.5, *vals) + .7)
+    n, other = len(vals), []
+    if baseline is not None:
+        other = lift(baseline, 'baseline').values(n, _nominal(n))
+        ax.step(range(n), other, where='mid', color=GREY, lw=1)
+    ax.step(range(n), vals, where='mid', color=BLUE, lw=2)
+    ax.set_ylim(min(0, *vals, *other) - .4, max(7.5, *vals, *other) + .7)
     return _look(ax, xlabel='step', ylabel='g', title=title)
 
 # %% ../nbs/01_plots.ipynb #92070b99
@@ -77,12 +81,27 @@ def plot_schedules(
     for place in axes.flat: place.set_ylim(min(ends), max(ends))
     return axes
 
-# %% ../nbs/01_plots.ipynb #bf67401d
+# %% ../nbs/01_plots.ipynb #26ea36f4
+def _pixels(img):
+    "An image of any kind as an array of height x width x 3"
+    if hasattr(img, 'convert') and not img.mode.startswith('I;16'): img = img.convert('RGB')
+    arr = np.asarray(img)
+    if arr.ndim == 2: arr = arr[..., None]
+    if arr.ndim != 3 or arr.shape[2] not in (1, 3, 4) or not arr.size:
+        raise ValueError(f'an image must be a PIL image, or an array of height x width or height x width x 3; got {img!r:.80}')
+    if arr.dtype == np.uint16: arr = (arr >> 8).astype(np.uint8)
+    return arr.repeat(3, 2) if arr.shape[2] == 1 else arr[..., :3]
+
+def _inches(size):
+    "`size`, or a `ValueError` where there is no room for an image"
+    if _number('size', size) >= .1: return size
+    raise ValueError(f'`size` must be .1 inches or more; got {size!r}')
+
 def _show(ax, img, title, size):
     "One image on its axes, enlarged smoothly"
-    fontsize = max(8, 9*size/1.9)
-    ax.imshow(np.asarray(img), interpolation='bicubic')
-    ax.set_title('\n'.join(wrap(title, int(size*72/(.6*fontsize)))), fontsize=fontsize); ax.set_axis_off()
+    fontsize, title = max(8, 9*size/1.9), '' if title is None else str(title)
+    ax.imshow(img, interpolation='bicubic')
+    ax.set_title('\n'.join(wrap(title, int(size*72/(.6*fontsize)))), fontsize=fontsize, parse_math=False); ax.set_axis_off()
 
 def _small_curve(ax, sched, schedules):
     "A curve with no words beneath the image, on the scale that all `schedules` share"
@@ -92,18 +111,18 @@ def _small_curve(ax, sched, schedules):
     below.axhline(1, color=GREY, lw=.7, ls=':')
     below.set_ylim(min(0, *every) - .3, max(every) + .5); below.set_axis_off()
 
-# %% ../nbs/01_plots.ipynb #27d8e357
+# %% ../nbs/01_plots.ipynb #44c4716a
 def image_grid(
-    images, # PIL images, or arrays of height x width x 3
+    images, # PIL images, or arrays of height x width, or height x width x 3
     rows:int=1, # Number of rows, 1 or more
     titles=None, # A title for each, or one for all
     schedules=None, # The schedule of each image, drawn small beneath it
-    size:float=1.9, # Width of each image, in inches
+    size:float=1.9, # Width of each image, in inches, .1 or more
     dpi:int=70, # Dots for each inch
     ax=None, # Axes to draw on, one for each place of the grid; a new figure by default
 ): # Array of axes, rows x columns
     "Lay images out in a grid, and return the array of axes"
-    images = list(images)
+    images, size = [_pixels(img) for img in images], _inches(size)
     rows, cols = _rows(len(images), rows)
     if titles is None or isinstance(titles, str): titles = [titles or '']*len(images)
     for name, vals in (('titles', titles), ('schedules', schedules)):
@@ -115,51 +134,56 @@ def image_grid(
         if schedules is not None: _small_curve(place, schedules[i], schedules)
     return axes
 
-# %% ../nbs/01_plots.ipynb #fcd5530b
+# %% ../nbs/01_plots.ipynb #06c6d0a0
 def _column(cells, name):
     "The values of a column, numbers in order, words as they come"
     known = [k for k in cells[0] if k != 'image']
     if any(name not in c for c in cells):
         near = difflib.get_close_matches(str(name), known, 1, .4)
         raise ValueError(f'a column of the cells must be one of {known}; got {name!r}' + (f' (nearest: {near[0]})' if near else ''))
-    vals = list(dict.fromkeys(c[name] for c in cells))
+    try: vals = list(dict.fromkeys(c[name] for c in cells))
+    except TypeError: raise ValueError(f'a column of the cells must have numbers or words; got {cells[0][name]!r} in {name!r}') from None
     return sorted(vals) if all(isinstance(v, Real) for v in vals) else vals
 
 def _mosaic(cells, x, y, cols, rows):
     "One picture of all cells, and the places that have none"
     images = {}
     for c in cells:
+        if c['image'] is None: continue                                       # a place without an image
         if (at := (c[y], c[x])) in images: raise ValueError(f'`cells` must have one image for each place; got two for {y}={c[y]!r}, {x}={c[x]!r}')
-        images[at] = np.asarray(c['image'])[..., :3]
+        images[at] = _pixels(c['image'])
+    if not images: raise ValueError('`cells` must have an image to draw; got none')
     if len(shapes := {im.shape for im in images.values()}) > 1: raise ValueError(f'`cells` must have images of one size; got {sorted(shapes)}')
-    blank = np.full(shapes.pop(), 255, images[at].dtype)
+    blank = np.full(shapes.pop(), 1 if images[at].dtype.kind == 'f' else 255, images[at].dtype)
     picture = np.concatenate([np.concatenate([images.get((r, c), blank) for c in cols], 1) for r in rows])
     return picture, [(i, j) for i, r in enumerate(rows) for j, c in enumerate(cols) if (r, c) not in images]
 
-# %% ../nbs/01_plots.ipynb #db5632c7
+# %% ../nbs/01_plots.ipynb #98402f93
 def _page(ax, picture, gaps, x, y, cols, rows, title):
     "One page of a grid on its axes"
     ax.imshow(picture, interpolation='bicubic', extent=(0, len(cols), len(rows), 0), aspect='auto')
     for i, j in gaps: ax.plot([j + .3, j + .7, None, j + .3, j + .7], [i + .3, i + .7, None, i + .7, i + .3], color=GREY, lw=1)
-    ax.set_xticks([j + .5 for j in range(len(cols))], ['\n'.join(wrap(str(v), 14)) for v in cols], fontsize=9)
-    ax.set_yticks([i + .5 for i in range(len(rows))], ['\n'.join(wrap(str(v), 16)) for v in rows], fontsize=9)
+    ax.set_xticks([j + .5 for j in range(len(cols))], ['\n'.join(wrap(str(v), 14)) for v in cols], fontsize=9, parse_math=False)
+    ax.set_yticks([i + .5 for i in range(len(rows))], ['\n'.join(wrap(str(v), 16)) for v in rows], fontsize=9, parse_math=False)
     ax.tick_params(length=0, top=False); ax.spines[:].set_visible(False)
-    ax.set(xlabel=x, ylabel=y); ax.set_title(title, fontsize=10)
+    for put, words in ((ax.set_xlabel, x), (ax.set_ylabel, y), (ax.set_title, title)): put(words, fontsize=10, parse_math=False)
     for k in range(1, len(cols)): ax.axvline(k, color='white', lw=2)
     for k in range(1, len(rows)): ax.axhline(k, color='white', lw=2)
     return ax
 
 def axes_grid(
-    cells, # A dict for each image: `image`, and a value for each column such as `g` or `seed`
+    cells, # A dict for each image: `image`, or `None` where it was never made, and a value for each column such as `g` or `seed`
     x:str, # Column that changes from left to right
     y:str, # Column that changes from top to bottom
     page:str=None, # Column that changes from page to page
-    size:float=1.2, # Width of each image, in inches
+    size:float=1.2, # Width of each image, in inches, .1 or more
     ax=None, # Axes to draw on, one for each page; a new figure by default
 ): # The axes, or with `page` an array of them
     "Lay the images of a sweep out by two of their columns, or three"
-    cells = list(cells)
+    cells, size = list(cells), _inches(size)
     if not cells: raise ValueError('`cells` must have an image to draw; got an empty list')
+    for c in cells:
+        if not isinstance(c, dict) or 'image' not in c: raise ValueError(f'`cells` must be dicts with an `image`; got {c!r:.80}')
     turns = _column(cells, page) if page else [None]
     cols, rows = _column(cells, x), _column(cells, y)
     pages = [_mosaic([c for c in cells if page is None or c[page] == turn], x, y, cols, rows) for turn in turns]
@@ -167,7 +191,7 @@ def axes_grid(
     for place, turn, made in zip(axes.flat, turns, pages): _page(place, *made, x, y, cols, rows, '' if page is None else f'{page} = {turn}')
     return axes[0] if page else axes[0, 0]
 
-# %% ../nbs/01_plots.ipynb #a615899f
+# %% ../nbs/01_plots.ipynb #157eb94f
 def plot_trajectory(
     rows, # Rows as from `Traced`, or for each name of a run its rows
     what:str='x', # The column to draw: 'x', 'cos', 'g' ...
@@ -180,9 +204,11 @@ def plot_trajectory(
     for row in (r for run in runs.values() for r in run):
         if row.get(what) is None: raise ValueError(f'`what` must be one of {[k for k, v in row.items() if v is not None]}; got {what!r}')
     if ax is None: _, ax = plt.subplots(figsize=(4, 2.2), dpi=70, layout='constrained')
-    for (name, run), (colour, dash) in zip(runs.items(), LINES*(1 + len(runs)//len(LINES))):
-        ax.plot([r['step'] for r in run], [r[what] for r in run], color=colour, ls=dash, lw=2, label=name)
-    if any(runs): ax.legend(fontsize=8, frameon=False)
+    lines = [ax.plot([r['step'] for r in run], [r[what] for r in run], color=colour, ls=dash, lw=2)[0]
+             for run, (colour, dash) in zip(runs.values(), LINES*(1 + len(runs)//len(LINES)))]
+    if isinstance(rows, dict):                                                # the names last, for matplotlib leaves out those that begin with `_`
+        legend = ax.legend(lines, ['.']*len(lines), fontsize=8, frameon=False)
+        for text, name in zip(legend.get_texts(), runs): text.set(text=str(name), parse_math=False)
     return _look(ax, xlabel='step', ylabel=what, title=title)
 
 # %% ../nbs/01_plots.ipynb #29085d07

@@ -179,17 +179,27 @@ def _expression(self):
 
 Schedule.__repr__ = _expression
 
-# %% ../nbs/00_schedules.ipynb #dbb1cb19
+# %% ../nbs/00_schedules.ipynb #9ddc8d94
 NOMINAL_SIGMAS = (14.6, .03)     # Stable Diffusion's range, for pictures of schedules that read sigma
+
+def _nominal(n):
+    "Noise levels of `n` steps, for a picture"
+    hi, lo = NOMINAL_SIGMAS
+    return [hi*(lo/hi)**(i/max(1, n - 1)) for i in range(n)]
+
+def _span(sched):
+    "Whether the number of steps is fixed by a list, and what it is, or else the fewest that can be"
+    if sched.name == 'listed': return True, len(dict(sched.args)['vals'])
+    fixed, n = max([_span(v) for _, v in sched.args if isinstance(v, Schedule)], default=(False, 1))
+    return fixed, n + (dict(sched.args)['steps'] if sched.name == 'warmup' else 0)
 
 def drawn(
     sched, # A `Schedule`
-)->list: # As many numbers as its own list or warm-up asks for, or else 50
+)->list: # As many numbers as its own lists and warm-ups ask for, or else 50
     "The numbers of a schedule for a picture, over Stable Diffusion's noise levels"
-    def size(s): return [k for _, v in s.args for k in (size(v) if isinstance(v, Schedule) else [len(v)] if s.name == 'listed' else [])]
-    def warm(s): return max([dict(s.args)['steps'] + 1 if s.name == 'warmup' else 1] + [warm(v) for _, v in s.args if isinstance(v, Schedule)])
-    n, (hi, lo) = (size(sched) or [max(50, warm(sched))])[0], NOMINAL_SIGMAS
-    return sched.values(n, [hi*(lo/hi)**(i/max(1, n - 1)) for i in range(n)])
+    fixed, n = _span(sched)
+    n = n if fixed else max(50, n)
+    return sched.values(n, _nominal(n))
 
 def _svg(self, w=220, h=70):
     "A small picture of the curve"

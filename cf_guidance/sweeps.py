@@ -110,7 +110,7 @@ def _run_steps(pieces, scheduler, n):
     sigmas = run_sigmas(scheduler, call_steps(scheduler, n))
     return [Step(i, n, sigmas=sigmas) for i in range(n)]
 
-# %% ../nbs/07_sweeps.ipynb #458927f7
+# %% ../nbs/07_sweeps.ipynb #87fbd9a2
 KEY = 'cf_guidance'      # the PNG's text chunk that holds the recipe
 
 def _umask():
@@ -140,16 +140,16 @@ def read_recipe(
     path, # A PNG that `save_image` wrote
 )->dict:
     "Read the recipe of an image"
-    with Image.open(path) as im: text = im.text.get(KEY)
+    with Image.open(path) as im: text = getattr(im, 'text', {}).get(KEY)           # a JPEG has no such text
     if text is None: raise ValueError(f'`path` must be an image with a recipe of cf_guidance inside; got {str(path)!r}')
     return json.loads(text)
 
-# %% ../nbs/07_sweeps.ipynb #55b5fa77
+# %% ../nbs/07_sweeps.ipynb #5d4334d4
 def _row(path):
     "One line of `metadata.jsonl`: flat columns of one type each, and the whole recipe as text"
     r = read_recipe(path)
     cols = {k: r[k] for k in ('model_name', 'prompt', 'negative_prompt', 'seed', 'sampler', 'steps', 'width', 'height', 'dtype')}
-    return dict(file_name=f'images/{path.name}', id=path.stem, title=r.get('title', ''), rule=r['rule'] or '', **cols, recipe=json.dumps(r, sort_keys=True))
+    return dict(file_name=f'images/{path.name}', id=path.stem, title=str(r.get('title', '')), rule=r['rule'] or '', **cols, recipe=json.dumps(r, sort_keys=True))
 
 def write_metadata(
     folder, # The sweep's folder

@@ -1,5 +1,5 @@
 "What the page without a kernel shows, in a browser, is what the library says"
-import inspect, math, random, re, shutil
+import inspect, linecache, math, random, re, shutil
 from contextlib import contextmanager
 import pytest
 from cf_guidance import schedules
@@ -146,7 +146,38 @@ def odd_maths(at,
 )->float:
     "Some of `math`"
     if p > 6: return at.sigmas[at + 2]
-    return math.sqrt(p + 2) + math.log(q + 3, 2) + math.floor(p) + math.atan2(p, q) + math.fabs(q) + math.hypot(p, q)*math.exp(-p) + math.pi + min(9, p/q)
+    return math.sqrt(p + 2) + math.log(q + 3, 2) + math.floor(p) + math.atan2(p, q) + math.fabs(q) + math.hypot(p, q)*math.exp(-p) + math.pi + min(9, p/q) + math.atan2(p % q, -1)
+
+LOW = -2.
+def delete(x):
+    if x > 5: raise ValueError(f'no </script><b>{x}')
+
+def test_any_name_and_any_words(show):
+    "Curves may be called as the page's own pieces are, a check `delete`; a global below zero, and words that would close the script"
+    def named(name):
+        env = {'LOW': LOW}
+        src = f'def {name}(at,\n    x:float=1., # A number\n)->float:\n    "Lower </script> `x`"\n    return x - -LOW\n'
+        exec(compile(src, f'<{name}>', 'exec'), env)
+        linecache.cache[f'<{name}>'] = len(src), None, src.splitlines(True), f'<{name}>'
+        return schedules.curve(env[name])
+    names = 'make fail number marked slider list checked field chooser ticks short plot start root Array Object String Number document debugger'.split()
+    try:
+        for name in names: named(name).check = delete
+        page = show(explorer_page(names, standalone=True))
+        for name in names:
+            page.locator('select').first.select_option(name)
+            for box, line in (('3', f'{name}(x=3)'), ('-0.5', f'{name}(x=-0.5)')):
+                page.fill('input[aria-label^="x,"]', box)
+                now = page.evaluate("document.querySelector('.cfg-page').explorer.now")
+                assert now['line'] == line and now['values'] == pytest.approx([float(box) - 2]*50), name
+            page.fill('input[aria-label^="x,"]', '6'); assert 'no </script><b>6' in page.inner_text('[role=alert]')
+            page.fill('input[aria-label^="x,"]', '0x10'); assert "x must be a finite number; got '0x10'" in page.inner_text('[role=alert]')
+    finally:
+        for name in names: CURVES.pop(name, None)
+
+def test_sign_of_zero(whole):
+    got = whole.evaluate(ASK, [({'curve': 'listed', 'vals': [-0., 0., 1e15]}, 3, None)])[0]
+    assert got[0] == repr(listed([-0., 0., 1e15])) and eval(got[0], vars(schedules).copy()) == listed([-0., 0., 1e15])
 
 def test_slider_moves_the_curve(show):
     page = show(explorer_page(standalone=True))
