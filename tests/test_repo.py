@@ -22,8 +22,11 @@ def test_notebooks_are_light_and_run_whole():
         assert not any('eval: false' in c or 'skip_exec' in c for c in code(nb)), nb.name
 
 def test_wheel_budget():
+    size = lambda p: sum(f.stat().st_size for f in ([p] if p.is_file() else p.rglob('*')) if f.is_file())
+    most = {'shapes': 20, 'shapes-weak': 3, 'verifier.safetensors': 1}                    # MiB
+    assert {p.name for p in (root/'cf_guidance/models').iterdir()} == set(most)
+    for name, mib in most.items(): assert size(root/'cf_guidance/models'/name) <= mib*2**20, name
     files = [p for p in (root/'cf_guidance/models').rglob('*') if p.is_file()]
-    assert sum(p.stat().st_size for p in files) <= 20*2**20
     assert {p.suffix for p in files} <= {'.json', '.txt', '.safetensors'}
 
 def test_constraints_pin_every_requirement():
