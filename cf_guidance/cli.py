@@ -61,7 +61,8 @@ def _sweep(model, prompt, negative_prompt, seed, sampler, steps, transform, swee
     import torch
     from cf_guidance.pieces import best_device, get_sd_pieces
     from cf_guidance.plots import image_grid
-    from cf_guidance.sweeps import _folder, run
+    from cf_guidance.records import _folder
+    from cf_guidance.sweeps import run
     from cf_guidance.transforms import TRANSFORMS
     folder = _folder(out)
     pieces = get_sd_pieces(model, dtype=torch.float16 if best_device() == 'cuda' else torch.float32, scheduler=sampler)
@@ -119,16 +120,16 @@ def explorer_notebook(
     spec = dict(kernelspec=dict(display_name='Python 3', language='python', name='python3'))
     return dict(cells=[cell], metadata=spec, nbformat=4, nbformat_minor=5)
 
-# %% ../nbs/11_cli.ipynb #4ce66b8a
+# %% ../nbs/11_cli.ipynb #e81977f9
 def _found(model):
     "Name of the `model`, a folder as its whole path, or a `ValueError` if there is no such model"
+    from cf_guidance.pieces import BUILT_IN, WEAK, _reach
+    if model in (BUILT_IN, WEAK): return model
     folder = Path(model).expanduser()
-    if model == 'shapes': return model
     if folder.is_dir():
         lacks = [p for p in ('tokenizer', 'text_encoder', 'vae', 'unet', 'scheduler') if not (folder/p).is_dir()]
         if not lacks: return str(folder.resolve())
         raise ValueError(f"`model` must be a folder in Stable Diffusion's layout; got {model!r}, which lacks {', '.join(lacks)}")
-    from cf_guidance.pieces import _reach
     return _reach(model)
 
 def _free(port):

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['PAD', 'drawing_pad', 'Picker']
 
-# %% ../nbs/08b_pickers.ipynb #e8dd49e4
+# %% ../nbs/08b_pickers.ipynb #d4b5f7fe
 from functools import partial
 from fastcore.basics import patch
 from .controls import controls, numbers
-from .schedules import CURVES, Schedule, cosine, lift
+from .schedules import CURVES, Schedule, cosine, lift, _nominal
 
 # %% ../nbs/08b_pickers.ipynb #6c4492a4
 def _control(c, steps, changed):
@@ -132,7 +132,7 @@ class Picker:
     def _moved(self, _=None):
         if not self.setting: self.changed()
 
-# %% ../nbs/08b_pickers.ipynb #edf4a474
+# %% ../nbs/08b_pickers.ipynb #21a65e54
 @patch
 def _before(self:Picker, name):
     "The numbers that the sliders of curve `name` stood for, to draw on"
@@ -152,8 +152,7 @@ def _choose(self:Picker, change=None):
 
 def _over(sched, steps, sigmas=None):
     "The numbers of `sched` in a run of `steps` steps, at the run's noise levels or Stable Diffusion's"
-    if sigmas is None: sigmas = [14.6*(.03/14.6)**(i/max(1, steps - 1)) for i in range(steps)]
-    return sched.values(steps, sigmas)
+    return sched.values(steps, _nominal(steps) if sigmas is None else sigmas)
 
 # %% ../nbs/08b_pickers.ipynb #4c25a0e0
 @patch

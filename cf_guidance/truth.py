@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['part_shares', 'coverage', 'energy_distance', 'plot_density', 'plot_samples', 'plot_push', 'plot_paths']
 
-# %% ../nbs/03a_truth.ipynb #d13f5e3a
+# %% ../nbs/03a_truth.ipynb #55a67f2c
 import torch
 import matplotlib.pyplot as plt
-from .plots import BLUE, GREY, LINES, _look
+from .plots import BLUE, LINES, _look
 from .toy import Mixture
 
 # %% ../nbs/03a_truth.ipynb #9a419a91

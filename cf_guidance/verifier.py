@@ -96,7 +96,7 @@ def score(
     asked = [parse(p) for p in prompts]
     return [judge(s, a) for s, a in zip(read(images), asked)]
 
-# %% ../nbs/04b_verifier.ipynb #d360aabb
+# %% ../nbs/04b_verifier.ipynb #3cbbacf5
 FAR = 34.                                             # root mean square difference, of 255, beyond which a spot is no shape
 
 def _ground(img):
@@ -107,7 +107,7 @@ def _ground(img):
 
 def _spots(img, rim):
     "Masks of what stands out from the background; a shadow, which only darkens it, does not"
-    from scipy.ndimage import binary_dilation, label
+    from scipy.ndimage import label
     dark = np.clip((img @ rim)/(rim @ rim + 1e-9), .4, 1)[..., None]*rim
     out, k = label(np.linalg.norm(img - dark, axis=-1) > 45, np.ones((3, 3)))
     return [out == j for j in range(1, k + 1) if (out == j).sum() >= 15]

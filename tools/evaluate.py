@@ -37,7 +37,7 @@ def draw(tfm, pieces, prompts, seeds, steps, rows=100):
     for i in range(0, len(jobs), rows):
         texts, nums = zip(*jobs[i:i + rows])
         seen = Effective(tfm)
-        plain = isinstance(tfm, GuidanceTfm) and type(tfm) is GuidanceTfm         # its strength is its mean, and steps at 1 need no `u`
+        plain = type(tfm) is GuidanceTfm         # its strength is its mean, and steps at 1 need no `u`
         with torch.autocast('cpu', torch.bfloat16):                               # the network alone; the loop stays in float32
             latents = sample_latents(list(texts), tfm if plain else seen, pieces, seeds=list(nums), steps=steps, progress=False)
         imgs.append(images_from_latents(latents.float(), pieces))
