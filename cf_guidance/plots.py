@@ -137,7 +137,7 @@ def image_grid(
 # %% ../nbs/01_plots.ipynb #06c6d0a0
 def _column(cells, name):
     "The values of a column, numbers in order, words as they come"
-    known = [k for k in cells[0] if k != 'image']
+    known = [k for k in cells[0] if k not in ('image', 'failed')]
     if any(name not in c for c in cells):
         near = difflib.get_close_matches(str(name), known, 1, .4)
         raise ValueError(f'a column of the cells must be one of {known}; got {name!r}' + (f' (nearest: {near[0]})' if near else ''))
@@ -147,22 +147,29 @@ def _column(cells, name):
 
 def _mosaic(cells, x, y, cols, rows):
     "One picture of all cells, and the places that have none"
-    images = {}
+    images, failed = {}, {(c[y], c[x]): c['failed'] for c in cells if c.get('failed') is not None}
     for c in cells:
         if c['image'] is None: continue                                       # a place without an image
         if (at := (c[y], c[x])) in images: raise ValueError(f'`cells` must have one image for each place; got two for {y}={c[y]!r}, {x}={c[x]!r}')
         images[at] = _pixels(c['image'])
-    if not images: raise ValueError('`cells` must have an image to draw; got none')
+    if not images and not failed: raise ValueError('`cells` must have an image to draw; got none')
     if len(shapes := {im.shape for im in images.values()}) > 1: raise ValueError(f'`cells` must have images of one size; got {sorted(shapes)}')
-    blank = np.full(shapes.pop(), 1 if images[at].dtype.kind == 'f' else 255, images[at].dtype)
+    blank = np.full(shapes.pop(), 1 if images[at].dtype.kind == 'f' else 255, images[at].dtype) if images else np.full((8, 8, 3), 255, np.uint8)
     picture = np.concatenate([np.concatenate([images.get((r, c), blank) for c in cols], 1) for r in rows])
-    return picture, [(i, j) for i, r in enumerate(rows) for j, c in enumerate(cols) if (r, c) not in images]
+    return picture, {(i, j): failed.get((r, c)) for i, r in enumerate(rows) for j, c in enumerate(cols) if (r, c) not in images}
 
 # %% ../nbs/01_plots.ipynb #98402f93
+def _reason(why):
+    "Why there is no image, in a few short lines"
+    lines = wrap(f'{type(why).__name__}: {why}' if isinstance(why, BaseException) else str(why), 22)
+    return '\n'.join(lines[:6] + ['...']*(len(lines) > 6))
+
 def _page(ax, picture, gaps, x, y, cols, rows, title):
     "One page of a grid on its axes"
     ax.imshow(picture, interpolation='bicubic', extent=(0, len(cols), len(rows), 0), aspect='auto')
-    for i, j in gaps: ax.plot([j + .3, j + .7, None, j + .3, j + .7], [i + .3, i + .7, None, i + .7, i + .3], color=GREY, lw=1)
+    for (i, j), why in gaps.items():
+        if why is None: ax.plot([j + .3, j + .7, None, j + .3, j + .7], [i + .3, i + .7, None, i + .7, i + .3], color=GREY, lw=1)
+        else: ax.text(j + .5, i + .5, _reason(why), ha='center', va='center', fontsize=6, color=LINES[1][0], parse_math=False, clip_on=True)
     ax.set_xticks([j + .5 for j in range(len(cols))], ['\n'.join(wrap(str(v), 14)) for v in cols], fontsize=9, parse_math=False)
     ax.set_yticks([i + .5 for i in range(len(rows))], ['\n'.join(wrap(str(v), 16)) for v in rows], fontsize=9, parse_math=False)
     ax.tick_params(length=0, top=False); ax.spines[:].set_visible(False)
@@ -172,12 +179,13 @@ def _page(ax, picture, gaps, x, y, cols, rows, title):
     return ax
 
 def axes_grid(
-    cells, # A dict for each image: `image`, or `None` where it was never made, and a value for each column such as `g` or `seed`
+    cells, # A dict for each image: `image`, or `None` where it was never made, a value for each column such as `g` or `seed`, and perhaps `failed`, the reason
     x:str, # Column that changes from left to right
     y:str, # Column that changes from top to bottom
     page:str=None, # Column that changes from page to page
     size:float=1.2, # Width of each image, in inches, .1 or more
     ax=None, # Axes to draw on, one for each page; a new figure by default
+    title:str='', # Title above, where there is one page
 ): # The axes, or with `page` an array of them
     "Lay the images of a sweep out by two of their columns, or three"
     cells, size = list(cells), _inches(size)
@@ -188,7 +196,7 @@ def axes_grid(
     cols, rows = _column(cells, x), _column(cells, y)
     pages = [_mosaic([c for c in cells if page is None or c[page] == turn], x, y, cols, rows) for turn in turns]
     axes = _places(ax, 1, len(turns), ((size*len(cols) + .9)*len(turns), size*len(rows) + .7), dpi=70)
-    for place, turn, made in zip(axes.flat, turns, pages): _page(place, *made, x, y, cols, rows, '' if page is None else f'{page} = {turn}')
+    for place, turn, made in zip(axes.flat, turns, pages): _page(place, *made, x, y, cols, rows, title if page is None else f'{page} = {turn}')
     return axes[0] if page else axes[0, 0]
 
 # %% ../nbs/01_plots.ipynb #157eb94f

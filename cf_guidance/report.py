@@ -6,7 +6,7 @@
 __all__ = ['ENOUGH', 'COLUMNS', 'HEADS', 'STYLE', 'Value', 'Report', 'ideal', 'evaluate', 'plot_tradeoff', 'report_text',
            'report_html']
 
-# %% ../nbs/09d_report.ipynb #1825e4c6
+# %% ../nbs/09d_report.ipynb #e71f8cdc
 import base64, io
 from dataclasses import dataclass, replace
 from html import escape
@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
-from .browser import AXES, sweep_axes, sweep_cells
-from .comparing import Estimate, compare, holm
+from .comparing import compare, holm
+from .folders import AXES, _at, sweep_axes, sweep_cells
 from .metrics import accuracy, colours, distances, diversity, extract, image_array, thumbnail
 from .plots import LINES, _look, plt
 from .prompts import parse
 from .shapes import random_scene, render
 from .schedules import _whole
 
-# %% ../nbs/09d_report.ipynb #7b4ea96c
+# %% ../nbs/09d_report.ipynb #1245e670
 @dataclass(frozen=True)
 class Value:
     "One value of the swept axis, and the figures of its images"
@@ -42,15 +42,15 @@ class Report:
 
 def _axis(cells, axis):
     "The axis to go by, and those that differ besides"
-    known = ['schedule', *[a for a in AXES if a not in ('prompt', 'seed')]]
+    differ = [a for a in sweep_axes(cells) if a not in ('prompt', 'seed', 'image')]
+    known = list(dict.fromkeys(['schedule', *[a for a in AXES if a not in ('prompt', 'seed')], *differ]))
     if axis and axis not in known: raise ValueError(f'`axis` must be one of {known}; got {axis!r}')
-    differ = [a for a in sweep_axes(cells) if a in known]
     axis = axis or (differ or known)[0]
     return axis, [a for a in differ if a != axis]
 
 def _order(cell, axis):
     "Schedules go by their mean `g`, numbers by size, words by the alphabet"
-    key = cell['values'].get('g') if axis == 'schedule' else cell[axis]
+    key = cell['values'].get('g') if axis == 'schedule' else _at(cell, axis)
     if isinstance(key, list): key = float(np.mean(key))
     return (0, key, '') if isinstance(key, (int, float)) else (1, 0, str(key))
 
@@ -131,7 +131,7 @@ def _against(values, baseline, rng):
     ps = holm({n: c.wilcoxon for n, c in found.items()})
     return baseline, {n: (c, ps[n]) for n, c in found.items()}, []
 
-# %% ../nbs/09d_report.ipynb #fc204131
+# %% ../nbs/09d_report.ipynb #5f809c4b
 def evaluate(
     folder, # Folder of a sweep, with `images` and `metadata.jsonl`
     axis:str='', # 'schedule', 'rule', 'sampler', 'steps' ...; the first that differs by default
@@ -148,7 +148,7 @@ def evaluate(
     prompts = [c['prompt'] for c in cells]
     rows, feats, features, said = _seen(images, prompts, features, score)
     groups = {}
-    for i in sorted(range(len(cells)), key=lambda i: _order(cells[i], axis)): groups.setdefault(cells[i][axis], []).append(i)
+    for i in sorted(range(len(cells)), key=lambda i: _order(cells[i], axis)): groups.setdefault(_at(cells[i], axis), []).append(i)
     real, why = _wanted(images, groups, list(dict.fromkeys(prompts)), features, rng)
     notes += [*said, *why] + (['one prompt has no interval: ask several'] if len(set(prompts)) == 1 else [])
     take = lambda rows, ids: rows and [rows[i] for i in ids]

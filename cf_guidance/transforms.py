@@ -8,6 +8,7 @@ __all__ = ['RULES', 'OWN', 'TRANSFORMS', 'rule', 'cfg', 'base_norm', 'match_norm
 
 # %% ../nbs/02_transforms.ipynb #6f8e98a4
 import inspect
+from functools import cache
 import torch
 from fastcore.basics import patch
 from .schedules import Step, lift
@@ -137,6 +138,9 @@ def convert(
     return _wide(pred)*(k/k2) + _wide(x)*((c - c2)/k2)
 
 # %% ../nbs/02_transforms.ipynb #b28e146d
+@cache
+def _params(rule): return tuple(inspect.signature(rule).parameters)
+
 class GuidanceTfm:
     "Guide with `rule`, its parameters looked up in `schedules` at each step"
     rule = staticmethod(cfg)
@@ -146,7 +150,7 @@ class GuidanceTfm:
         per_sample:bool=True, # One norm for each sample, or one for the batch as in 2022
         **kwargs): # For subclasses
         if not isinstance(schedules, dict) or 'g' not in schedules: raise ValueError(f"`schedules` must be a dict with a schedule for 'g'; got {schedules!r}")
-        known = set(inspect.signature(self.rule).parameters) - {'u', 't', 'per_sample'}
+        known = set(_params(self.rule)) - {'u', 't', 'per_sample'}
         extra = sorted(set(schedules) - known)
         if extra and type(self) in OWN: raise ValueError(f'`schedules` of {self.rule.__name__} must be among {sorted(known)}; got {extra}')
         self.schedules, self.per_sample, self.pred = schedules, per_sample, None
@@ -182,7 +186,7 @@ def pre_proc(self:GuidanceTfm, u, t, idx): "Prepare; nothing by default"
 @patch
 def guide(self:GuidanceTfm, u, t, idx):
     "Set `self.pred` to the guided prediction"
-    opts = {'per_sample': self.per_sample} if 'per_sample' in inspect.signature(self.rule).parameters else {}
+    opts = {'per_sample': self.per_sample} if 'per_sample' in _params(self.rule) else {}
     self.pred = self.rule(u, t, **self.params(idx), **opts)
 
 @patch
@@ -207,13 +211,18 @@ def encode(self:GuidanceTfm,
 def __call__(self:GuidanceTfm, u, t, idx): return self.encode(u, t, idx)
 
 # %% ../nbs/02_transforms.ipynb #7757e6c8
+_HOOKS = {'encode', 'pre_proc', 'guide', 'post_proc', '__call__'}
+
+def _changed(tfm, hooks):
+    "Whether a subclass from outside the library has any of these `hooks` of its own"
+    return any(hooks & vars(c).keys() for c in type(tfm).__mro__ if c not in OWN)
+
 @patch
 def needs(self:GuidanceTfm,
     idx, # Index of the step, or a `Step`
 )->frozenset: # Of 'u' and 't', those that the transform reads there
     "Which predictions the transform will read at a step; the others may be `None`"
-    hooks = {'encode', 'pre_proc', 'guide', 'post_proc', '__call__'}
-    if any(hooks & vars(c).keys() for c in type(self).__mro__ if c not in OWN): return frozenset('ut')
+    if _changed(self, _HOOKS): return frozenset('ut')
     vals = self.params(idx)
     neutral, absent = [getattr(self.rule, k, None) for k in ('neutral', 'absent')]
     return frozenset('t' if vals == neutral else 'u' if vals == absent else 'ut')
@@ -221,6 +230,15 @@ def needs(self:GuidanceTfm,
 @patch
 def __repr__(self:GuidanceTfm):
     return f"{type(self).__name__}({self._lifted}{'' if self.per_sample else ', per_sample=False'})"
+
+# %% ../nbs/02_transforms.ipynb #b2a7ef5a
+@patch
+def key(self:GuidanceTfm,
+    idx, # Index of the step, or a `Step`
+): # Hashable; `None` if only calling can tell
+    "All that decides what the transform makes of `u` and `t` at a step"
+    if _changed(self, _HOOKS | {'params', 'scheduler', 'needs'}): return None
+    return self.rule, self.per_sample, tuple(sorted(self.params(idx).items()))
 
 # %% ../nbs/02_transforms.ipynb #b4abbaf8
 class BaseNormGuidance(GuidanceTfm):

@@ -15,7 +15,8 @@ from .controls import controls, curve_svg, misfit, passes
 from .films import Latest, film, thinned
 from .pickers import Picker, _control, _over
 from .pieces import get_scheduler
-from .sampling import built_in, call_steps, run_sigmas
+from .samplers import call_steps, run_sigmas
+from .sampling import built_in
 from .schedules import _whole
 from .transforms import TRANSFORMS, GuidanceTfm
 

@@ -1,5 +1,5 @@
 "What the repository promises about itself"
-import json, re, subprocess, sys, time
+import csv, gzip, json, re, subprocess, sys, time
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -41,9 +41,22 @@ def test_interrupted_sweep_resumes(tmp_path):
     proc, images = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), tmp_path/'images'
     while not list(images.glob('*.png')) and proc.poll() is None: time.sleep(.01)
     proc.kill(); proc.wait()
-    from cf_guidance.sweeps import read_recipe
+    from cf_guidance.records import read_recipe
     before = {p: p.stat().st_mtime_ns for p in images.glob('*.png')}
     assert 1 <= len(before) < 6 and all(read_recipe(p)['steps'] == 40 for p in before)
     subprocess.run(args, check=True, capture_output=True)
     assert len(list(images.glob('*.png'))) == 6 and all(p.stat().st_mtime_ns == t for p, t in before.items())
     assert len((tmp_path/'metadata.jsonl').read_text().splitlines()) == 6 and (tmp_path/'grid.png').is_file()
+
+def test_evaluate(tmp_path):
+    "The program behind the tutorials' rows, in small: it goes on from what is drawn, and gives the same file again"
+    args = [sys.executable, str(root/'tools/evaluate.py'), 'curve', str(tmp_path/'curve'), '--every', '25', '--seeds', '2', '--steps', '2', '--work', str(tmp_path/'work')]
+    subprocess.run([*args, '--part', '1/2'], check=True, capture_output=True)
+    assert len(list((tmp_path/'work').glob('*.npz'))) == 5 and not (tmp_path/'curve.json').exists()
+    subprocess.run(args, check=True, capture_output=True)
+    rows = list(csv.DictReader(gzip.open(tmp_path/'curve.csv.gz', 'rt')))
+    assert len(rows) == 10*8*2 and len({(r['method'], r['prompt'], r['seed']) for r in rows}) == len(rows)
+    assert all(float(r['effective']) == float(r['method'].split('@')[1]) for r in rows) and {r['all'] for r in rows} <= {'0', '1'}
+    first = (tmp_path/'curve.csv.gz').read_bytes()
+    subprocess.run(args, check=True, capture_output=True)
+    assert (tmp_path/'curve.csv.gz').read_bytes() == first
