@@ -8,6 +8,7 @@ __all__ = ['MOST', 'parse_values', 'parse_params', 'experiments', 'cfg_sweep', '
 
 # %% ../nbs/11_cli.ipynb #97c82c7f
 import json, re, socket, sys
+from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,20 +19,25 @@ _NUM = r'[+-]?(?:[0-9]+[.]?[0-9]*|[.][0-9]+)(?:e[+-]?[0-9]+)?'
 _RANGE = re.compile(rf'({_NUM})\s*-\s*({_NUM})\s*(?:[(]\s*({_NUM})\s*[)]|\[\s*([0-9]+)\s*\])?', re.I)
 MOST = 100_000        # values that a range may have
 
-def _whole_or_not(x):
-    x = round(float(x), 12)
-    return int(x) if x.is_integer() else x
+def _number(text):
+    "A number as it is written: whole ones of any size, others to twelve places"
+    try: x = Fraction(text)
+    except (ValueError, ZeroDivisionError): x = None
+    if x is None or abs(x) > 10**30: raise ValueError(f'values must be numbers of a usual size; got {text!r}')
+    return x
+
+def _plain(x): return int(x) if x.denominator == 1 else round(float(x), 12)
 
 def _range(text):
     "The numbers of a range, or `None` if it is none"
     if not (m := _RANGE.fullmatch(text)): return None
-    lo, hi, by, count = [None if g is None else float(g) for g in m.groups()]
+    lo, hi, by, count = [None if g is None else _number(g) for g in m.groups()]
     if count is None:
-        by = (1. if hi >= lo else -1.) if by is None else by
-        count = 0 if not by or (hi - lo)/by < -1e-9 else int((hi - lo)/by + 1e-9) + 1
+        by = Fraction(1 if hi >= lo else -1) if by is None else by
+        count = 0 if not by or (hi - lo)/by < 0 else (hi - lo)//by + 1
     else: by = (hi - lo)/max(1, count - 1)
     if not 1 <= count <= MOST: raise ValueError(f'a range must have 1 to {MOST:,} values, such as 1-5, 1-10 (+3) or 0-1 [5]; got {text!r}')
-    return [_whole_or_not(lo + by*i) for i in range(int(count))]
+    return [_plain(lo + by*i) for i in range(int(count))]
 
 def parse_values(
     text:str, # Such as '1-5, 10' or 'a red star || a blue circle'
@@ -42,7 +48,7 @@ def parse_values(
     for part in map(str.strip, text.split('||') if '||' in text else [text] if words == 'whole' else text.split(',')):
         if words == 'whole': res.append(part)
         elif (many := _range(part)) is not None: res += many
-        elif re.fullmatch(_NUM, part, re.I): res.append(_whole_or_not(part))
+        elif re.fullmatch(_NUM, part, re.I): res.append(_plain(_number(part)))
         elif words and part: res.append(part)
         else: raise ValueError(f'values must be numbers with commas between them, or ranges such as 1-5, 1-10 (+3) or 0-1 [5]; got {part!r}')
     return res
@@ -56,7 +62,10 @@ def parse_params(
     res, yes = {}, {'true': True, 'false': False}
     try:
         if first.strip(): raise ValueError
-        for name, vals in zip(parts[::2], parts[1::2]): res[name] = [yes[v.lower()] if isinstance(v, str) and v.lower() in yes else _whole_or_not(v) for v in parse_values(vals.strip(), words=True)]
+        for name, vals in zip(parts[::2], parts[1::2]):
+            vals = [yes.get(v.lower(), v) if isinstance(v, str) else v for v in parse_values(vals.strip(), words=True)]
+            if name in res or any(isinstance(v, str) for v in vals): raise ValueError
+            res[name] = vals
     except ValueError as e: raise ValueError(f"parameters must be like 'k_decay=0.8,0.6 max_val=5-10 [3]'; got {text!r}" + (f': {e}' if 'range' in str(e) else '')) from None
     return res
 
@@ -90,7 +99,7 @@ def _axes(model, prompt, negative_prompt, seed, sampler, steps, size, transform,
     "The axes of a `Sweep` from the words of the command line"
     from cf_guidance.schedules import _whole
     words = lambda text: parse_values(text, words=True)
-    axes = dict(seed=parse_values(seed), steps=parse_values(steps), transform=words(transform))
+    axes = dict(seed=parse_values(seed), steps=parse_values(steps), transform=[str(t) for t in words(transform)])
     if model: axes['model'] = [None if m == 'shapes' else m for m in words(model)]
     for name, text in (('prompt', prompt), ('negative_prompt', negative_prompt)):
         if text: axes[name] = parse_values(text, words='whole')
@@ -108,16 +117,15 @@ def _report(sweep, folder):
     "Draw the pages of the grid, and say what is where"
     import matplotlib.pyplot as plt, numpy as np
     from cf_guidance.records import write_whole
-    lost = [c for c in sweep.cells if c.failed]
+    lost, files = [c for c in sweep.cells if c.failed], []
     n = len(sweep.cells) - len(lost)
     print(f"{n} image{'s'*(n != 1)} and metadata.jsonl in {folder}; passes of the network: {sweep.made:,} made, {sweep.saved:,} saved\nTo look at: {(folder/'index.html').absolute()}")
-    if len(lost) < len(sweep.cells):
-        pages = sweep.grid()
-        for i, axes in enumerate(pages):
-            name = 'grid.png' if len(pages) == 1 else f'grid-{i + 1}.png'
-            write_whole(folder/name, lambda f: np.ravel(axes)[0].figure.savefig(f, dpi=110, format='png'))
-            plt.close(np.ravel(axes)[0].figure)
-        print('The grid: ' + ', '.join(str((folder/n).absolute()) for n in ([name] if len(pages) == 1 else ['grid-1.png'])) + (f' to grid-{len(pages)}.png' if len(pages) > 1 else ''))
+    for i, axes in enumerate(sweep.pages() if n else []):
+        fig = np.ravel(axes)[0].figure
+        files.append(write_whole(folder/f'grid-{i + 1}.png', lambda f: fig.savefig(f, dpi=110, format='png')))
+        plt.close(fig)
+    if len(files) == 1: files = [files[0].replace(folder/'grid.png')]
+    if files: print(f'The grid: {files[0].absolute()}' + f' to {files[-1].name}'*(len(files) > 1))
     if lost: sys.exit(f'cfg_sweep: {len(lost)} of {len(sweep.cells)} images failed, such as {lost[0].title}: {lost[0].failed}')
 
 # %% ../nbs/11_cli.ipynb #26584535
@@ -153,11 +161,11 @@ def cfg_sweep(
     from cf_guidance.sweeps import Sweep
     todo = Sweep(how=how, **axes)
     if dry_run:
-        for c in todo.cells[:60]: print(f'  {c.title}')
-        return print(('  ...\n' if len(todo.cells) > 60 else '') + todo.explain(max_rows=rows, exact=exact) + '\nNothing made (--dry-run).')
+        for name in todo.names()[:60]: print(f'  {name}')
+        return print(('  ...\n' if len(todo.cells) > 60 else '') + todo.explain(folder=out, max_rows=rows, exact=exact) + '\nNothing made (--dry-run).')
     folder = open_folder(out)
     try: todo.run(folder, max_rows=rows, exact=exact, workers=workers or None, ray=ray or None)
-    except KeyboardInterrupt: sys.exit(f'cfg_sweep: stopped; {sum(c.file is not None for c in todo.cells)} of {len(todo.cells)} images are in {folder}, and the same command goes on from there')
+    except KeyboardInterrupt: sys.exit(f'cfg_sweep: stopped; {sum(c.made for c in todo.cells)} of {len(todo.cells)} images are in {folder}, and the same command goes on from there')
     _report(todo, folder)
 
 def _call(f):
@@ -165,7 +173,7 @@ def _call(f):
     words = ['--' + w[2:].split('=')[0].replace('-', '_') + ('=' + w.partition('=')[2])*('=' in w) if w.startswith('--') else w for w in sys.argv[1:]]
     args = vars(anno_parser(f, prog=f.__name__).parse_args(words))
     try: f(**{k: v for k, v in args.items() if k not in ('pdb', 'xtra')})
-    except ValueError as e: sys.exit(f'{f.__name__}: {e}')
+    except (ValueError, OSError) as e: sys.exit(f'{f.__name__}: {e}')
 
 def main():
     "Run `cfg_sweep` from the command line"

@@ -53,10 +53,8 @@ MODELS = files('cf_guidance')/'models'
 class Pieces(namedtuple('Pieces', 'tokenizer text_encoder vae unet scheduler')):
     "The parts of a pipeline; `name`, `prompt`, `words` and `fingerprint` tell of the model"
     name, prompt, words = 'unnamed', None, None
-    @property
-    def device(self): return self.unet.device
-    @property
-    def dtype(self): return self.unet.dtype
+    device = property(lambda self: _first(self.unet).device)
+    dtype = property(lambda self: _first(self.unet).dtype)
     @property
     def factor(self): return 2**(len(self.vae.config.block_out_channels) - 1)      # pixels to a latent, each way
     @property
@@ -65,6 +63,11 @@ class Pieces(namedtuple('Pieces', 'tokenizer text_encoder vae unet scheduler')):
     def fingerprint(self):
         if '_print' not in vars(self): self._print = _fingerprint(self)
         return self._print
+
+def _first(net):
+    "The first weight of a network, which tells its device and precision at once; the network, where it has none"
+    p = next(net.parameters(), None)
+    return net if p is None or not p.is_floating_point() else p
 
 def _fingerprint(pieces):
     "Hash of every weight, config and word"

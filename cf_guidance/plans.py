@@ -6,8 +6,11 @@
 __all__ = ['TREE', 'count_passes', 'Plan', 'duration']
 
 # %% ../nbs/06e_plans.ipynb #39c38acc
-import copy, time
+import copy, inspect, time, traceback, warnings
+from collections import Counter
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch
 from PIL import Image
@@ -20,16 +23,27 @@ from .waves import Run, Wave, built_in, embed, in_batches, script
 # %% ../nbs/06e_plans.ipynb #251ab867
 TREE = 64        # runs that a tree may have before it is cut
 
+def _keeps(tfm):
+    "Whether a transform may keep something from step to step that cannot be copied: a function with a closure"
+    return inspect.isfunction(tfm) and tfm.__closure__ is not None
+
+def _copied(run):
+    "A run with a transform of its own, so that nothing is left of another run; networks in it are shared"
+    held = [v for v in vars(run.tfm).values()] if hasattr(run.tfm, '__dict__') else []
+    nets = [v for h in held for v in (h if isinstance(h, (tuple, list)) else [h]) if isinstance(v, torch.nn.Module)]
+    return replace(run, tfm=copy.deepcopy(run.tfm, {id(v): v for v in nets}))
+
 def _waves(runs, scripts, most):
     "Numbers of the runs of each wave, no more than `most` rows in a wave unless a tree alone has more"
-    trees, waves = {}, []
-    for i in scripts: trees.setdefault((runs[i].seeds, runs[i].prompts, runs[i].negative_prompt), []).append(i)
+    trees, waves, shared = {}, [], Counter(id(runs[i].tfm) for i in scripts if _keeps(runs[i].tfm))
+    apart = {i for i in scripts if shared[id(runs[i].tfm)] > 1}
+    for i in scripts: trees.setdefault((runs[i].seeds, runs[i].prompts, runs[i].negative_prompt, i if i in apart else None), []).append(i)
     for tree in trees.values():
         if len(tree) > TREE: tree = sorted(tree, key=lambda i: [str(key) for _, key in scripts[i]])
         k = -(-len(tree)//TREE)
         cuts = [len(tree)*j//k for j in range(k + 1)]
         for part in (tree[a:b] for a, b in zip(cuts, cuts[1:])):
-            if waves and 2*(len(waves[-1]) + len(part)) <= most: waves[-1] += part
+            if waves and 2*(len(waves[-1]) + len(part)) <= most and not apart & {*part, *waves[-1]}: waves[-1] += part
             else: waves.append(part)
     return waves
 
@@ -73,10 +87,13 @@ class Plan:
     ):
         self.runs, self.pieces, self.exact, self.warn, self.how = list(runs), pieces or built_in(), exact, warn, (sampler, steps)
         if not self.runs or any(len(r.seeds) > 1 for r in self.runs): raise ValueError(f'`runs` must be a list of runs with one seed each; got {runs!r:.80}')
+        if exact and max_rows is not None: raise ValueError(f'`max_rows` cannot be given with `exact`, which is one row at a time; got {max_rows!r}')
         self.size, course = latent_size(self.pieces, width, height), begin_run(self.pieces, *self.how)
         self.max_rows = 1 if exact else _whole('max_rows', max_rows, 1) if max_rows is not None else max(2, min(64, 65536//(self.size[0]*self.size[1])))
-        self.scripts, self.failed, self.made, self.done = {}, {}, 0, 0            # passes made so far, and one by one
-        for i in range(len(self.runs)): self._read(i, course.steps)
+        self.scripts, self.failed, self.made, self.done, kept = {}, {}, 0, 0, {}  # passes made so far, and one by one
+        for i, run in enumerate(self.runs):
+            try: self.scripts[i] = [kept.setdefault(s, s) for s in script(run, course.steps)]            # equal ones are one object
+            except Exception as e: self.failed[i] = e
         self.waves, self.calls = _waves(self.runs, self.scripts, self.max_rows), course.calls
         self.counts = [count_passes(*self._of(wave), self.calls) for wave in self.waves]
 
@@ -85,13 +102,6 @@ class Plan:
     saved = property(lambda self: self.done - self.made)                          # passes saved so far
 
     def _of(self, wave): return [self.runs[i] for i in wave], [self.scripts[i] for i in wave]
-
-    def _read(self, i, steps):
-        "Read the script of a run, which may fail; a transform that must be called gets a copy for each run"
-        run = self.runs[i]
-        try: self.scripts[i] = script(run, steps)
-        except Exception as e: self.failed[i] = e; return
-        if any(key is None for _, key in self.scripts[i]) and any(r.tfm is run.tfm for r in self.runs[:i]): self.runs[i] = replace(run, tfm=copy.deepcopy(run.tfm))
 
 # %% ../nbs/06e_plans.ipynb #84268303
 @patch
@@ -131,21 +141,44 @@ def images(self:Plan,
     progress:bool=True, # Show a progress bar
 ): # For each wave a dict: number of the run, a PIL image or an exception
     "Make the images, wave by wave"
+    self.made = self.done = 0
     if self.failed: yield dict(self.failed)
-    words = embed([self.runs[i] for i in self.scripts], self.pieces, self.exact, self.warn) if self.waves else {}
+    words = embed([self.runs[i] for i in self.scripts], self.pieces, self.max_rows, self.warn) if self.waves else {}
+    self._mute()
     with tqdm(total=self.alone, unit=' passes', disable=not progress, leave=False) as bar:
         for nums in self.waves:
-            (runs, scripts), made, done = self._of(nums), self.made, self.done
+            (runs, scripts), made, done, wave = self._of(nums), self.made, self.done, None
             own = {text: words[text] for r in runs for name in 'ut' for text in r.texts(name)}
-            wave = Wave(runs, self.pieces, begin_run(self.pieces, *self.how), self.size, own, self.max_rows, scripts)
             try:
+                runs = [_copied(r) if any(key is None for _, key in s) else r for r, s in zip(runs, scripts)]
+                wave = Wave(runs, self.pieces, begin_run(self.pieces, *self.how), self.size, own, self.max_rows, scripts)
                 for _ in wave.walk():
                     bar.update(done + wave.alone - self.done)
                     self.made, self.done, self.max_rows = made + wave.made, done + wave.alone, wave.most
                     bar.set_postfix_str(f'{self.made:,} made, {self.saved:,} saved, {bar.total - self.done:,} left', refresh=False)
                 res = self._decoded(wave)
-            except Exception as e: res = {**dict.fromkeys(range(len(runs)), e), **wave.failed}      # such as memory for not a single row
-            yield {nums[i]: x for i, x in res.items()}
+            except Exception as e: res = {**dict.fromkeys(range(len(runs)), e), **(wave.failed if wave else {})}      # such as memory for not a single row
+            for r in runs: _let_go(r.tfm)
+            yield {nums[i]: _light(x) for i, x in res.items()}
+
+@patch
+def _mute(self:Plan):
+    "Tell once of negative prompts that nothing reads"
+    for text in dict.fromkeys(r.negative_prompt for r in self.runs if r.negative_prompt):
+        if not any('u' in needs for i, said in self.scripts.items() if self.runs[i].negative_prompt == text for needs, _ in said):
+            (self.warn or partial(warnings.warn, stacklevel=4))(f'the negative prompt {text!r} has no effect: no step of these schedules reads `u`')
+
+def _let_go(tfm):
+    "Free the last prediction that a transform holds, a part of its whole batch"
+    if getattr(tfm, 'pred', None) is not None: tfm.pred = None
+
+def _light(x):
+    "An image, or an exception without the frames that hold its wave, but with a note of the last"
+    if not isinstance(x, Exception): return x
+    last = traceback.extract_tb(x.__traceback__)[-1:]
+    if last and not getattr(x, '__notes__', None): x.add_note(f'in {last[0].name}, {Path(last[0].filename).name} line {last[0].lineno}')
+    x.__context__ = x.__cause__ = None
+    return x.with_traceback(None)
 
 @patch
 def _decoded(self:Plan, wave):

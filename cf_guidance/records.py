@@ -7,7 +7,7 @@ __all__ = ['CALLED', 'KEY', 'recipe', 'image_id', 'write_whole', 'save_image', '
            'made_image', 'write_failures', 'rerun']
 
 # %% ../nbs/06b_records.ipynb #9f67065c
-import hashlib, inspect, json, os, sys, tempfile, time, uuid, warnings
+import dis, functools, hashlib, importlib.util, inspect, json, os, sys, tempfile, time, uuid, warnings
 from pathlib import Path
 import diffusers, torch
 from PIL import Image
@@ -17,34 +17,49 @@ from .pieces import BUILT_IN, get_sd_pieces, latent_size
 from .samplers import begin_run
 from .sampling import built_in, generate
 from .schedules import _whole
-from .transforms import OWN, TRANSFORMS
+from .transforms import OWN, TRANSFORMS, GuidanceTfm
 
 # %% ../nbs/06b_records.ipynb #00076f1b
 _DULL = {'__module__', '__doc__', '__dict__', '__weakref__', '__qualname__', '__annotations__', '__annotate__', '__firstlineno__', '__static_attributes__', '__hash__'}
 
-def _library(x):
-    "Whether `x` is of Python, of this library, or of an installed package, so that its name tells what it is"
-    root = (getattr(x, '__module__', None) or '').partition('.')[0]
-    if root in ('builtins', 'cf_guidance') or root in sys.stdlib_module_names: return root != '__main__'
-    return any(p in (getattr(sys.modules.get(root), '__file__', None) or '') for p in ('site-packages', 'dist-packages'))
+def _library(root):
+    "Version of the package `root`, if it is Python's own, this library, or installed, so that a name tells what is in it"
+    if root == '__main__': return None
+    if root in ('builtins', 'cf_guidance') or root in sys.stdlib_module_names: return 'own'
+    place = getattr(sys.modules.get(root), '__file__', None) or ''
+    return str(getattr(sys.modules[root], '__version__', 'installed')) if any(p in place for p in ('site-packages', 'dist-packages')) else None
+
+def _module(name):
+    "A module that is not installed, by a hash of its file; others by their names"
+    if version := _library(name.partition('.')[0]): return f'{name} {version}'
+    spec = importlib.util.find_spec(name)
+    return [name, hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest() if spec and spec.origin and Path(spec.origin).is_file() else None]
 
 def _code(c):
     "What the code of a function does, as compiled; not where it stands"
-    return [c.co_code.hex(), c.co_names, [_code(k) if inspect.iscode(k) else repr(k) for k in c.co_consts]]
+    const = lambda k: _code(k) if inspect.iscode(k) else sorted(map(repr, k)) if isinstance(k, frozenset) else repr(k)
+    imported = [_module(i.argval) for i in dis.get_instructions(c) if i.opname == 'IMPORT_NAME']
+    return [c.co_code.hex(), c.co_names, c.co_varnames[:c.co_argcount + c.co_kwonlyargcount], [const(k) for k in c.co_consts], imported]
 
 def _told(x, seen=()):
     "Plain data that tells what `x` does; what has none is a `TypeError`"
     x = getattr(x, '__func__', x)
-    if inspect.ismodule(x) or inspect.isbuiltin(x): return x.__name__
+    if inspect.ismodule(x): return _module(x.__name__)
     if id(x) in seen: return 'above'
     seen = (*seen, id(x))
+    if isinstance(x, functools.partial): return [_told(v, seen) for v in (x.func, x.args, x.keywords)]
+    if inspect.isbuiltin(x): return x.__qualname__
     if inspect.isfunction(x) or inspect.isclass(x):
-        if _library(x): return f'{x.__module__}.{x.__qualname__}'
+        if version := _library(x.__module__.partition('.')[0]): return f'{x.__module__}.{x.__qualname__} {version}'
         if inspect.isclass(x): return [[_told(b, seen) for b in x.__bases__], {k: _told(v, seen) for k, v in vars(x).items() if k not in _DULL}]
         cells = [_told(c.cell_contents, seen) for c in x.__closure__ or ()]
         return [_code(x.__code__), cells, _told(x.__defaults__, seen), _told(x.__kwdefaults__, seen), {k: _told(x.__globals__[k], seen) for k in _names(x.__code__) if k in x.__globals__}]
     if isinstance(x, property): return [_told(f, seen) for f in (x.fget, x.fset)]
-    return json.loads(json.dumps(x))
+    if getattr(x, 'shape', None) == () and hasattr(x, 'item'): x = x.item()
+    def inner(v):
+        if v is x: raise TypeError(f'{type(x).__name__} is not plain')
+        return _told(v, seen)
+    return json.loads(json.dumps(x, default=inner, sort_keys=True))
 
 def _names(c): return sorted(set(c.co_names).union(*[_names(k) for k in c.co_consts if inspect.iscode(k)]))
 
@@ -56,11 +71,17 @@ def _own(tfm):
 def _rule_name(tfm):
     "Name of a registered transform; for another, its name and a hash of its code; `None` if that does not tell all"
     for name, cls in TRANSFORMS.items():
-        if type(tfm) is cls and cls in OWN: return name
-    what = tfm if inspect.isfunction(tfm) else type(tfm)
-    try: told = json.dumps([_told(what), _own(tfm)])
-    except (TypeError, ValueError, RecursionError): return None
-    return f'{what.__name__}:{hashlib.sha256(told.encode()).hexdigest()[:16]}'
+        if type(tfm) is cls and cls in OWN and not set(_own(tfm)) - {'per_sample'}: return name
+    what = tfm if inspect.isfunction(tfm) or isinstance(tfm, functools.partial) else type(tfm)
+    try: told = json.dumps([_told(what), _told(_own(tfm))])
+    except (TypeError, ValueError, RecursionError, OSError, ImportError): return None
+    if _library(type(tfm).__module__.partition('.')[0]) and what is type(tfm) and not isinstance(tfm, GuidanceTfm): return None       # a library's object, of which we know little
+    return f"{getattr(what, '__name__', 'partial')}:{hashlib.sha256(told.encode()).hexdigest()[:16]}"
+
+def _values(tfm, steps):
+    "Every scheduled number at every step"
+    look = tfm.scheduler if isinstance(tfm, GuidanceTfm) else None
+    return {k: [look(k, step) for step in steps] for k in tfm.schedules} if look else {}
 
 # %% ../nbs/06b_records.ipynb #feb533d5
 def recipe(
@@ -73,15 +94,16 @@ def recipe(
     sampler=None, # Name or object; the pieces' own by default
     width:int=None, # Width in pixels; the model's own by default
     height:int=None, # Height in pixels; the model's own by default
+    exact:bool=False, # Whether the network is given each row alone
     course=None, # From `begin_run`, where it is there already
 )->dict: # Plain values, ready for JSON
     "All that determines an image"
     course = course or begin_run(pieces, sampler, steps)
     (h, w), seed = latent_size(pieces, width, height), _whole('seed', seed, -2**63, 2**64 - 1)
     config, rule = {k: v for k, v in course.scheduler.config.items() if not k.startswith('_')}, _rule_name(tfm)
-    own = {'nonce': uuid.uuid4().hex} if rule is None else _own(tfm)                # never the same twice, if we cannot tell what it is
-    return dict(version=1, model=pieces.fingerprint, model_name=pieces.name, prompt=prompt, negative_prompt=negative_prompt, seed=seed, rule=rule,
-                values={k: [s[step] for step in course.steps] for k, s in getattr(tfm, '_lifted', {}).items()}, options=own,
+    own = {'nonce': uuid.uuid4().hex} if rule is None else _own(tfm) if ':' not in rule else {k: v for k, v in _own(tfm).items() if isinstance(v, (bool, int, float, str))}
+    return dict(**{'exact': True} if exact else {}, version=1, model=pieces.fingerprint, model_name=pieces.name, prompt=prompt, negative_prompt=negative_prompt, seed=seed, rule=rule,
+                values=_values(tfm, course.steps), options=own,
                 sampler=type(course.scheduler).__name__, sampler_config=json.loads(json.dumps(config, default=str)),
                 steps=len(course.steps), width=w*pieces.factor, height=h*pieces.factor, dtype=str(pieces.dtype).removeprefix('torch.'))
 
@@ -107,7 +129,7 @@ def write_whole(
 )->Path:
     "Write a file under a temporary name and rename it, so that it is whole or absent"
     path = Path(path)
-    fd, tmp = tempfile.mkstemp(suffix='.tmp', dir=path.parent)
+    fd, tmp = tempfile.mkstemp('.tmp', '.cf_guidance-', path.parent)
     try:
         with os.fdopen(fd, 'wb') as f: write(f)
         os.chmod(tmp, 0o666 & ~_umask())
@@ -161,11 +183,12 @@ def open_folder(
     folder, # Where the images are to be, with `~` for the home folder
 )->Path:
     "The sweep's folder, made if it must be, and one that can be written to"
+    if not str(folder).strip(): raise ValueError(f'`folder` must be the name of a folder; got {folder!r}')
     folder = Path(folder).expanduser()
     if folder.exists() and not folder.is_dir(): raise ValueError(f'`folder` must be a folder; got the file {str(folder)!r}')
     try: (folder/'images').mkdir(parents=True, exist_ok=True); tempfile.TemporaryFile(dir=folder/'images').close()
     except OSError as e: raise ValueError(f'`folder` must be one that can be made and written to; got {str(folder)!r}: {e}') from e
-    for p in [*folder.glob('*.tmp'), *(folder/'images').glob('*.tmp')]:                                  # left by a process that was killed
+    for p in [*folder.glob('.cf_guidance-*.tmp'), *(folder/'images').glob('.cf_guidance-*.tmp')]:        # left by a process that was killed
         try: p.unlink() if time.time() - p.stat().st_mtime > 3600 else None
         except FileNotFoundError: pass                                                                   # by another process, just now
     return folder
@@ -181,25 +204,32 @@ def made_image(
         old = read_recipe(path)
         with Image.open(path) as im: image = im.convert('RGB')
         if image_id(old) != path.stem or image.size != (recipe['width'], recipe['height']): return None
+        called = {**recipe, 'labels': {**(old.get('labels') or {}), **recipe.get('labels', {})}}
     except Exception: return None                                                                        # a damaged file may raise anything
-    called = {**recipe, 'labels': {**old.get('labels', {}), **recipe.get('labels', {})}}
     if any(called.get(k) != old.get(k) for k in ('title', 'labels') if called.get(k)): save_image(image, called, folder)
     return image
 
-# %% ../nbs/06b_records.ipynb #5f0c8fd9
+# %% ../nbs/06b_records.ipynb #c7f0cac3
+def _place(r):
+    "What a recipe asks for, whatever its transform does by now"
+    keys = 'model', 'prompt', 'negative_prompt', 'seed', 'sampler', 'steps', 'width', 'height', 'title', 'labels'
+    return json.dumps([r.get(k) for k in keys] + [(r.get('rule') or '').partition(':')[0]], sort_keys=True)
+
 def write_failures(
     failed:list, # Pairs of recipe and reason, an exception or text
     folder, # The sweep's folder
+    tried=(), # Recipes that are tried now, whose old reasons no longer hold
 ):
-    "Add to `failures.jsonl`, and leave out what has been made since"
+    "Add to `failures.jsonl`, and leave out what was tried again or is there"
     path, rows = Path(folder)/'failures.jsonl', {}
     for line in path.read_bytes().splitlines() if path.is_file() else []:
-        try: row = json.loads(line); rows[row['id']] = row
-        except (ValueError, TypeError, KeyError): pass                                                   # a torn line
+        try: row = json.loads(line); rows[_place(row['recipe'])] = dict(id=str(row['id']), reason=str(row['reason']), recipe=row['recipe'])
+        except (ValueError, TypeError, KeyError, AttributeError): pass                                   # a torn line
+    for r in tried: rows.pop(_place(r), None)
     reason = lambda e: f'{type(e).__name__}: {e}' if isinstance(e, BaseException) else e
-    rows |= {image_id(r): dict(id=image_id(r), reason=reason(e), recipe=r) for r, e in failed}
-    rows = [json.dumps(row) + '\n' for k, row in rows.items() if not (Path(folder)/'images'/f'{k}.png').is_file()]
-    if rows: write_whole(path, lambda f: f.write(''.join(rows).encode()))
+    rows |= {_place(r): dict(id=image_id(r), reason=reason(e), recipe=r) for r, e in failed}
+    lines = [json.dumps(row) + '\n' for row in rows.values() if not (Path(folder)/'images'/f"{image_id(row['recipe'])}.png").is_file()]
+    if lines: write_whole(path, lambda f: f.write(''.join(lines).encode()))
     else: path.unlink(missing_ok=True)
 
 # %% ../nbs/06b_records.ipynb #6ec6c26b
@@ -211,11 +241,14 @@ def rerun(
 ): # A PIL image
     "Make an image again from the recipe inside it"
     r = read_recipe(path)
-    pieces = pieces or (built_in() if r['model_name'] == BUILT_IN else get_sd_pieces(r['model_name'], dtype=getattr(torch, r['dtype'])))
+    if lacks := [k for k in ('model', 'model_name', 'rule', 'values', 'options', 'prompt', 'negative_prompt', 'seed', 'steps', 'sampler', 'sampler_config', 'width', 'height', 'dtype') if k not in r]:
+        raise ValueError(f'`path` must be an image whose recipe is whole; got {str(path)!r}, whose recipe lacks {", ".join(lacks)}')
+    same = r['model_name'] == BUILT_IN and r['dtype'] == str(built_in().dtype).removeprefix('torch.')
+    pieces = pieces or (built_in() if same else get_sd_pieces(r['model_name'], dtype=getattr(torch, r['dtype'])))
     if pieces.fingerprint != r['model']: raise ValueError(f"`pieces` must be the model that made the image, {r['model_name']!r} of fingerprint {r['model']}; got {pieces.name!r} of {pieces.fingerprint}")
     if tfm is None and r['rule'] not in TRANSFORMS: raise ValueError(f"`tfm` must be the transform that made the image, {r['rule']!r}: it is none of {list(TRANSFORMS)}")
     tfm = tfm or TRANSFORMS[r['rule']](r['values'], **r['options'])
-    how = dict(negative_prompt=r['negative_prompt'], seed=r['seed'], steps=r['steps'], sampler=getattr(diffusers, r['sampler']).from_config(r['sampler_config']), width=r['width'], height=r['height'])
-    if image_id(again := recipe(r['prompt'], tfm, pieces, **how)) != image_id(r):
+    exact, how = r.get('exact', False), dict(negative_prompt=r['negative_prompt'], seed=r['seed'], steps=r['steps'], sampler=getattr(diffusers, r['sampler']).from_config(r['sampler_config']), width=r['width'], height=r['height'])
+    if image_id(again := recipe(r['prompt'], tfm, pieces, exact=exact, **how)) != image_id(r):
         raise ValueError(f"the image cannot be made again as it was; these differ: {', '.join(k for k in again if again[k] != r.get(k) and k not in CALLED)}")
-    return generate(r['prompt'], tfm, pieces, progress=progress, **how)
+    return generate(r['prompt'], tfm, pieces, progress=progress, max_rows=1 if exact else None, **how)

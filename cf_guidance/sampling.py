@@ -13,7 +13,8 @@ from fastcore.meta import delegates
 from tqdm.auto import tqdm
 from .pieces import Pieces, image_from_latents, latent_size
 from .samplers import begin_run
-from .waves import Run, Wave, _transform, built_in, embed, script, start_noise
+from .schedules import _whole
+from .waves import Run, Wave, _transform, built_in, embed, script
 
 # %% ../nbs/06_sampling.ipynb #1af0e3fa
 def _pairs(prompts, seeds):
@@ -33,6 +34,7 @@ def sample_latents(
     sampler=None, # Name or object, as in `get_scheduler`; the pieces' own by default
     width:int=None, # Width in pixels; the model's own by default
     height:int=None, # Height in pixels; the model's own by default
+    max_rows:int=None, # Rows that the network is given at a time; all by default; with 1 no image depends on another, not by a bit
     progress:bool=True, # Show a progress bar
     callback=None, # Called as `callback(step, latents)` after each call; returning `True` stops the run
     warn=None, # Called with each remark on the prompts; a Python warning by default
@@ -43,7 +45,8 @@ def sample_latents(
     size, said = latent_size(pieces, width, height), script(run, course.steps)
     if negative_prompt and not any('u' in needs for needs, _ in said):
         (warn or partial(warnings.warn, stacklevel=3))(f'the negative prompt {negative_prompt!r} has no effect: no step of this schedule reads `u`')
-    wave = Wave([run], pieces, course, size, embed([run], pieces, warn=warn), 2*len(seeds), [said])
+    most = 2*len(seeds) if max_rows is None else _whole('max_rows', max_rows, 1)
+    wave = Wave([run], pieces, course, size, embed([run], pieces, most, warn), most, [said])
     for at in tqdm(wave.walk(), total=len(course.calls), disable=not progress, leave=False):
         if callback is not None and callback(at[0], wave.x): return None
     if wave.failed: raise wave.failed[0]

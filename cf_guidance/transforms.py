@@ -214,8 +214,8 @@ def __call__(self:GuidanceTfm, u, t, idx): return self.encode(u, t, idx)
 _HOOKS = {'encode', 'pre_proc', 'guide', 'post_proc', '__call__'}
 
 def _changed(tfm, hooks):
-    "Whether a subclass from outside the library has any of these `hooks` of its own"
-    return any(hooks & vars(c).keys() for c in type(tfm).__mro__ if c not in OWN)
+    "Whether a subclass from outside the library, or the object itself, has any of these `hooks` of its own"
+    return any(hooks & vars(c).keys() for c in type(tfm).__mro__ if c not in OWN) or bool(hooks & vars(tfm).keys())
 
 @patch
 def needs(self:GuidanceTfm,
@@ -230,15 +230,6 @@ def needs(self:GuidanceTfm,
 @patch
 def __repr__(self:GuidanceTfm):
     return f"{type(self).__name__}({self._lifted}{'' if self.per_sample else ', per_sample=False'})"
-
-# %% ../nbs/02_transforms.ipynb #b2a7ef5a
-@patch
-def key(self:GuidanceTfm,
-    idx, # Index of the step, or a `Step`
-): # Hashable; `None` if only calling can tell
-    "All that decides what the transform makes of `u` and `t` at a step"
-    if _changed(self, _HOOKS | {'params', 'scheduler', 'needs'}): return None
-    return self.rule, self.per_sample, tuple(sorted(self.params(idx).items()))
 
 # %% ../nbs/02_transforms.ipynb #b4abbaf8
 class BaseNormGuidance(GuidanceTfm):
@@ -258,3 +249,12 @@ class FullNormGuidance(BaseNormGuidance):
 
 OWN += [BaseNormGuidance, TNormGuidance, FullNormGuidance]
 TRANSFORMS |= {'base_norm': BaseNormGuidance, 't_norm': TNormGuidance, 'full_norm': FullNormGuidance}
+
+# %% ../nbs/02_transforms.ipynb #b2a7ef5a
+@patch
+def key(self:GuidanceTfm,
+    idx, # Index of the step, or a `Step`
+): # Hashable; `None` if only calling can tell
+    "All that decides what the transform makes of `u` and `t` at a step"
+    if _changed(self, _HOOKS | {'params', 'scheduler', 'needs'}) or inspect.ismethod(self.rule): return None      # a method may keep something
+    return self.rule, type(self).guide, type(self).post_proc, self.per_sample, tuple(sorted(self.params(idx).items()))

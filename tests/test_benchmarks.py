@@ -1,0 +1,18 @@
+"The timed comparisons run from end to end, in small; what they count is exact, what they time is not asked"
+import json, subprocess, sys
+from pathlib import Path
+
+bench = Path(__file__).parent.parent/'benchmarks'
+
+def shape(x): return {k: shape(v) for k, v in x.items()} if isinstance(x, dict) else [shape(v) for v in x[:1]] if isinstance(x, list) else None
+
+def test_sharing(tmp_path):
+    subprocess.run([sys.executable, str(bench/'sharing.py'), '--quick', '--threads', '1', '--out', str(tmp_path/'t.json')], check=True, capture_output=True)
+    res, kept = json.loads((tmp_path/'t.json').read_text()), json.loads((bench/'sharing.json').read_text())
+    counted = {r['name']: tuple(r['counted'].values()) for r in res['workloads']}
+    assert counted == {"the ten of 2022": (10, 966, 995), 'five cut-offs': (5, 196, 400), 'twelve windows': (12, 394, 870),
+                       '8 seeds x 10 schedules': (80, 8*966, 8*995), '4 prompts x 4 seeds x 6 transforms': (96, 8301, 9120)}
+    assert all(r['gap'] <= 2 and r['compared'] for r in res['workloads']) and all(r['gap'] <= 2 < r['differ'] and r['memory'] <= 1.25 for r in res['apart'])
+    assert [(r['model'], r['ours']['rows'], r['pipeline']['rows']) for r in res['apart']] == [('shapes', [36], [80]), ('small', [13], [27])]
+    assert [(r['images'], r['made'], r['alone']) for r in res['growth']['rows']] == [(n, n*72//10, 9*n) for n in (10, 20, 30)]        # the last step is `t` alone
+    assert counted == {r['name']: tuple(r['counted'].values()) for r in kept['workloads']} and shape(res) == shape(kept)     # the table that is kept is this program's
