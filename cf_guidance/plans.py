@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from PIL import Image
 from tqdm.auto import tqdm
 from .pieces import images_from_latents, latent_size
-from .samplers import begin_run
+from .samplers import begin_again, begin_run
 from .schedules import _whole
 from .waves import Run, Wave, built_in, embed, in_batches, script
 
@@ -88,13 +88,13 @@ class Plan:
         self.runs, self.pieces, self.exact, self.warn, self.how = list(runs), pieces or built_in(), exact, warn, (sampler, steps)
         if not self.runs or any(len(r.seeds) > 1 for r in self.runs): raise ValueError(f'`runs` must be a list of runs with one seed each; got {runs!r:.80}')
         if exact and max_rows is not None: raise ValueError(f'`max_rows` cannot be given with `exact`, which is one row at a time; got {max_rows!r}')
-        self.size, course = latent_size(self.pieces, width, height), begin_run(self.pieces, *self.how)
+        self.size, self.course = latent_size(self.pieces, width, height), begin_run(self.pieces, *self.how)
         self.max_rows = 1 if exact else _whole('max_rows', max_rows, 1) if max_rows is not None else max(2, min(64, 65536//(self.size[0]*self.size[1])))
         self.scripts, self.failed, self.made, self.done, kept = {}, {}, 0, 0, {}  # passes made so far, and one by one
         for i, run in enumerate(self.runs):
-            try: self.scripts[i] = [kept.setdefault(s, s) for s in script(run, course.steps)]            # equal ones are one object
+            try: self.scripts[i] = [kept.setdefault(s, s) for s in script(run, self.course.steps)]       # equal ones are one object
             except Exception as e: self.failed[i] = e
-        self.waves, self.calls = _waves(self.runs, self.scripts, self.max_rows), course.calls
+        self.waves, self.calls = _waves(self.runs, self.scripts, self.max_rows), self.course.calls
         self.counts = [count_passes(*self._of(wave), self.calls) for wave in self.waves]
 
     most = property(lambda self: sum(most for most, _ in self.counts))            # passes at most
@@ -108,9 +108,9 @@ class Plan:
 def seconds(self:Plan)->float: # Seconds for the passes of all waves, at most
     "Estimate the time of all passes from one timed batch"
     n = min(self.max_rows, max((2*len(w) for w in self.waves), default=1))
-    emb, course = embed([Run('', lambda u, t, idx: t)], self.pieces)[''], begin_run(self.pieces, *self.how)
+    emb = embed([Run('', lambda u, t, idx: t)], self.pieces)['']
     x = torch.zeros((n, self.pieces.unet.config.in_channels, *self.size), device=self.pieces.device, dtype=self.pieces.dtype)
-    def batch(part): return self.pieces.unet(x[part], course.scheduler.timesteps[0], encoder_hidden_states=emb.expand(n, -1, -1)[part]).sample.sum().item()
+    def batch(part): return self.pieces.unet(x[part], self.course.scheduler.timesteps[0], encoder_hidden_states=emb.expand(n, -1, -1)[part]).sample.sum().item()
     with torch.no_grad():
         for _ in range(2):                                                        # the first one warms up
             begin = time.perf_counter()
@@ -151,7 +151,7 @@ def images(self:Plan,
             own = {text: words[text] for r in runs for name in 'ut' for text in r.texts(name)}
             try:
                 runs = [_copied(r) if any(key is None for _, key in s) else r for r, s in zip(runs, scripts)]
-                wave = Wave(runs, self.pieces, begin_run(self.pieces, *self.how), self.size, own, self.max_rows, scripts)
+                wave = Wave(runs, self.pieces, begin_again(self.course, self.pieces), self.size, own, self.max_rows, scripts)
                 for _ in wave.walk():
                     bar.update(done + wave.alone - self.done)
                     self.made, self.done, self.max_rows = made + wave.made, done + wave.alone, wave.most
