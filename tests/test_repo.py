@@ -1,5 +1,5 @@
 "What the repository promises about itself"
-import csv, gzip, json, re, subprocess, sys, time
+import csv, gzip, json, re, subprocess, sys
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -34,19 +34,6 @@ def test_constraints_pin_every_requirement():
     wanted = {re.split(r'[=<>]', r)[0].lower() for k in ('requirements', 'dev_requirements') for r in ini['DEFAULT'][k].split()}
     pinned = {l.split('==')[0].lower() for l in (root/'constraints.txt').read_text().splitlines() if '==' in l}
     assert wanted <= pinned
-
-def test_interrupted_sweep_resumes(tmp_path):
-    "A sweep that is killed leaves whole images, and the next one makes only the rest"
-    args = [sys.executable, '-c', 'from cf_guidance.cli import main; main()', '--steps', '40', '--sweep', 'k_decay=.5,.6,.7,.8,.9', '--out', str(tmp_path)]
-    proc, images = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), tmp_path/'images'
-    while not list(images.glob('*.png')) and proc.poll() is None: time.sleep(.01)
-    proc.kill(); proc.wait()
-    from cf_guidance.records import read_recipe
-    before = {p: p.stat().st_mtime_ns for p in images.glob('*.png')}
-    assert 1 <= len(before) < 6 and all(read_recipe(p)['steps'] == 40 for p in before)
-    subprocess.run(args, check=True, capture_output=True)
-    assert len(list(images.glob('*.png'))) == 6 and all(p.stat().st_mtime_ns == t for p, t in before.items())
-    assert len((tmp_path/'metadata.jsonl').read_text().splitlines()) == 6 and (tmp_path/'grid.png').is_file()
 
 def test_evaluate(tmp_path):
     "The program behind the tutorials' rows, in small: it goes on from what is drawn, and gives the same file again"
