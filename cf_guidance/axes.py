@@ -56,16 +56,17 @@ def places(
 
 # %% ../nbs/06h_axes.ipynb #50deda0a
 def _near(name, val, known):
+    "A `ValueError` with what `name` must be one of, and the nearest to what came"
     near = difflib.get_close_matches(str(val), [str(k) for k in known], 1, .4)
-    raise ValueError(f'`{name}` must be one of {list(known)}; got {val!r}' + (f' (nearest: {near[0]})' if near else ''))
+    raise ValueError(f'{name} must be one of {list(known)}; got {val!r}' + (f' (nearest: {near[0]})' if near else ''))
 
 def _made_of(place, params, taken):
     "The transform of a place, with its schedule, and what the schedule is called"
     cls, sched, own = place['transform'], place['schedule'], {k: place[k] for k in params}
-    if isinstance(cls, str): cls = TRANSFORMS[cls] if cls in TRANSFORMS else _near('transform', cls, TRANSFORMS)
+    if isinstance(cls, str): cls = TRANSFORMS[cls] if cls in TRANSFORMS else _near('`transform`', cls, TRANSFORMS)
     if sched is None: sched = usual_g(cls)
     if isinstance(sched, str):
-        if sched not in MAKERS: _near('schedule', sched, MAKERS)
+        if sched not in MAKERS: _near('`schedule`', sched, MAKERS)
         mine = {k: own.pop(k) for k in [*own] if k in _params(MAKERS[sched])}
         sched = MAKERS[sched](**{**_usual(sched, usual_g(cls)/7.5, place['steps']), **mine})
     if odd := [k for k in own if k in taken]: raise ValueError(f'`{odd[0]}` is a parameter of a schedule, but not of {place["schedule"]!r}: it cannot be swept together with it')

@@ -77,13 +77,10 @@ def experiments(
     steps:int=50, # Number of steps
 )->list: # Dicts of `title` and `schedule`, the constant baseline first
     "The schedules of a sweep: constant guidance, then one change at a time"
+    from cf_guidance.axes import _near, usual_g
     from cf_guidance.sweeps import COS_SWEEP, DEFAULT_COS_PARAMS, minimum_pairs
-    from cf_guidance.transforms import RULES, TRANSFORMS
-    import difflib, inspect
-    if transform not in TRANSFORMS:
-        near = difflib.get_close_matches(transform, TRANSFORMS, 1, .3)
-        raise ValueError(f'`transform` must be one of {list(TRANSFORMS)}; got {transform!r}' + (f' (nearest: {near[0]})' if near else ''))
-    unit = inspect.signature(RULES[transform]).parameters['g'].default/7.5
+    from cf_guidance.transforms import TRANSFORMS
+    unit = usual_g(TRANSFORMS[transform] if transform in TRANSFORMS else _near('`transform`', transform, TRANSFORMS))/7.5
     scaled = lambda k, v: round(v*unit, 6) if unit != 1 and k in ('max_val', 'min_val') else v
     own, tried = parse_params(base), parse_params(sweep)
     if 'num_steps' in {**own, **tried}: raise ValueError('`num_steps` cannot be changed by `sweep` or `base`; use `steps`')

@@ -6,9 +6,9 @@
 __all__ = ['COS_SWEEP', 'cos_harness', 'minimum_pairs', 'run']
 
 # %% ../nbs/06i_pairs.ipynb #dd4d1877
-import difflib, inspect
+import inspect
 from fastcore.foundation import L
-from .axes import DEFAULT_COS_PARAMS
+from .axes import DEFAULT_COS_PARAMS, _near
 from .cells import Cell, fill, kept_folder
 from .plots import show_image
 from .schedules import get_cos_sched
@@ -19,10 +19,7 @@ from .waves import Run, built_in
 def _known_params(names):
     "Swept parameters must be those of `get_cos_sched`"
     known = list(inspect.signature(get_cos_sched).parameters)
-    for name in names:
-        if name in known: continue
-        near = difflib.get_close_matches(str(name), known, 1, .4)
-        raise ValueError(f'a swept parameter must be one of {known}; got {name!r}' + (f' (nearest: {near[0]})' if near else ''))
+    for name in names: name in known or _near('a swept parameter', name, known)
 
 def cos_harness(
     new_params:dict={}, # Parameters of `get_cos_sched` that differ

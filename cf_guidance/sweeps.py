@@ -78,7 +78,7 @@ def _check(self:Sweep):
 def _cell(self:Sweep, place):
     vals = {k: self.values[k][label] for k, label in place.items()}
     tfm, title = _made_of(vals, self.params, self.taken)
-    if not isinstance(vals['schedule'], str): title = str(place['schedule'])
+    if vals['schedule'] is not None and not isinstance(vals['schedule'], str): title = str(place['schedule'])
     labels = {k: place[k] for k in ('schedule', *self.params)}
     if not isinstance(vals['transform'], str): labels['transform'] = place['transform']
     return Cell(Run('' if vals['prompt'] is None else vals['prompt'], tfm, vals['seed'], vals['negative_prompt']), labels, title)
@@ -91,7 +91,6 @@ def _one_model(self:Sweep, pieces):
 @patch
 def _groups(self:Sweep, pieces=None):
     "For each model, sampler, size and number of steps: the model, how to sample, and the cells"
-    self._one_model(pieces)
     groups = {}
     for p, c in zip(self.places, self.cells): groups.setdefault(tuple(p[k] for k in AXIS_ORDER[:4]), []).append(c)
     name = own = None
@@ -113,6 +112,7 @@ def explain(self:Sweep,
     max_rows:int=None, # As in `run`
 )->str:
     "Say in words what the sweep costs"
+    self._one_model(pieces)
     across = ' x '.join(f'{len(v)} {k}' for k, v in self.axes.items())
     said = [f'{len(self.cells)} cell{"s"*(len(self.cells) > 1)}' + (f': {across}' if across else '')]
     for own, how, cells in self._groups(pieces):
@@ -179,7 +179,7 @@ def pages(self:Sweep,
     "Draw the images, a page at a time, each when it is asked for"
     _whole('most', most, 1)
     names, asked = sorted(self.axes, key=lambda k: -len(self.axes[k])), [k for k in (x, y, page) if k]
-    for name, k in (('x', x), ('y', y), ('page', page)): k is None or k in names or _near(name, k, names)
+    for name, k in (('x', x), ('y', y), ('page', page)): k is None or k in names or _near(f'`{name}`', k, names)
     if len(set(asked)) < len(asked): raise ValueError(f'`x`, `y` and `page` must be different axes; got {asked}')
     if not any(c.made or c.failed for c in self.cells): raise ValueError('there must be an image to draw; got none: run the sweep first')
     if len(names) < 2 or len({tuple(p[k] for k in names) for p in self.places}) < np.prod([len(v) for v in self.axes.values()]):
