@@ -3,19 +3,12 @@ import re
 from types import SimpleNamespace
 import pytest
 from cf_guidance import schedules
-from hosts import FLAGS, chromium, drag, free_port, notebook, served, slider
+from hosts import chromium, drag, free_port, notebook, served, slider
 
 playwright = pytest.importorskip('playwright.sync_api', reason="playwright comes with the extra 'dev'")
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium here: install Debian's package `chromium`")
 
 EXPLORER = 'from cf_guidance.widgets import ScheduleExplorer\nexplorer = ScheduleExplorer(steps=20)\nexplorer'
-
-@pytest.fixture(scope='module')
-def browser():
-    with playwright.sync_playwright() as p:
-        b = p.chromium.launch(executable_path=chromium(), args=FLAGS)
-        yield b
-        b.close()
 
 @pytest.fixture(scope='module')
 def jupyter(tmp_path_factory):

@@ -1,33 +1,22 @@
 "What the page without a kernel shows, in a browser, is what the library says"
-import inspect, linecache, math, random, re, shutil
+import inspect, linecache, math, random, re
 from contextlib import contextmanager
 import pytest
 from cf_guidance import schedules
 from cf_guidance.page import explorer_page, page_table
 from cf_guidance.schedules import CURVES, NOMINAL_SIGMAS, Schedule, cosine, from_json, listed
 
-browser = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
-pytestmark = pytest.mark.skipif(browser is None, reason='no Chromium is installed')
-ARGS = '--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'.split()
 BOOT = '<style>code{color:#d63384;font-size:.8em}label{display:inline-block;margin-bottom:.5rem}legend{float:left;width:100%;font-size:2em}' \
     'input,select{width:100%}svg{vertical-align:middle}*{box-sizing:border-box}</style>'
 
-@pytest.fixture(scope='module')
-def chrome():
-    api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
-    with api.sync_playwright() as p:
-        b = p.chromium.launch(executable_path=browser, args=ARGS)
-        yield b
-        b.close()
-
 @contextmanager
-def opener(chrome, folder):
+def opener(browser, folder):
     "Opens pages; at the end no error was logged and nothing was asked of a network"
     opened, faults = [], []
     def show(html, width=1000):
         file = folder/f'{len(opened)}.html'
         file.write_text(html)
-        page = chrome.new_page(viewport={'width': width, 'height': 900})
+        page = browser.new_page(viewport={'width': width, 'height': 900})
         opened.append(page)
         page.on('console', lambda m: faults.append(m.text))
         page.on('pageerror', lambda e: faults.append(str(e)))
@@ -39,13 +28,13 @@ def opener(chrome, folder):
     assert faults == []
 
 @pytest.fixture
-def show(chrome, tmp_path):
-    with opener(chrome, tmp_path) as show: yield show
+def show(browser, tmp_path):
+    with opener(browser, tmp_path) as show: yield show
 
 @pytest.fixture(scope='module')
-def whole(chrome, tmp_path_factory):
+def whole(browser, tmp_path_factory):
     "The page with all curves, for tests that leave nothing behind"
-    with opener(chrome, tmp_path_factory.mktemp('page')) as show: yield show(explorer_page(standalone=True))
+    with opener(browser, tmp_path_factory.mktemp('page')) as show: yield show(explorer_page(standalone=True))
 
 def nominal(n): return [NOMINAL_SIGMAS[0]*(NOMINAL_SIGMAS[1]/NOMINAL_SIGMAS[0])**(i/max(1, n - 1)) for i in range(n)]
 

@@ -6,7 +6,6 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin
 import pytest
-from hosts import FLAGS, chromium, drag
 
 root = Path(__file__).parent.parent
 HOME = 'https://enzokro.github.io/cf_guidance/'
@@ -67,15 +66,6 @@ def served(site):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f'http://127.0.0.1:{server.server_port}'
     server.shutdown()
-
-@pytest.fixture(scope='module')
-def browser():
-    api = pytest.importorskip('playwright.sync_api', reason="playwright comes with the extra 'dev'")
-    if chromium() is None: pytest.skip("no Chromium here: install Debian's package `chromium`")
-    with api.sync_playwright() as p:
-        b = p.chromium.launch(executable_path=chromium(), args=FLAGS)
-        yield b
-        b.close()
 
 @pytest.mark.parametrize('width', [390, 1280])
 def test_every_page_opens(pages, served, browser, width):

@@ -9,9 +9,8 @@ from cf_guidance.folders import sweep_cells, sweep_failures
 from cf_guidance.records import image_id, save_image, write_metadata
 from cf_guidance.schedules import constant, cosine, linear
 from cf_guidance.viewer import write_viewer
-from hosts import FLAGS, chromium
+from hosts import chromium
 
-playwright = pytest.importorskip('playwright.sync_api', reason="playwright comes with the extra 'dev'")
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium here: install Debian's package `chromium`")
 
 HOSTILE = '</script x></script><img src=x onerror=alert(1)> "\'`${alert(2)}` &lt; 🙂 \u202eabc\u2066 \u2028\u2029 \x00 <!-- '
@@ -41,21 +40,14 @@ def sweep(tmp_path_factory):
     failed(folder, (bad, 'out of memory <b>'))
     return SimpleNamespace(folder=folder, page=write_viewer(folder), every=every, none=none, bad=bad, lost=lost)
 
-@pytest.fixture(scope='module')
-def chrome():
-    with playwright.sync_playwright() as p:
-        b = p.chromium.launch(executable_path=chromium(), args=FLAGS)
-        yield b
-        b.close()
-
 @pytest.fixture
-def show(chrome):
+def show(browser):
     "Opens pages from files; at the end no error was logged, no dialog opened, and nothing was asked for but images of the folder"
     opened, faults = [], []
     def asked(file, r):
         if r.url.split('#')[0] != file.as_uri() and not re.fullmatch(re.escape(file.parent.as_uri()) + r'/images/[0-9a-f]{16}\.png', r.url) and r.url != 'data:,': faults.append(r.url)
     def opener(file, width=1280, hash='', scheme='light'):
-        page = chrome.new_page(viewport={'width': width, 'height': 860}, color_scheme=scheme)
+        page = browser.new_page(viewport={'width': width, 'height': 860}, color_scheme=scheme)
         opened.append(page)
         page.set_default_timeout(10_000)
         page.on('console', lambda m: faults.append(m.text))
@@ -302,12 +294,12 @@ def test_hostile_words(show, tmp_path):
     again = show(folder/'index.html', hash=hash); assert grid(again) == grid(page)
     assert show(folder/'index.html', 390).evaluate('document.documentElement.scrollWidth <= innerWidth')
 
-def test_policy_holds(show, sweep, chrome):
+def test_policy_holds(show, sweep, browser):
     "A script, a style attribute or an image from elsewhere that got into the page is refused"
     text = sweep.page.read_text(encoding='utf-8')
     bad = sweep.folder/'bad.html'
     bad.write_text(text.replace('<main>', '<main><script>window.hit = 1</script><img src="https://example.com/a.png" onerror="window.hit = 2">'), encoding='utf-8')
-    page, said, asked = chrome.new_page(), [], []
+    page, said, asked = browser.new_page(), [], []
     page.on('console', lambda m: said.append(m.text)); page.on('requestfinished', lambda r: asked.append(r.url))
     page.goto(bad.as_uri())
     assert page.evaluate('window.hit') is None and sum('Content Security Policy' in s for s in said) >= 2
