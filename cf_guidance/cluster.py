@@ -15,18 +15,12 @@ from tqdm.auto import tqdm
 from .pieces import BUILT_IN, WEAK, get_scheduler, get_sd_pieces
 from .plans import Plan
 from .schedules import _whole
-from .waves import embed
 
 # %% ../nbs/06f_cluster.ipynb #c66ef392
-def _cut(waves, runs, n):
-    "Cut waves between their trees, the longest first, until there are `n` or none is left to cut"
-    tree, size = lambda i: (runs[i].seeds, runs[i].prompts, runs[i].negative_prompt), lambda trees: sum(map(len, trees))
-    waves = [[list(g) for _, g in groupby(w, tree)] for w in waves]                  # for each wave its trees
-    while len(waves) < n and (several := [w for w in waves if len(w) > 1]):
-        at = waves.index(wave := max(several, key=size))
-        k = min(range(1, len(wave)), key=lambda k: abs(size(wave[:k]) - size(wave[k:])))
-        waves[at:at + 1] = wave[:k], wave[k:]
-    return [sum(w, []) for w in waves]
+def _tasks(plan, n):
+    "What to send to `n` workers: waves, or the trees in them where the waves are too few"
+    tree = lambda i: (plan.runs[i].seeds, plan.runs[i].prompts, plan.runs[i].negative_prompt)
+    return plan.waves if len(plan.waves) >= n else [list(g) for wave in plan.waves for _, g in groupby(wave, tree)]
 
 # %% ../nbs/06f_cluster.ipynb #76ea2bce
 def _carried(x):
@@ -40,23 +34,17 @@ class _Worker:
     def __init__(self, name, dtype, mark, threads=None, path=()):
         sys.path += [p for p in path if p not in sys.path]                           # so that it finds one's own modules
         if threads: torch.set_num_threads(threads)
-        self.name, self.dtype, self.mark, self.pieces, self.rows = name, dtype, mark, None, float('inf')
-    def load(self):
-        "Load the model, once, and see that it is the right one"
-        if self.pieces is not None: return {}, 0, 0
-        pieces = get_sd_pieces(self.name, self.dtype)
-        if pieces.fingerprint != self.mark:
-            raise ValueError(f'`plan.pieces` must be what `get_sd_pieces({self.name!r}, {self.dtype})` loads on each worker, of fingerprint {self.mark}; got {pieces.fingerprint}. '
-                             'Save the model to a folder that every machine has, and load it from there')
-        self.pieces = pieces
-        return {}, 0, 0                                                              # no images, no passes
+        self.name, self.dtype, self.mark, self.pieces = name, dtype, mark, None
+    def model(self):
+        "The model, loaded once; it must be the right one"
+        self.pieces = self.pieces or get_sd_pieces(self.name, self.dtype)
+        if self.pieces.fingerprint == self.mark: return self.pieces
+        raise ValueError(f'`plan.pieces` must be what `get_sd_pieces({self.name!r}, {self.dtype})` loads on each worker, of fingerprint {self.mark}; got {self.pieces.fingerprint}. '
+                         'Save the model to a folder that every machine has, and load it from there')
     def make(self, runs, how):
-        "Make a wave: results by place in it, passes made, and passes one by one"
-        self.load()
-        if how['max_rows']: how = {**how, 'max_rows': min(how['max_rows'], self.rows)}
-        plan = Plan(runs, self.pieces, warn=lambda said: None, **how)
-        res = {i: _carried(x) for wave in plan.images(progress=False) for i, x in wave.items()}
-        self.rows = plan.max_rows                                                    # fewer, where memory ran short
+        "Make a wave, a run by number: results by number, passes made, and passes one by one"
+        plan = Plan(list(runs.values()), self.model(), warn=lambda said: None, **how)
+        res = {list(runs)[i]: _carried(x) for wave in plan.images(progress=False) for i, x in wave.items()}
         return res, plan.made, plan.done
 
 # %% ../nbs/06f_cluster.ipynb #390bdeca
@@ -74,12 +62,11 @@ def _settings(plan):
 
 # %% ../nbs/06f_cluster.ipynb #1cc3fa4e
 def _team(machines, workers=None, grows=False):
-    "Number of workers, what Ray is to keep for each, and the threads of each"
+    "Number of workers, and what Ray is to keep for each"
     gpus, cores = int(sum(m.get('GPU', 0) for m in machines)), [int(m['CPU']) for m in machines if m.get('CPU', 0) >= 1]
     n, most = workers or gpus or len(cores) or 1, gpus or sum(cores)
     if n > most and not grows: raise ValueError(f"`workers` must be at most {most}, the {'GPUs' if gpus else 'cores'} of this machine; got {n}")
-    share = max(1, min(cores, default=1)//-(-n//max(1, len(cores))))
-    return (n, dict(num_gpus=1), None) if gpus else (n, dict(num_cpus=share), share)
+    return n, dict(num_gpus=1) if gpus else dict(num_cpus=max(1, min(cores, default=1)//-(-n//max(1, len(cores)))))
 
 # %% ../nbs/06f_cluster.ipynb #0fb6d8af
 def _ray():
@@ -100,7 +87,7 @@ def _knock(address):
 def _joined(ray, address):
     "Join the cluster at an address, or one of our own, and say whether it may grow, and whether it was joined before, and stays so"
     if ray.is_initialized(): yield True, True; return
-    own, const = dict(include_dashboard=False) if address is None else {}, ray._private.ray_constants
+    const, own = ray._private.ray_constants, dict(include_dashboard=False) if address is None else {}
     was = const.ENABLE_RAY_CLUSTER
     try:
         if own: const.ENABLE_RAY_CLUSTER = False                                     # Ray's word for the loopback address
@@ -114,30 +101,26 @@ def _joined(ray, address):
 # %% ../nbs/06f_cluster.ipynb #68719a5d
 TRIES = 3        # times that a wave is begun, if its worker dies
 
-def _outcome(ray, ref, nums):
-    "What came of a wave, by number of the run, and its passes; `None` if its worker died each time"
-    try: res, *passes = ray.get(ref)
-    except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as e:
-        if not nums: raise                                                           # not even the model could be loaded
-        if len(nums) > 1: return None
-        res, passes = {0: RuntimeError(f'the worker died {TRIES} times with this run: {str(e).splitlines()[0]}')}, (0, 0)
-    except ray.exceptions.RayTaskError as e:
-        why = f'a worker cannot read a run; what its transform is made of must be installed there: {str(e.cause).partition(chr(10))[0]}'
-        raise (ValueError(why) if isinstance(e.cause, ray.exceptions.RaySystemError) else e.cause or e) from None
-    return {nums[i]: x for i, x in res.items()}, *passes
+def _pooled(ray, team, waves, send):
+    "What came of each wave, as it comes; a wave whose worker died each time gives nothing"
+    pool = ray.util.ActorPool(team)
+    for wave in waves: pool.submit(send, wave)
+    while pool.has_next():
+        try: yield pool.get_next_unordered()
+        except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError): pass
+        except ray.exceptions.RayTaskError as e:
+            if not isinstance(e.cause, ray.exceptions.RaySystemError): raise (e.cause or e) from None
+            raise ValueError(f'a worker cannot read a run; what its transform is made of must be installed there: {str(e.cause).splitlines()[0]}') from None
 
-def _hand_out(ray, loading, waves, send):
-    "Give the next wave to each worker that is free; yields what came of each, as it comes"
-    going, free, left = {ref: (worker, []) for ref, worker in loading.items()}, [], list(waves)
-    while left or any(nums for _, nums in going.values()):
-        [ref], _ = ray.wait([*going])
-        worker, nums = going.pop(ref)
-        got = _outcome(ray, ref, nums)
-        if got is None: left += nums[:len(nums)//2], nums[len(nums)//2:]
-        free.append(worker)
-        for worker, wave in zip(free, left): going[send(worker, wave)] = worker, wave
-        free, left = free[len(left):], left[len(free):]
-        if got and nums: yield got
+def _whole_plan(ray, team, plan, waves, send):
+    "Every run of the waves once: in its wave, or else by itself, or else as what became of it"
+    left = {i for wave in waves for i in wave}
+    for alone in (False, True):
+        if alone and left == {i for wave in waves for i in wave}: raise RuntimeError(f'the workers died {TRIES} times with every wave: is there memory for the model?')
+        for res, made, done in _pooled(ray, team, [[i] for i in sorted(left)] if alone else waves, send):
+            plan.made, plan.done, left = plan.made + made, plan.done + done, left - set(res)
+            yield res
+    if left: yield {i: RuntimeError(f'the worker died {TRIES} times with this run') for i in left}
 
 # %% ../nbs/06f_cluster.ipynb #bc2b39fd
 def ray_images(
@@ -147,8 +130,7 @@ def ray_images(
     progress:bool=True, # Show a progress bar
 ): # For each wave a dict: number of the run, a PIL image or an exception
     "Make the images of a plan on the workers of a Ray cluster, wave by wave"
-    ray, name = _ray(), _model_name(plan.pieces)
-    if workers is not None: _whole('workers', workers, 1)
+    ray, name, workers = _ray(), _model_name(plan.pieces), workers if workers is None else _whole('workers', workers, 1)
     for run in plan.runs:
         try: ray.cloudpickle.dumps(run)
         except Exception as e: raise ValueError(f'`plan` must have runs that can be sent to a worker; got {run.tfm!r:.200}: {e}') from e
@@ -160,17 +142,14 @@ def _images(ray, plan, name, workers, address, progress):
     if plan.failed: yield dict(plan.failed)
     if not plan.waves: return
     with _joined(ray, address) as (grows, stays), tqdm(total=plan.alone, unit=' passes', disable=not progress, leave=False) as bar:
-        n, needs, threads = _team([m['Resources'] for m in ray.nodes() if m['Alive']], workers, grows)
-        waves, how = _cut(plan.waves, plan.runs, n), _settings(plan)
+        n, needs = _team([m['Resources'] for m in ray.nodes() if m['Alive']], workers, grows)
+        waves, how = _tasks(plan, n), _settings(plan)
         worker = ray.remote(_Worker).options(max_restarts=-1, max_task_retries=TRIES - 1, scheduling_strategy='SPREAD', **needs)
-        team = [worker.remote(name, plan.pieces.dtype, plan.pieces.fingerprint, threads, [os.path.abspath(p) for p in sys.path]) for _ in range(min(n, len(waves)))]
+        team = [worker.remote(name, plan.pieces.dtype, plan.pieces.fingerprint, needs.get('num_cpus'), [os.path.abspath(p) for p in sys.path]) for _ in range(min(n, len(waves)))]
         try:
-            loading = {w.load.remote(): w for w in team}
-            embed([plan.runs[i] for i in plan.scripts], plan.pieces, warn=plan.warn)                  # for its remarks, while the workers load
-            plan._mute()
-            for res, made, done in _hand_out(ray, loading, waves, lambda w, nums: w.make.remote([plan.runs[i] for i in nums], how)):
-                plan.made, plan.done = plan.made + made, plan.done + done
-                bar.set_postfix_str(f'{plan.made:,} made, {plan.saved:,} saved, {bar.total - plan.done:,} left', refresh=False); bar.update(done)
+            plan.texts()                                                             # for its remarks, made once, here
+            for res in _whole_plan(ray, team, plan, waves, lambda w, nums: w.make.remote({i: plan.runs[i] for i in nums}, how)):
+                bar.set_postfix_str(f'{plan.made:,} made, {plan.saved:,} saved, {bar.total - plan.done:,} left', refresh=False); bar.update(plan.done - bar.n)
                 yield res
         finally:
             for w in team*stays: ray.kill(w)                                        # else they end as we leave the cluster

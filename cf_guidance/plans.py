@@ -20,9 +20,7 @@ from .samplers import begin_again, begin_run
 from .schedules import _whole
 from .waves import Run, Wave, built_in, embed, in_batches, script
 
-# %% ../nbs/06e_plans.ipynb #251ab867
-TREE = 64        # runs that a tree may have before it is cut
-
+# %% ../nbs/06e_plans.ipynb #8aa23feb
 def _keeps(tfm):
     "Whether a transform may keep something from step to step that cannot be copied: a function with a closure"
     return inspect.isfunction(tfm) and tfm.__closure__ is not None
@@ -32,6 +30,9 @@ def _copied(run):
     held = [v for v in vars(run.tfm).values()] if hasattr(run.tfm, '__dict__') else []
     nets = [v for h in held for v in (h if isinstance(h, (tuple, list)) else [h]) if isinstance(v, torch.nn.Module)]
     return replace(run, tfm=copy.deepcopy(run.tfm, {id(v): v for v in nets}))
+
+# %% ../nbs/06e_plans.ipynb #251ab867
+TREE = 64        # runs that a tree may have before it is cut
 
 def _waves(runs, scripts, most):
     "Numbers of the runs of each wave, no more than `most` rows in a wave unless a tree alone has more"
@@ -114,7 +115,7 @@ def seconds(self:Plan)->float: # Seconds for the passes of all waves, at most
     with torch.no_grad():
         for _ in range(2):                                                        # the first one warms up
             begin = time.perf_counter()
-            _, fits = in_batches(batch, n, self.max_rows)
+            in_batches(batch, n, self.max_rows)
             took = time.perf_counter() - begin
     return took*self.most/n
 
@@ -143,8 +144,7 @@ def images(self:Plan,
     "Make the images, wave by wave"
     self.made = self.done = 0
     if self.failed: yield dict(self.failed)
-    words = embed([self.runs[i] for i in self.scripts], self.pieces, self.max_rows, self.warn) if self.waves else {}
-    self._mute()
+    words = self.texts() if self.waves else {}
     with tqdm(total=self.alone, unit=' passes', disable=not progress, leave=False) as bar:
         for nums in self.waves:
             (runs, scripts), made, done, wave = self._of(nums), self.made, self.done, None
@@ -162,11 +162,12 @@ def images(self:Plan,
             yield {nums[i]: _light(x) for i, x in res.items()}
 
 @patch
-def _mute(self:Plan):
-    "Tell once of negative prompts that nothing reads"
+def texts(self:Plan)->dict: # Embedding of each text, (tokens, dim)
+    "Read every text once, and make what remarks there are on the prompts"
     for text in dict.fromkeys(r.negative_prompt for r in self.runs if r.negative_prompt):
         if not any('u' in needs for i, said in self.scripts.items() if self.runs[i].negative_prompt == text for needs, _ in said):
             (self.warn or partial(warnings.warn, stacklevel=4))(f'the negative prompt {text!r} has no effect: no step of these schedules reads `u`')
+    return embed([self.runs[i] for i in self.scripts], self.pieces, self.max_rows, self.warn)
 
 def _let_go(tfm):
     "Free the last prediction that a transform holds, a part of its whole batch"

@@ -7,61 +7,18 @@ __all__ = ['CALLED', 'KEY', 'recipe', 'image_id', 'write_whole', 'save_image', '
            'made_image', 'write_failures', 'rerun']
 
 # %% ../nbs/06b_records.ipynb #9f67065c
-import dis, functools, hashlib, importlib.util, inspect, json, os, sys, tempfile, time, uuid, warnings
+import functools, hashlib, inspect, json, os, tempfile, time, uuid, warnings
 from pathlib import Path
 import diffusers, torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from .exchange import infotext
+from .identity import library_version, told
 from .pieces import BUILT_IN, get_sd_pieces, latent_size
 from .samplers import begin_run
 from .sampling import built_in, generate
 from .schedules import _whole
 from .transforms import OWN, TRANSFORMS, GuidanceTfm
-
-# %% ../nbs/06b_records.ipynb #00076f1b
-_DULL = {'__module__', '__doc__', '__dict__', '__weakref__', '__qualname__', '__annotations__', '__annotate__', '__firstlineno__', '__static_attributes__', '__hash__'}
-
-def _library(root):
-    "Version of the package `root`, if it is Python's own, this library, or installed, so that a name tells what is in it"
-    if root == '__main__': return None
-    if root in ('builtins', 'cf_guidance') or root in sys.stdlib_module_names: return 'own'
-    place = getattr(sys.modules.get(root), '__file__', None) or ''
-    return str(getattr(sys.modules[root], '__version__', 'installed')) if any(p in place for p in ('site-packages', 'dist-packages')) else None
-
-def _module(name):
-    "A module that is not installed, by a hash of its file; others by their names"
-    if version := _library(name.partition('.')[0]): return f'{name} {version}'
-    spec = importlib.util.find_spec(name)
-    return [name, hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest() if spec and spec.origin and Path(spec.origin).is_file() else None]
-
-def _code(c):
-    "What the code of a function does, as compiled; not where it stands"
-    const = lambda k: _code(k) if inspect.iscode(k) else sorted(map(repr, k)) if isinstance(k, frozenset) else repr(k)
-    imported = [_module(i.argval) for i in dis.get_instructions(c) if i.opname == 'IMPORT_NAME']
-    return [c.co_code.hex(), c.co_names, c.co_varnames[:c.co_argcount + c.co_kwonlyargcount], [const(k) for k in c.co_consts], imported]
-
-def _told(x, seen=()):
-    "Plain data that tells what `x` does; what has none is a `TypeError`"
-    x = getattr(x, '__func__', x)
-    if inspect.ismodule(x): return _module(x.__name__)
-    if id(x) in seen: return 'above'
-    seen = (*seen, id(x))
-    if isinstance(x, functools.partial): return [_told(v, seen) for v in (x.func, x.args, x.keywords)]
-    if inspect.isbuiltin(x): return x.__qualname__
-    if inspect.isfunction(x) or inspect.isclass(x):
-        if version := _library(x.__module__.partition('.')[0]): return f'{x.__module__}.{x.__qualname__} {version}'
-        if inspect.isclass(x): return [[_told(b, seen) for b in x.__bases__], {k: _told(v, seen) for k, v in vars(x).items() if k not in _DULL}]
-        cells = [_told(c.cell_contents, seen) for c in x.__closure__ or ()]
-        return [_code(x.__code__), cells, _told(x.__defaults__, seen), _told(x.__kwdefaults__, seen), {k: _told(x.__globals__[k], seen) for k in _names(x.__code__) if k in x.__globals__}]
-    if isinstance(x, property): return [_told(f, seen) for f in (x.fget, x.fset)]
-    if getattr(x, 'shape', None) == () and hasattr(x, 'item'): x = x.item()
-    def inner(v):
-        if v is x: raise TypeError(f'{type(x).__name__} is not plain')
-        return _told(v, seen)
-    return json.loads(json.dumps(x, default=inner, sort_keys=True))
-
-def _names(c): return sorted(set(c.co_names).union(*[_names(k) for k in c.co_consts if inspect.iscode(k)]))
 
 # %% ../nbs/06b_records.ipynb #911cf51a
 def _own(tfm):
@@ -73,10 +30,10 @@ def _rule_name(tfm):
     for name, cls in TRANSFORMS.items():
         if type(tfm) is cls and cls in OWN and not set(_own(tfm)) - {'per_sample'}: return name
     what = tfm if inspect.isfunction(tfm) or isinstance(tfm, functools.partial) else type(tfm)
-    try: told = json.dumps([_told(what), _told(_own(tfm))])
+    try: text = json.dumps([told(what), told(_own(tfm))])
     except (TypeError, ValueError, RecursionError, OSError, ImportError): return None
-    if _library(type(tfm).__module__.partition('.')[0]) and what is type(tfm) and not isinstance(tfm, GuidanceTfm): return None       # a library's object, of which we know little
-    return f"{getattr(what, '__name__', 'partial')}:{hashlib.sha256(told.encode()).hexdigest()[:16]}"
+    if library_version(type(tfm).__module__.partition('.')[0]) and what is type(tfm) and not isinstance(tfm, GuidanceTfm): return None       # a library's object, of which we know little
+    return f"{getattr(what, '__name__', 'partial')}:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 def _values(tfm, steps):
     "Every scheduled number at every step"

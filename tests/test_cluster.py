@@ -93,7 +93,7 @@ def test_joined(tmp_path, mine, nothing_left, every):
         while ray.available_resources().get('CPU') != 2 and time.time() < end: time.sleep(.1)
         assert len(first) == 2 and ray.is_initialized() and ray.available_resources()['CPU'] == 2
         got = list(ray_images(Plan(runs, steps=6, max_rows=4), workers=2, progress=False))
-        assert 'the worker died 3 times' in str(got[-1][5])
+        assert 'the worker died 3 times with this run' in str(got[-1][5])
         same(got, {**alone(Plan(runs[:5], steps=6)), 5: RuntimeError('the worker died 3 times')})
     finally: ray.shutdown()
 
