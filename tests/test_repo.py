@@ -16,6 +16,10 @@ def test_modules_and_notebooks_match():
     made = {m.group(1) for nb in nbs for c in code(nb) if (m := re.search(r'^#\| default_exp (\w+)', c, re.M))}
     assert made == {p.stem for p in (root/'cf_guidance').glob('*.py')} - {'__init__', '_modidx'}
 
+def test_every_notebook_has_its_place_in_the_sidebar():
+    listed = re.findall(r'- (\S+\.ipynb)', (root/'nbs/sidebar.yml').read_text())
+    assert sorted(listed) == sorted(nb.relative_to(root/'nbs').as_posix() for nb in nbs)
+
 def test_notebooks_are_light_and_run_whole():
     for nb in nbs:
         assert nb.stat().st_size < 150*1024, nb.name
