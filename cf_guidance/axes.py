@@ -7,16 +7,21 @@ __all__ = ['DEFAULT_COS_PARAMS', 'AXIS_ORDER', 'MAKERS', 'places', 'usual_g']
 
 # %% ../nbs/06h_axes.ipynb #fc9b7436
 import difflib, inspect, re
+from functools import cache
 from itertools import product
+from fastcore.docments import docments
 from fastcore.foundation import L
-from .schedules import CURVES, _whole, get_cos_sched, lift
-from .transforms import TRANSFORMS, _params
+from .methods import CURVES, TRANSFORMS
+from .schedules import Schedule, _whole, get_cos_sched, lift
+from .transforms import _params, options
 
 # %% ../nbs/06h_axes.ipynb #eac2642e
 DEFAULT_COS_PARAMS = {'max_val': 7.5, 'num_steps': 50, 'min_val': 1, 'num_cycles': .5, 'k_decay': 1, 'num_warmup_steps': 0, 'warmup_init_val': 0}
 
 AXIS_ORDER = 'model', 'size', 'steps', 'sampler', 'prompt', 'negative_prompt', 'seed', 'transform', 'schedule'
-MAKERS = {**{k: f for k, f in CURVES.items() if not any(p in ('a', 'fn', 'vals') for p in _params(f))}, 'get_cos_sched': get_cos_sched}     # schedules that numbers make
+_INNER = Schedule, callable      # annotations of what a number cannot stand for
+MAKERS = {**{k: f for k, f in CURVES.items() if k != 'listed' and not any(p.annotation in _INNER for p in inspect.signature(f).parameters.values())},
+          'get_cos_sched': get_cos_sched}     # schedules that numbers make
 
 def _label(val):
     "What to call a value: words or a number"
@@ -65,13 +70,14 @@ def _made_of(place, params, taken):
     cls, sched, own = place['transform'], place['schedule'], {k: place[k] for k in params}
     if isinstance(cls, str): cls = TRANSFORMS[cls] if cls in TRANSFORMS else _near('`transform`', cls, TRANSFORMS)
     if sched is None: sched = usual_g(cls)
+    if isinstance(sched, str) and sched not in MAKERS:
+        if sched.isidentifier(): _near('`schedule`', sched, MAKERS)
+        sched = lift(sched, 'schedule')                                    # such as 7.5*cos(pi/2*pos)
     if isinstance(sched, str):
-        if sched not in MAKERS: _near('`schedule`', sched, MAKERS)
         mine = {k: own.pop(k) for k in [*own] if k in _params(MAKERS[sched])}
-        sched = MAKERS[sched](**{**_usual(sched, usual_g(cls)/7.5, place['steps']), **mine})
+        sched = _named(sched, usual_g(cls)/7.5, place['steps'], mine)
     if odd := [k for k in own if k in taken]: raise ValueError(f'`{odd[0]}` is a parameter of a schedule, but not of {place["schedule"]!r}: it cannot be swept together with it')
-    opts = {k: own.pop(k) for k in [*own] if k == 'per_sample'}
-    if not isinstance(opts.get('per_sample', True), bool): raise ValueError(f"`per_sample` must be True or False; got {opts['per_sample']!r}")
+    opts = {k: own.pop(k) for k in [*own] if k == 'per_sample' or k in options(cls)}
     try: tfm = cls({'g': sched, **own}, **opts)
     except TypeError as e: raise ValueError(f'`transform` must be the name of a transform, or a class that is called with the schedules, such as `GuidanceTfm`; got {cls!r}: {e}') from None
     if not callable(tfm): raise ValueError(f'`transform` must make a transform; got {cls!r}, which makes {tfm!r:.80}')
@@ -87,8 +93,19 @@ def usual_g(
 def _usual(name, unit, steps):
     "Parameters of a named schedule where none are given, in the unit of the transform"
     if name == 'get_cos_sched': return {**{k: v if k not in ('max_val', 'min_val') else round(v*unit, 6) for k, v in DEFAULT_COS_PARAMS.items()}, 'num_steps': steps}
-    heights = {k: p.default for k, p in inspect.signature(MAKERS[name]).parameters.items() if k in ('max_val', 'min_val', 'start', 'end') and p.default is not p.empty}
-    return {k: round(v*unit, 6) for k, v in heights.items()} if unit != 1 else {}
+    return {k: round(v*unit, 6) for k, v in _heights(name).items()} if unit != 1 else {}
+
+@cache
+def _heights(name):
+    "Those parameters of a schedule that are scales, which we tell by the range in their words, and their defaults"
+    said, pars = docments(MAKERS[name]), inspect.signature(MAKERS[name]).parameters
+    return {k: p.default for k, p in pars.items() if isinstance(p.default, (int, float)) and (k == 'base' or re.search(r'usually [.0-9]+ to (15|30)\b', said.get(k) or ''))}
+
+def _named(name, unit, steps, own):
+    "A schedule by its name, in the unit of the transform: as a whole where no scale of it is given"
+    if name == 'constant': return lift(own.get('val', round(7.5*unit, 6)))
+    if unit == 1 or name in ('get_cos_sched', 'linear', 'cosine') or set(own) & set(_heights(name)): return MAKERS[name](**{**_usual(name, unit, steps), **own})
+    return round(unit, 6)*lift(MAKERS[name](**own))
 
 def _size(val):
     "Width and height of a size: a number, a pair, or text such as '512x768'"

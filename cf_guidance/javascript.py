@@ -10,7 +10,8 @@ import ast, builtins, inspect, json, math, textwrap
 from functools import singledispatch
 from types import FunctionType
 from . import schedules
-from .schedules import CURVES, Step, curve
+from .curves import CURVES
+from .schedules import Step, curve
 
 # %% ../nbs/09b_javascript.ipynb #191db42d
 class _Scope:
@@ -119,7 +120,7 @@ def _is_math(node, c): return isinstance(node, ast.Name) and node.id not in c.lo
 def _(node:ast.Attribute, c):
     if _is_math(node.value, c):
         return _literal(getattr(math, node.attr, '')) or _refuse(node, c, f'`math.{node.attr}`')
-    if node.attr in ('pos', 'n', 'sigma', 'sigmas'): return f'{_operand(node.value, c, 9)}.{node.attr}'
+    if node.attr in ('pos', 'n', 'sigma', 'sigmas', 'timestep'): return f'{_operand(node.value, c, 9)}.{node.attr}'
     _refuse(node, c, f'the attribute `{node.attr}`')
 
 @_js.register
@@ -164,8 +165,7 @@ def _named_call(node, c, name, val):
     if val is Step: return f"new $.Step({_bound(node, c, ['idx', 'n', 'sigma', 'sigmas'])})"
     if name in CURVES and val is CURVES[name]: return f"$.make('{name}', {_bound(node, c, list(inspect.signature(val).parameters))})"
     if not isinstance(val, FunctionType) or val.__name__ in c.local: _refuse(node, c, f'a call of `{name}`')
-    _function(val, c.done, c.top)
-    return f'{_safe(val.__name__)}({_bound(node, c, list(inspect.signature(val).parameters))})'
+    return f'{_safe(_function(val, c.done, c.top))}({_bound(node, c, list(inspect.signature(val).parameters))})'
 
 # %% ../nbs/09b_javascript.ipynb #be7cd2c9
 def _json(x): return json.dumps(x, separators=(',', ':')).replace('<', r'\u003c')
@@ -237,11 +237,11 @@ def _tree(f, top):
 
 # %% ../nbs/09b_javascript.ipynb #af04f769
 def _function(f, done, top):
-    "Put the translation of `f`, and of its helpers before it, into `done`"
-    if f.__name__ in done:
-        if done[f.__name__][0] is f: return
-        raise ValueError(f'the curve `{top}` cannot be translated: two functions are called `{f.__name__}`')
-    node, done[f.__name__] = _tree(f, top), (f, '')
+    "Put the translation of `f`, and of its helpers before it, into `done`; its name there"
+    names = (f.__name__ + (f'${i}' if i else '') for i in range(len(done) + 1))
+    name = next(k for k in names if k not in done or done[k][0] is f)
+    if name in done: return name
+    node, done[name] = _tree(f, top), (f, '')
     params = inspect.signature(f).parameters
     ours = [n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store) and n.id not in params]
     c = _Scope(f, {*params, *ours}, done, top)
@@ -250,7 +250,8 @@ def _function(f, done, top):
     head = ', '.join(_safe(k) + (f' = {given[k]}' if k in given else '') for k in params)
     lets = [f"let {', '.join(dict.fromkeys(map(_safe, ours)))};"] if ours else []
     lines = lets + [_js(s, c) for s in body] + ([] if isinstance(body[-1], (ast.Return, ast.Raise)) else ['return $.None;'])
-    done[f.__name__] = f, f'function {_safe(f.__name__)}({head}) {{\n' + textwrap.indent('\n'.join(lines), '  ') + '\n}'
+    done[name] = f, f'function {_safe(name)}({head}) {{\n' + textwrap.indent('\n'.join(lines), '  ') + '\n}'
+    return name
 
 # %% ../nbs/09b_javascript.ipynb #d1629b62
 def to_js(
@@ -259,5 +260,5 @@ def to_js(
     "Translate the curve `f`, after the helper functions that it calls"
     f = getattr(f, 'curve', f)
     if not isinstance(f, FunctionType): raise ValueError(f'`f` must be a function; got {f!r}')
-    _function(f, done := {}, f.__name__)
-    return '\n\n'.join([text for name, (_, text) in done.items() if name != f.__name__] + [done[f.__name__][1]])
+    own = _function(f, done := {}, f.__name__)
+    return '\n\n'.join([text for name, (_, text) in done.items() if name != own] + [done[own][1]])

@@ -8,9 +8,10 @@ __all__ = ['page_table', 'explorer_page']
 # %% ../nbs/09c_page.ipynb #635baef2
 import hashlib, inspect
 from html import escape
-from .controls import controls
+from .controls import controls, fine, menu_groups
+from .curves import CURVES
 from .javascript import _function, _json, _safe
-from .schedules import CURVES, NOMINAL_SIGMAS, _CHECKS, _whole
+from .schedules import NOMINAL_SIGMAS, _CHECKS, _whole
 
 # %% ../nbs/09c_page.ipynb #647fb06b
 _RUNTIME = r"""
@@ -45,16 +46,18 @@ $.unpack = (x, n) => $.len(x) === n ? x : fail(`expected ${n} values`);
 # %% ../nbs/09c_page.ipynb #66a75e06
 _CLASSES = r"""
 $.Step = class {
-  constructor(idx, n = 1, sigma = $.None, sigmas = $.None) {
+  constructor(idx, n = 1, sigma = $.None, sigmas = $.None, timestep = $.None) {
     n = $._whole('n', n, 1); idx = $._whole('idx', idx, 0, n - 1);
     const all = !$.none(sigmas);
     if (all && sigmas.length !== n) fail(`\`sigmas\` must have one value for each of ${n} steps; got ${sigmas.length}`);
-    Object.assign(this, {idx, n, sigmas, sigma: all && $.none(sigma) ? sigmas[idx] : sigma});
+    Object.assign(this, {idx, n, sigmas, timestep, sigma: all && $.none(sigma) ? sigmas[idx] : sigma});
   }
   valueOf() { return this.idx }
   toString() { return `Step(${this.idx}, ${this.n})` }
   get pos() { return this.n > 1 ? this.idx/(this.n - 1) : 0 }
-  part(start, n) { return new $.Step(this - start, n, this.sigma, $.none(this.sigmas) ? $.None : this.sigmas.slice(start, start + n)) }
+  part(start, n) {
+    return new $.Step(this - start, n, this.sigma, $.none(this.sigmas) ? $.None : this.sigmas.slice(start, start + n), this.timestep);
+  }
 };
 $.Schedule = class {
   constructor(name, args) { Object.assign(this, {name, args, kept: new Map()}) }
@@ -63,9 +66,10 @@ $.Schedule = class {
     const val = +$.curves[this.name](at, ...this.args);
     return Number.isFinite(val) ? val : fail(`${this} must give finite numbers; got ${$.repr(val)} at ${at}`);
   }
-  values(n, sigmas = $.None) {
+  values(n, sigmas = $.None, timesteps = $.None) {
     n = $._whole('n', n, 1);
-    const key = `${n} ${sigmas}`, run = () => $.List.from({length: n}, (_, i) => this._at(new $.Step(i, n, $.None, sigmas)));
+    const step = i => new $.Step(i, n, $.None, sigmas, $.none(timesteps) ? $.None : timesteps[i]);
+    const key = `${n} ${sigmas} ${timesteps}`, run = () => $.List.from({length: n}, (_, i) => this._at(step(i)));
     if (!this.kept.has(key)) this.kept.set(key, run());
     return this.kept.get(key);
   }
@@ -92,6 +96,7 @@ $.make = (name, ...vals) => {
   return new $.Schedule(name, args);
 };
 $.plain = d => $.make(d.curve, ...$.params(d.curve).map(p => p.kind === 'schedule' ? $.plain(d[p.name]) : d[p.name] ?? p.default));
+$.timesteps = n => $.List.from({length: n}, (_, i) => 999*(1 - i/Math.max(1, n - 1)));
 $.sigmas = (n, [hi, lo] = $.table.nominal) => $.List.from({length: n}, (_, i) => hi*(lo/hi)**(i/Math.max(1, n - 1)));
 """
 
@@ -100,7 +105,9 @@ _REPR = r"""
 $.repr = x => typeof x === 'number' ? $.text(x) : typeof x === 'string' ? `'${x}'` : Array.isArray(x) ? $.tuple(x) : String(x);
 $.tuple = x => `(${x.map($.repr).join(', ')}${x.length === 1 ? ',' : ''})`;
 $.floats = x => x.map(v => Number.isInteger(v) && Math.abs(v) < 1e16 ? (Object.is(v, -0) ? '-0' : v) + '.0' : $.text(v)).join(', ');
-$.part = (p, x) => p.name === 'a' || p.default === x ? '' : p.default === undefined ? $.repr(x) : `${p.name}=${$.repr(x)}`;
+$.same = (x, y) => Array.isArray(x) && Array.isArray(y) ? x.length === y.length && x.every((v, i) => v === y[i]) : x === y;
+$.on = p => p.name === 'a' && p.kind === 'schedule';
+$.part = (p, x) => $.on(p) || $.same(p.default, x) ? '' : p.default === undefined ? $.repr(x) : `${p.name}=${$.repr(x)}`;
 $.text = x => !Number.isFinite(x) ? {Infinity: 'inf', '-Infinity': '-inf'}[x] || 'nan'
   : (x && (Math.abs(x) < 1e-4 || Math.abs(x) >= 1e16) ? x.toExponential() : String(x)).replace(/e([+-])(\d)$/, 'e$10$2');
 $.Schedule.prototype.toString = function() {
@@ -108,7 +115,7 @@ $.Schedule.prototype.toString = function() {
   if (name === 'add') return `${args[0]} + ${sum(args[1])}`;
   if (name === 'scale') return `${$.text(args[1])}*${sum(args[0])}`;
   if (name === 'listed') return `lift([${$.floats(args[0])}])`;
-  const said = own.map((p, i) => $.part(p, args[i])).filter(s => s), a = own.findIndex(p => p.name === 'a');
+  const said = own.map((p, i) => $.part(p, args[i])).filter(s => s), a = own.findIndex($.on);
   return `${a < 0 ? '' : sum(args[a]) + '.'}${name}(${said.join(', ')})`;
 };
 """
@@ -122,17 +129,15 @@ def _kind(p):
     return _KINDS.get(getattr(_CHECKS.get(p.annotation), '__name__', ''))
 
 # %% ../nbs/09c_page.ipynb #1defd404
-_FIRST = {'lo': 1., 'hi': 6.}     # where the two sliders of a range begin, so that it has a width
-
 def _params(maker, steps, top):
     "What the page knows of each parameter of `maker`"
     sig, found = inspect.signature(maker).parameters, {c['name']: c for c in controls(maker, steps)}
     if bad := [k for k, p in sig.items() if _kind(p) is None or k not in found]:
         raise ValueError(f'the curve `{top}` cannot be on the page: no slider for {", ".join(bad)}')
     def row(k, p):
-        c, start = found[k], _FIRST.get(k, found[k]['default']) if p.default is p.empty else found[k]['default']
-        default = None if p.default is p.empty else p.default
-        said = dict(name=k, kind=_kind(p), help=c['help'], lo=c.get('lo'), hi=c.get('hi'), start=start, default=default)
+        c, default = found[k], None if p.default is p.empty else p.default
+        step = 10**-fine(c) if c['kind'] == 'float' and fine(c) > 2 else None
+        said = dict(name=k, kind=_kind(p), help=c['help'], lo=c.get('lo'), hi=c.get('hi'), start=c['default'], default=default, step=step)
         return {key: val for key, val in said.items() if val is not None}
     return [row(k, p) for k, p in sig.items()]
 
@@ -140,31 +145,33 @@ def _entry(name, steps, done):
     "What the page knows of a curve; its functions go into `done`"
     maker, trial = CURVES[name], dict(done)
     params = _params(maker, steps, name)
-    for f in filter(None, (maker.curve, maker.check)): _function(f, trial, name)
+    fn, check = [f and _function(f, trial, name) for f in (maker.curve, maker.check)]
     done.update(trial)
-    return dict(does=maker.__doc__ or name, params=params) | (dict(check=maker.check.__name__) if maker.check else {})
+    return dict(does=maker.__doc__ or name, params=params) | (dict(fn=fn) if fn != name else {}) | (dict(check=check) if check else {})
 
 # %% ../nbs/09c_page.ipynb #aca86b56
 def page_table(
     curves=None, # Names of curves, keys of `CURVES`; all of them when None
     steps:int=50, # Number of steps to begin with, 1 to 200
-)->dict: # `curves`, `left` (name: reason), `js`, `nominal`, `first` and `steps`
+)->dict: # `curves`, `groups` of the menu, `left` (name: reason), `js`, `nominal`, `first` and `steps`
     "Collect what the page knows of the `curves`"
     steps, done, found, left = _whole('steps', steps, 1, 200), {}, {}, {}
-    for name in CURVES if curves is None else curves:
+    names = list(CURVES if curves is None else curves)
+    for name in names:
         if name not in CURVES: raise ValueError(f'`curves` must be names of {sorted(CURVES)}; got {name!r}')
+    for name in [k for group in menu_groups(names).values() for k in group]:
         try: found[name] = _entry(name, steps, done)
         except ValueError as e: left[name] = str(e)
     leaves = [k for k, c in found.items() if all(p['kind'] != 'schedule' for p in c['params'])]
     if not leaves: raise ValueError(f'`curves` must have one without a schedule inside; got {list(found)}')
     first = 'cosine' if 'cosine' in leaves else leaves[0]
-    return dict(curves=found, left=left, nominal=NOMINAL_SIGMAS, first=first, steps=steps, js='\n'.join(text for _, text in done.values()))
+    return dict(curves=found, groups=menu_groups(found), left=left, nominal=NOMINAL_SIGMAS, first=first, steps=steps, js='\n'.join(text for _, text in done.values()))
 
 # %% ../nbs/09c_page.ipynb #f0a629ef
 def _engine(table):
     "JavaScript that defines `$` with all curves of `table`; no document is needed"
     known = {k: v for k, v in table.items() if k != 'js'}
-    curves = ', '.join(f'{k}: {_safe(k)}' for k in table['curves'])
+    curves = ', '.join(f"{k}: {_safe(c.get('fn', k))}" for k, c in table['curves'].items())
     tests = ', '.join(f"{k}: {_safe(c['check'])}" for k, c in table['curves'].items() if 'check' in c)
     made = f"Object.assign($, (() => {{\n{table['js']}\nreturn {{curves: {{{curves}}}, tests: {{{tests}}}}};\n}})());"
     return '\n'.join([_RUNTIME, _CLASSES, _CHECKS_JS, _REPR, made, f'$.table = {_json(known)};'])
@@ -180,7 +187,7 @@ const make = (tag, attrs, ...kids) => {
 const number = text => /^\s*[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?\s*$/i.test(text) && Number.isFinite(+text) ? +text : text;
 const marked = text => text.split('`').map((t, i) => i % 2 ? make('code', {}, t) : t);
 const slider = (p, changed) => {
-  const whole = p.kind === 'int', step = whole ? 1 : p.hi - p.lo < 2 ? .01 : .05;
+  const whole = p.kind === 'int', step = p.step || (whole ? 1 : p.hi - p.lo < 2 ? .01 : .05);
   const range = make('input', {type: 'range', min: p.lo, max: p.hi, step, value: p.start, title: p.help});
   const text = make('input', {type: 'text', inputmode: 'decimal', value: p.start, title: p.help, 'aria-label': `${p.name}, as a number`});
   range.oninput = () => { text.value = range.value; changed() };
@@ -209,7 +216,8 @@ const field = (p, changed, last) => {
   return f;
 };
 const chooser = (label, help, changed, last) => {
-  const menu = make('select', {title: help}, ...Object.keys($.table.curves).map(k => make('option', {value: k}, k)));
+  const groups = Object.entries($.table.groups).map(([label, names]) => [label, names.map(k => make('option', {value: k}, k))]);
+  const menu = make('select', {title: help}, ...groups.flatMap(([label, kids]) => groups.length > 1 ? make('optgroup', {label}, ...kids) : kids));
   const does = make('p', {class: 'does'}), box = make('div', {});
   let fields;
   const fill = () => {
@@ -270,7 +278,7 @@ const start = root => {
   const update = () => {
     done.textContent = '';
     try {
-      const n = checked(steps, x => $._whole('number of steps', x, 1, 200)), sched = pick.read(), values = [...sched.values(n, $.sigmas(n))];
+      const n = checked(steps, x => $._whole('number of steps', x, 1, 200)), sched = pick.read(), values = [...sched.values(n, $.sigmas(n), $.timesteps(n))];
       if (values.some(v => Math.abs(v) > 1e100)) fail('the numbers are too large for a plot');
       now = {line: String(sched), n, values};
     } catch (e) {
@@ -294,8 +302,8 @@ const start = root => {
   root.replaceChildren(make('div', {class: 'set'}, steps.el, pick.el, note), make('div', {class: 'out'}, wrong, good));
   update();
   new ResizeObserver(draw).observe(root);
-  const values = (s, n, sigmas) => [...s.values(n, sigmas ? $.List.from(sigmas) : $.None)];
-  const read = d => { const s = $.plain(d); return {line: String(s), at: (n, sigmas) => values(s, n, sigmas)} };
+  const some = x => x ? $.List.from(x) : $.None;
+  const read = d => { const s = $.plain(d); return {line: String(s), at: (n, ...levels) => [...s.values(n, ...levels.map(some))]} };
   root.explorer = {get now() { return now }, read};
 };
 """
@@ -316,7 +324,7 @@ _STYLE = '''
 .cfg-page :is(select, textarea, input[type=text], button) {font: inherit; color: inherit; background: transparent;
   border: 1px solid color-mix(in srgb, currentColor 55%, transparent); border-radius: 4px; padding: .15em .4em}
 .cfg-page .row > input {flex: 0 0 4.6em; width: 4.6em; min-width: 0}
-.cfg-page option {color: #000; background: #fff}
+.cfg-page :is(option, optgroup) {color: #000; background: #fff}
 .cfg-page input[type=range] {accent-color: #0072b2; padding: 0; margin: 0}
 .cfg-page [aria-invalid] {border: 2px solid #d55e00; outline-color: #d55e00}
 .cfg-page :is(select, textarea, input, button, summary):focus-visible {outline: 2px solid #0072b2; outline-offset: 1px}

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from .pieces import images_from_latents, latent_size
 from .samplers import begin_again, begin_run
 from .schedules import _whole
-from .waves import Run, Wave, built_in, embed, in_batches, script
+from .waves import Run, Wave, all_texts, built_in, embed, in_batches, reads, script
 
 # %% ../nbs/06e_plans.ipynb #8aa23feb
 def _keeps(tfm):
@@ -63,9 +63,9 @@ def count_passes(
         for node in nodes:
             want, alike = set(), {}
             for i in node:
-                needs, key = scripts[i][k]
-                alone += len(needs)
-                want |= {runs[i].texts(name) for name in needs}
+                asks, key = scripts[i][k]
+                alone += len(asks)
+                want |= {(texts, how) for _, texts, how in asks}
                 alike.setdefault(i if key is None else key, []).append(i)
             most += len(want)
             parts += alike.values()
@@ -148,7 +148,7 @@ def images(self:Plan,
     with tqdm(total=self.alone, unit=' passes', disable=not progress, leave=False) as bar:
         for nums in self.waves:
             (runs, scripts), made, done, wave = self._of(nums), self.made, self.done, None
-            own = {text: words[text] for r in runs for name in 'ut' for text in r.texts(name)}
+            own = {text: words[text] for text in all_texts(runs, self.course.steps)}
             try:
                 runs = [_copied(r) if any(key is None for _, key in s) else r for r, s in zip(runs, scripts)]
                 wave = Wave(runs, self.pieces, begin_again(self.course, self.pieces), self.size, own, self.max_rows, scripts)
@@ -165,9 +165,9 @@ def images(self:Plan,
 def texts(self:Plan)->dict: # Embedding of each text, (tokens, dim)
     "Read every text once, and make what remarks there are on the prompts"
     for text in dict.fromkeys(r.negative_prompt for r in self.runs if r.negative_prompt):
-        if not any('u' in needs for i, said in self.scripts.items() if self.runs[i].negative_prompt == text for needs, _ in said):
+        if not any('u' in names for i, said in self.scripts.items() if self.runs[i].negative_prompt == text for names in reads(said)):
             (self.warn or partial(warnings.warn, stacklevel=4))(f'the negative prompt {text!r} has no effect: no step of these schedules reads `u`')
-    return embed([self.runs[i] for i in self.scripts], self.pieces, self.max_rows, self.warn)
+    return embed([self.runs[i] for i in self.scripts], self.pieces, self.max_rows, self.warn, self.course.steps)
 
 def _let_go(tfm):
     "Free the last prediction that a transform holds, a part of its whole batch"

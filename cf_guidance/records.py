@@ -18,17 +18,18 @@ from .pieces import BUILT_IN, get_sd_pieces, latent_size
 from .samplers import begin_run
 from .sampling import built_in, generate
 from .schedules import _whole
-from .transforms import OWN, TRANSFORMS, GuidanceTfm
+from .methods import OWN, TRANSFORMS
+from .transforms import GuidanceTfm, options, parameters
 
 # %% ../nbs/06b_records.ipynb #911cf51a
 def _own(tfm):
     "What a transform holds besides its schedules"
-    return {k: v for k, v in getattr(tfm, '__dict__', {}).items() if k not in ('schedules', '_lifted', 'pred') and (k, v) != ('per_sample', True)}
+    return {k: v for k, v in getattr(tfm, '__dict__', {}).items() if k not in ('schedules', '_lifted', 'pred', '_kept', '_weak') and (k, v) != ('per_sample', True)}
 
 def _rule_name(tfm):
     "Name of a registered transform; for another, its name and a hash of its code; `None` if that does not tell all"
     for name, cls in TRANSFORMS.items():
-        if type(tfm) is cls and cls in OWN and not set(_own(tfm)) - {'per_sample'}: return name
+        if type(tfm) is cls and cls in OWN and not set(_own(tfm)) - {'per_sample', *options(cls)}: return name
     what = tfm if inspect.isfunction(tfm) or isinstance(tfm, functools.partial) else type(tfm)
     try: text = json.dumps([told(what), told(_own(tfm))])
     except (TypeError, ValueError, RecursionError, OSError, ImportError): return None
@@ -36,9 +37,14 @@ def _rule_name(tfm):
     return f"{getattr(what, '__name__', 'partial')}:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 def _values(tfm, steps):
-    "Every scheduled number at every step"
-    look = tfm.scheduler if isinstance(tfm, GuidanceTfm) else None
-    return {k: [look(k, step) for step in steps] for k in tfm.schedules} if look else {}
+    "Every number that the transform uses, at every step, also those that nobody set"
+    if not isinstance(tfm, GuidanceTfm): return {}
+    names = dict.fromkeys([*tfm.schedules, *[k for k, p in parameters(type(tfm)).items() if type(tfm) in OWN and k not in options(type(tfm))]])
+    return {k: [tfm.scheduler(k, step) if k in tfm.schedules else parameters(type(tfm))[k].default for step in steps] for k in names}
+
+def _settings(tfm):
+    "Every option of a registered transform, also those that nobody chose"
+    return {k: v for k, v in {**_own(tfm), **tfm.chosen()}.items() if (k, v) != ('per_sample', True)}
 
 # %% ../nbs/06b_records.ipynb #feb533d5
 def recipe(
@@ -58,7 +64,7 @@ def recipe(
     course = course or begin_run(pieces, sampler, steps)
     (h, w), seed = latent_size(pieces, width, height), _whole('seed', seed, -2**63, 2**64 - 1)
     config, rule = {k: v for k, v in course.scheduler.config.items() if not k.startswith('_')}, _rule_name(tfm)
-    own = {'nonce': uuid.uuid4().hex} if rule is None else _own(tfm) if ':' not in rule else {k: v for k, v in _own(tfm).items() if isinstance(v, (bool, int, float, str))}
+    own = {'nonce': uuid.uuid4().hex} if rule is None else _settings(tfm) if ':' not in rule else {k: v for k, v in _own(tfm).items() if isinstance(v, (bool, int, float, str))}
     return dict(**{'exact': True} if exact else {}, version=1, model=pieces.fingerprint, model_name=pieces.name, prompt=prompt, negative_prompt=negative_prompt, seed=seed, rule=rule,
                 values=_values(tfm, course.steps), options=own,
                 sampler=type(course.scheduler).__name__, sampler_config=json.loads(json.dumps(config, default=str)),

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from .pieces import Pieces, image_from_latents, latent_size
 from .samplers import begin_run
 from .schedules import _whole
-from .waves import Run, Wave, _transform, built_in, embed, script
+from .waves import Run, Wave, _transform, built_in, embed, reads, script
 
 # %% ../nbs/06_sampling.ipynb #1af0e3fa
 def _pairs(prompts, seeds):
@@ -43,10 +43,10 @@ def sample_latents(
     pieces, prompts = pieces or built_in(), _pairs(prompts, seeds)
     run, course = Run(prompts, _transform('guide_tfm', guide_tfm), tuple(seeds), negative_prompt), begin_run(pieces, sampler, steps)
     size, said = latent_size(pieces, width, height), script(run, course.steps)
-    if negative_prompt and not any('u' in needs for needs, _ in said):
+    if negative_prompt and not any('u' in names for names in reads(said)):
         (warn or partial(warnings.warn, stacklevel=3))(f'the negative prompt {negative_prompt!r} has no effect: no step of this schedule reads `u`')
     most = 2*len(seeds) if max_rows is None else _whole('max_rows', max_rows, 1)
-    wave = Wave([run], pieces, course, size, embed([run], pieces, most, warn), most, [said])
+    wave = Wave([run], pieces, course, size, embed([run], pieces, most, warn, course.steps), most, [said])
     for at in tqdm(wave.walk(), total=len(course.calls), disable=not progress, leave=False):
         if callback is not None and callback(at[0], wave.x): return None
     if wave.failed: raise wave.failed[0]
@@ -74,11 +74,12 @@ class Traced:
     def __init__(self,
         tfm, # The transform
     ): self.tfm, self.rows = tfm, []
-    def needs(self, idx): return frozenset('ut')
-    def __call__(self, u, t, idx):
+    def needs(self, idx): return frozenset('ut') | (self.tfm.needs(idx) if hasattr(self.tfm, 'needs') else frozenset())
+    def how(self, name, idx): return self.tfm.how(name, idx) if hasattr(self.tfm, 'how') else None
+    def __call__(self, u, t, idx, **weak):
         last = self.rows[-1]['step'] if self.rows else 0
         if int(idx) < last or getattr(idx, 'n', 0) == 1: self.rows = []
-        pred, x = self.tfm(u, t, idx=idx), getattr(idx, 'x', None)
+        pred, x = self.tfm(u, t, idx=idx, **weak), getattr(idx, 'x', None)
         cos = torch.nn.functional.cosine_similarity(u.float().flatten(1), t.float().flatten(1)).mean().item()
         g = self.tfm.scheduler('g', idx) if 'g' in getattr(self.tfm, 'schedules', {}) else None
         self.rows.append(dict(step=int(idx), sigma=getattr(idx, 'sigma', None), g=g, x=None if x is None else _rms(x),

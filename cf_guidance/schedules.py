@@ -8,7 +8,7 @@ __all__ = ['CURVES', 'NOMINAL_SIGMAS', 'Step', 'positive', 'Schedule', 'curve', 
            'get_cos_sched', 'to_json', 'from_json']
 
 # %% ../nbs/00_schedules.ipynb #ad385907
-import inspect, json, math
+import importlib, inspect, json, math
 from dataclasses import dataclass
 from functools import update_wrapper
 from html import escape
@@ -30,6 +30,7 @@ class Step(int):
         *, sigma:float=None, # Noise level of the step, `b/a`
         sigmas:tuple=None, # Noise levels of all `n` steps; gives `sigma` too
         timestep=None, # The scheduler's number for the model call
+        first=None, # The number of the first call of the step, by which a schedule is looked up; `timestep` by default
         x=None, # Noisy latents that the model is given, before any scaling
         a:float=None, # Share of the image in `x`, as in `x = a*x0 + b*eps`
         b:float=None, # Share of the noise in `x`
@@ -39,7 +40,7 @@ class Step(int):
         self = super().__new__(cls, _whole('idx', idx, 0, n-1))
         if sigmas is not None and len(sigmas) != n: raise ValueError(f'`sigmas` must have one value for each of {n} steps; got {len(sigmas)}')
         if sigma is None and sigmas is not None: sigma = sigmas[idx]
-        self.__dict__.update(n=n, sigma=sigma, sigmas=sigmas, timestep=timestep, x=x, a=a, b=b, space=space)
+        self.__dict__.update(n=n, sigma=sigma, sigmas=sigmas, timestep=timestep, first=timestep if first is None else first, x=x, a=a, b=b, space=space)
         return self
     def __getnewargs__(self): return int(self), self.n
     @property
@@ -47,7 +48,7 @@ class Step(int):
     def part(self, start, n):
         "The same moment, in a run of `n` steps that begins at step `start` of this one"
         sig = self.sigmas[start:start+n] if self.sigmas else None
-        return Step(self - start, n, sigma=self.sigma, sigmas=sig)
+        return Step(self - start, n, sigma=self.sigma, sigmas=sig, timestep=self.timestep, first=self.first)
     def __repr__(self): return f'Step({int(self)}, {self.n})'
 
 # %% ../nbs/00_schedules.ipynb #b1f82418
@@ -56,7 +57,11 @@ CURVES = {}      # name of each curve: the function that makes it a `Schedule`
 @dataclass(frozen=True)
 class _At:
     "A bare position: no step, no number of steps, no noise level"
-    pos:float; n:int=None; sigma:float=None; sigmas:tuple=None
+    pos:float; n:int=None; sigma:float=None; sigmas:tuple=None; timestep:float=None
+
+def _maker(name):
+    "The curve called `name`, also where the notebook that it comes from is not imported yet"
+    return CURVES[name] if name in CURVES else importlib.import_module('cf_guidance.curves').CURVES[name]
 
 # %% ../nbs/00_schedules.ipynb #0b1a68f3
 def _number(name, val):
@@ -93,7 +98,7 @@ class Schedule:
         return self._at(_At(float(pos)))
 
     def __getitem__(self, step):
-        if isinstance(step, Step): return self._at(step)
+        if isinstance(step, Step): return self._at(step if step.timestep is step.first else Step(step, step.n, sigma=step.sigma, sigmas=step.sigmas, timestep=step.first))
         raise ValueError(f'a Schedule is looked up with a `Step`; got {step!r}: pass `sched.values(n)` to code that indexes with a plain int')
 
     def values(self,
@@ -105,7 +110,7 @@ class Schedule:
         return [self[Step(i, n, sigmas=None if sigmas is None else tuple(sigmas))] for i in range(n)]
 
     def _at(self, at):
-        val = CURVES[self.name].curve(at, **dict(self.args))
+        val = _maker(self.name).curve(at, **dict(self.args))
         if not math.isfinite(val): raise ValueError(f'{self!r} must give finite numbers; got {val!r} at {at!r}')
         return float(val)
 
@@ -169,13 +174,13 @@ def _expression(self):
     "The expression that makes this schedule"
     args, name = dict(self.args), self.name
     if special := _infix(name, args): return special
-    params = inspect.signature(CURVES[name]).parameters
+    params = inspect.signature(_maker(name)).parameters
     named = [(k, v) for k, v in args.items() if v != params[k].default]
-    if 'a' in args:
-        inner = f"({args['a']!r})" if args['a'].name in ('add', 'scale') else repr(args['a'])
-        named = [(k, v) for k, v in named if k != 'a']
+    on = args['a'] if isinstance(args.get('a'), Schedule) else None            # what an operator works on
+    if on: named = [(k, v) for k, v in named if k != 'a']
     show = [_text(v) if params[k].default is inspect.Parameter.empty else f'{k}={_text(v)}' for k, v in named]
-    return (f'{inner}.' if 'a' in args else '') + f"{name}({', '.join(show)})"
+    inner = (f'({on!r}).' if on.name in ('add', 'scale') else f'{on!r}.') if on else ''
+    return f"{inner}{name}({', '.join(show)})"
 
 Schedule.__repr__ = _expression
 
@@ -196,10 +201,11 @@ def _span(sched):
 def drawn(
     sched, # A `Schedule`
 )->list: # As many numbers as its own lists and warm-ups ask for, or else 50
-    "The numbers of a schedule for a picture, over Stable Diffusion's noise levels"
+    "The numbers of a schedule for a picture, over Stable Diffusion's noise levels and timesteps"
     fixed, n = _span(sched)
     n = n if fixed else max(50, n)
-    return sched.values(n, _nominal(n))
+    sigmas = tuple(_nominal(n))
+    return [sched[Step(i, n, sigmas=sigmas, timestep=999*(1 - i/max(1, n - 1)))] for i in range(n)]
 
 def _svg(self, w=220, h=70):
     "A small picture of the curve"
@@ -246,15 +252,20 @@ def called(at,
     return _number(f'{fn}({at.pos})', fn(at.pos))
 
 # %% ../nbs/00_schedules.ipynb #fbfa4191
+def _expressed(text, name):
+    try: return _maker('expression')(text)
+    except ValueError as e: raise ValueError(f'`{name}` as a text must be an expression such as "7.5*pos": {e}') from None
+
 def lift(
-    x, # A `Schedule`, a number, a list or array with one value for each step, or a function of the position
+    x, # A `Schedule`, a number, a list or array with one value for each step, a function of the position, or an expression as text
     name:str='schedule', # What to call it in an error
 )->Schedule: # `x` as a schedule
     "Make a `Schedule` of what stands for one"
     if isinstance(x, Schedule): return x
     if hasattr(x, 'tolist'): x = x.tolist()
     if isinstance(x, Real): return constant(_number(name, x))
-    if isinstance(x, (str, bytes, dict)) or x is None: raise ValueError(f'`{name}` must be a number, a list, a function or a Schedule; got {x!r}')
+    if isinstance(x, str): return _expressed(x, name)
+    if isinstance(x, (bytes, dict)) or x is None: raise ValueError(f'`{name}` must be a number, a list, a function or a Schedule; got {x!r}')
     if callable(x): return called(x)
     try: vals = list(x)
     except TypeError: raise ValueError(f'`{name}` must be a number, a list, a function or a Schedule; got {x!r}') from None
@@ -316,12 +327,13 @@ Schedule.warmup = warmup
 def within(at,
     a:Schedule, # The schedule inside the interval
     sigma:tuple, # Lowest and highest noise level, such as .28, 5.42: `a` holds for `lo < sigma <= hi`
+    outside:float=1., # Value elsewhere, usually 0 to 15: 1 is `t`, 0 is `u`
 )->float:
-    "Follow `a` inside an interval of noise levels, and be 1 outside (arXiv 2404.07724)"
+    "Follow `a` inside an interval of noise levels, and be `outside` elsewhere (arXiv 2404.07724)"
     if at.sigma is None: raise ValueError('a window in sigma wants noise levels: use `values(n, sigmas)` or a `Step` with its sigma')
-    return a._at(at) if sigma[0] < at.sigma <= sigma[1] else 1.
+    return a._at(at) if sigma[0] < at.sigma <= sigma[1] else outside
 
-def _interval(a, sigma):
+def _interval(a, sigma, outside):
     if len(sigma) != 2 or not 0 <= sigma[0] < sigma[1]: raise ValueError(f'`sigma` must be (lo, hi) with 0 <= lo < hi; got {_text(sigma)}')
 within.check, Schedule.within = _interval, within
 
@@ -419,10 +431,10 @@ def _plain(s):
     return {'curve': s.name, **{k: _plain(v) if isinstance(v, Schedule) else list(v) if isinstance(v, tuple) else v for k, v in s.args}}
 
 def _from_plain(d):
-    if not isinstance(d, dict) or d.get('curve') not in CURVES or d['curve'] == 'called':
-        raise ValueError(f'a saved schedule must name one of {sorted(set(CURVES) - {"called"})}; got {d!r}')
+    try: make = _maker({'called': None}.get(d['curve'], d['curve']))
+    except (KeyError, TypeError): raise ValueError(f'a saved schedule must name one of {sorted(set(CURVES) - {"called"})}; got {d!r}') from None
     args = {k: _from_plain(v) if isinstance(v, dict) else v for k, v in d.items() if k != 'curve'}
-    try: return CURVES[d['curve']](**args)
+    try: return make(**args)
     except TypeError as e: raise ValueError(f'a saved {d["curve"]} must have its own parameters: {e}') from None
 
 # %% ../nbs/00_schedules.ipynb #3f0abc18

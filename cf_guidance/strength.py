@@ -31,13 +31,14 @@ class Effective:
     def __init__(self,
         tfm, # The transform
     ): self.tfm, self.rows = tfm, []
-    def needs(self, idx): return frozenset('ut')
+    def needs(self, idx): return frozenset('ut') | (self.tfm.needs(idx) if hasattr(self.tfm, 'needs') else frozenset())
+    def how(self, name, idx): return self.tfm.how(name, idx) if hasattr(self.tfm, 'how') else None
 
-    def __call__(self, u, t, idx):
+    def __call__(self, u, t, idx, **weak):
         ts = getattr(idx, 'timestep', None)
         now = dict(step=int(idx), timestep=None if ts is None else float(ts))
         if self.rows and (now['step'] < self.rows[-1]['step'] or now == {k: self.rows[0][k] for k in now}): self.rows = []
-        pred = self.tfm(u, t, idx=idx)
+        pred = self.tfm(u, t, idx=idx, **weak)
         each = effective_guidance(pred, u, t).tolist()
         seen = [g for g in each if g == g]
         self.rows.append(dict(now, g=sum(seen)/len(seen) if seen else float('nan'), each=each))

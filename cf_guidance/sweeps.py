@@ -20,7 +20,8 @@ from .pairs import COS_SWEEP, cos_harness, minimum_pairs, run, _fresh
 from .plans import Plan
 from .plots import axes_grid, image_grid
 from .schedules import _whole
-from .transforms import TRANSFORMS, _params
+from .methods import TRANSFORMS
+from .transforms import _params, parameters
 from .waves import Run
 
 # %% ../nbs/07_sweeps.ipynb #e4b4d1e3
@@ -66,7 +67,7 @@ def _check(self:Sweep):
     named = [s for s in self.values['schedule'].values() if isinstance(s, str)]
     rules = [TRANSFORMS.get(t, t) if isinstance(t, str) else t for t in self.values['transform'].values()]
     self.taken = {p for s in named if s in MAKERS for p in _params(MAKERS[s])} - {'num_steps'}
-    known = self.taken | {p for t in rules if hasattr(t, 'rule') for p in _params(t.rule)} - {'u', 't', 'g'}
+    known = self.taken | {p for t in rules if hasattr(t, 'rule') for p in parameters(t)} - {'g'}
     for k in self.params:
         if k not in known and any(k in _params(f) for f in MAKERS.values()): raise ValueError(f'`{k}` is a parameter of schedules: name one that has it, such as schedule={next(n for n, f in MAKERS.items() if k in _params(f))!r}')
         k in known or _near('an axis', k, [*AXIS_ORDER, *sorted(known)])

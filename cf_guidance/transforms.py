@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['RULES', 'OWN', 'TRANSFORMS', 'rule', 'cfg', 'base_norm', 'match_norm', 't_norm', 'full_norm', 'equal_push', 'convert',
-           'GuidanceTfm', 'BaseNormGuidance', 'TNormGuidance', 'FullNormGuidance']
+           'parameters', 'options', 'GuidanceTfm', 'transform', 'BaseNormGuidance', 'TNormGuidance', 'FullNormGuidance']
 
 # %% ../nbs/02_transforms.ipynb #6f8e98a4
 import inspect
 from functools import cache
+from typing import Literal, get_args, get_origin
 import torch
 from fastcore.basics import patch
 from .schedules import Step, lift
@@ -20,10 +21,11 @@ def rule(
     space:str=None, # Space of the prediction that the rule was published for; `None` if it acts alike in all
     neutral:dict=None, # Parameters at which the rule is `t` itself, if there are any
     absent:dict=None, # Parameters at which the rule is `u` itself, if there are any
+    reads=None, # Function of the rule's parameters, and of `state` and `step` if it names them: which of 'u', 't', 'weak' are read
 ):
     "Register a function `f(u, t, g, ...)` as a rule, with what a loop may know of it"
     def _rule(f):
-        f.space, f.neutral, f.absent = space, neutral, absent
+        f.space, f.neutral, f.absent, f.reads = space, neutral, absent, reads
         RULES[f.__name__] = f
         return f
     return _rule
@@ -138,26 +140,65 @@ def convert(
     return _wide(pred)*(k/k2) + _wide(x)*((c - c2)/k2)
 
 # %% ../nbs/02_transforms.ipynb #b28e146d
+_GIVEN = 'u', 't', 'weak', 'step', 'state'         # what a step hands to a rule; all else are its parameters
+
 @cache
 def _params(rule): return tuple(inspect.signature(rule).parameters)
 
+@cache
+def parameters(
+    cls, # Class of a transform
+)->dict: # `inspect.Parameter` by name
+    "Parameters of a transform: those of its rule, and of what makes its weak prediction"
+    makers = [f for f in (getattr(cls, 'rule', None), getattr(cls, 'weaker', None)) if f]
+    return {k: p for f in makers for k, p in inspect.signature(f).parameters.items() if k not in _GIVEN and k != 'self'}
+
+def _is_option(p): return p.annotation in (bool, str) or get_origin(p.annotation) is Literal
+
+def options(
+    cls, # Class of a transform
+)->dict: # `inspect.Parameter` by name
+    "Those parameters of a transform that are chosen once, and not scheduled"
+    return {k: p for k, p in parameters(cls).items() if _is_option(p)}
+
+def _chosen(cls, given):
+    "Options that differ from what they are by default, checked"
+    known = options(cls)
+    if odd := sorted(set(given) - set(known)): raise ValueError(f'options of {cls.__name__} must be among {sorted(known)}; got {odd}')
+    for k, v in given.items():
+        kind = known[k].annotation
+        ok = isinstance(v, kind) if kind in (bool, str) else v in get_args(kind)
+        if not ok: raise ValueError(f"`{k}` must be {'True or False' if kind is bool else 'text' if kind is str else f'one of {list(get_args(kind))}'}; got {v!r}")
+    return {k: v for k, v in given.items() if v != known[k].default}
+
+# %% ../nbs/02_transforms.ipynb #3034eb27
 class GuidanceTfm:
     "Guide with `rule`, its parameters looked up in `schedules` at each step"
-    rule = staticmethod(cfg)
+    rule, weaker = staticmethod(cfg), None
     def __init__(self,
         schedules:dict, # For each parameter of the rule a schedule, a number, a list or a function; 'g' must be there
         *args, # For subclasses
         per_sample:bool=True, # One norm for each sample, or one for the batch as in 2022
-        **kwargs): # For subclasses
+        **kwargs): # Options of the rule; for subclasses what they want
         if not isinstance(schedules, dict) or 'g' not in schedules: raise ValueError(f"`schedules` must be a dict with a schedule for 'g'; got {schedules!r}")
-        known = set(_params(self.rule)) - {'u', 't', 'per_sample'}
+        if not isinstance(per_sample, bool): raise ValueError(f'`per_sample` must be True or False; got {per_sample!r}')
+        known = set(parameters(type(self))) - set(options(type(self)))
         extra = sorted(set(schedules) - known)
         if extra and type(self) in OWN: raise ValueError(f'`schedules` of {self.rule.__name__} must be among {sorted(known)}; got {extra}')
         self.schedules, self.per_sample, self.pred = schedules, per_sample, None
         self._lifted = {k: lift(v, k) for k, v in schedules.items()}
+        if type(self) in OWN: vars(self).update(_chosen(type(self), kwargs))
 
 OWN = [GuidanceTfm]                     # the classes of this library, whose hooks are known
 TRANSFORMS = {'cfg': GuidanceTfm}       # name of each rule: the class that schedules it
+
+def transform(
+    cls, # Class of a transform, whose rule is registered
+):
+    "Register a class of this library under the name of its rule"
+    OWN.append(cls)
+    TRANSFORMS[cls.rule.__name__] = cls
+    return cls
 
 # %% ../nbs/02_transforms.ipynb #0a862c43
 @patch
@@ -179,6 +220,46 @@ def params(self:GuidanceTfm,
     "Look every parameter up at a step"
     return {k: self.scheduler(k, idx) for k in self.schedules}
 
+@patch
+def chosen(self:GuidanceTfm)->dict: # Value by name
+    "The options of the transform"
+    return {k: getattr(self, k, p.default) for k, p in options(type(self)).items()}
+
+@patch
+def every(self:GuidanceTfm,
+    idx, # Index of the step, or a `Step`
+)->dict: # Value by name
+    "All parameters and options at a step, also those that nobody set"
+    return {**{k: p.default for k, p in parameters(type(self)).items()}, **self.params(idx), **self.chosen()}
+
+# %% ../nbs/02_transforms.ipynb #58b185b2
+@patch
+def reset(self:GuidanceTfm):
+    "Forget what the rule kept of earlier steps"
+    vars(self).pop('_kept', None)
+
+@patch
+def _before(self:GuidanceTfm, idx, mark=None):
+    "What the rule kept before this step"
+    last = vars(self).get('_kept')
+    sigma = getattr(idx, 'sigma', None)
+    if last is None or int(idx) < last['step'] or int(idx) == 0 or (mark and mark != last['mark']): return {}
+    if sigma is not None and last['sigma'] is not None and sigma > last['sigma']: return {}
+    return last['before'] if int(idx) == last['step'] else last['after']
+
+@patch
+def _given(self:GuidanceTfm, like, idx):
+    "What the step hands to the rule besides `u` and `t`"
+    names, res = _params(self.rule), {}
+    if 'weak' in names: res['weak'] = vars(self).get('_weak')
+    if 'step' in names: res['step'] = idx
+    if 'state' in names:
+        mark = (like.shape, like.dtype, like.device)
+        before = self._before(idx, mark)
+        res['state'] = dict(before)
+        self._kept = dict(step=int(idx), sigma=getattr(idx, 'sigma', None), mark=mark, before=before, after=res['state'])
+    return res
+
 # %% ../nbs/02_transforms.ipynb #d844ebd3
 @patch
 def pre_proc(self:GuidanceTfm, u, t, idx): "Prepare; nothing by default"
@@ -186,8 +267,10 @@ def pre_proc(self:GuidanceTfm, u, t, idx): "Prepare; nothing by default"
 @patch
 def guide(self:GuidanceTfm, u, t, idx):
     "Set `self.pred` to the guided prediction"
-    opts = {'per_sample': self.per_sample} if 'per_sample' in _params(self.rule) else {}
-    self.pred = self.rule(u, t, **self.params(idx), **opts)
+    names = _params(self.rule)
+    vals = {k: v for k, v in {**self.params(idx), **self.chosen()}.items() if k in names}
+    like = next((p for p in (t, u, vars(self).get('_weak'), getattr(idx, 'x', None)) if p is not None), None)
+    self.pred = self.rule(u, t, **vals, **self._given(like, idx))
 
 @patch
 def post_proc(self:GuidanceTfm, u, t, idx): "Change `self.pred` at last; nothing by default"
@@ -197,18 +280,23 @@ def encode(self:GuidanceTfm,
     u, # Unconditional prediction, (b, ...)
     t, # Conditional prediction, same shape
     idx, # Index of the step, or a `Step` that knows more
+    weak=None, # Prediction of a weaker model, same shape, for the rules that read one
 ): # Guided prediction, same shape and dtype
     "Guide `u` and `t` at step `idx`, in the space of the rule"
-    src, dst = getattr(idx, 'space', None), getattr(self.rule, 'space', None)
-    turn = src and dst and src != dst and idx.x is not None
-    if turn and idx.a < 1e-6*idx.b: self.pred = t; return t          # `x` is noise alone: on the noise `u` and `t` are one
-    seen = [p if p is None or not turn else convert(p, src, dst, idx.a, idx.b, idx.x) for p in (u, t)]
-    for hook in (self.pre_proc, self.guide, self.post_proc): hook(*seen, idx)
-    if turn: self.pred = convert(self.pred, dst, src, idx.a, idx.b, idx.x).to((t if u is None else u).dtype)
+    src, dst = getattr(idx, 'space', None), self.chosen().get('space', getattr(self.rule, 'space', None))       # an option may name the space
+    turn = src and dst not in (None, 'raw', src) and idx.x is not None
+    if turn and idx.a < 1e-6*idx.b and t is not None: self.pred = t; return t          # `x` is noise alone: on the noise `u` and `t` are one
+    if turn and t is not None and _matches(self, 'neutral', idx): self.pred = t; return t          # to the bit
+    *seen, self._weak = [p if p is None or not turn else convert(p, src, dst, idx.a, idx.b, idx.x) for p in (u, t, weak)]
+    try:
+        for hook in (self.pre_proc, self.guide, self.post_proc): hook(*seen, idx)
+    finally: self._weak = None
+    like = next((p for p in (t, u, weak, getattr(idx, 'x', None)) if p is not None), self.pred)
+    if turn: self.pred = convert(self.pred, dst, src, max(idx.a, 1e-6*idx.b), idx.b, idx.x).to(like.dtype)
     return self.pred
 
 @patch
-def __call__(self:GuidanceTfm, u, t, idx): return self.encode(u, t, idx)
+def __call__(self:GuidanceTfm, u, t, idx, weak=None): return self.encode(u, t, idx) if weak is None else self.encode(u, t, idx, weak)
 
 # %% ../nbs/02_transforms.ipynb #7757e6c8
 _HOOKS = {'encode', 'pre_proc', 'guide', 'post_proc', '__call__'}
@@ -217,44 +305,72 @@ def _changed(tfm, hooks):
     "Whether a subclass from outside the library, or the object itself, has any of these `hooks` of its own"
     return any(hooks & vars(c).keys() for c in type(tfm).__mro__ if c not in OWN) or bool(hooks & vars(tfm).keys())
 
+def _matches(tfm, what, idx):
+    "Whether the parameters at a step are those that the rule calls `neutral` or `absent`"
+    want = getattr(tfm.rule, what, None)
+    if not want or _changed(tfm, _HOOKS): return False
+    vals = tfm.every(idx)
+    return all(vals[k] == v for k, v in want.items())
+
 @patch
 def needs(self:GuidanceTfm,
     idx, # Index of the step, or a `Step`
-)->frozenset: # Of 'u' and 't', those that the transform reads there
+)->frozenset: # Of 'u', 't' and 'weak', those that the transform reads there
     "Which predictions the transform will read at a step; the others may be `None`"
-    if _changed(self, _HOOKS): return frozenset('ut')
-    vals = self.params(idx)
-    neutral, absent = [getattr(self.rule, k, None) for k in ('neutral', 'absent')]
-    return frozenset('t' if vals == neutral else 'u' if vals == absent else 'ut')
+    every = frozenset(('u', 't', 'weak') if self.weaker else 'ut')
+    if _changed(self, _HOOKS): return every
+    if (reads := getattr(self.rule, 'reads', None)) is None:
+        return frozenset('t') if _matches(self, 'neutral', idx) else frozenset('u') if _matches(self, 'absent', idx) else every
+    known = {**self.every(idx), 'step': idx, 'state': self._before(idx)}
+    return frozenset(reads(**{k: known[k] for k in _params(reads)}))
 
 @patch
 def __repr__(self:GuidanceTfm):
-    return f"{type(self).__name__}({self._lifted}{'' if self.per_sample else ', per_sample=False'})"
+    own = ''.join(f', {k}={v!r}' for k, v in vars(self).items() if k in options(type(self)) and v != options(type(self))[k].default or (k, v) == ('per_sample', False))
+    return f'{type(self).__name__}({self._lifted}{own})'
 
 # %% ../nbs/02_transforms.ipynb #b4abbaf8
+@transform
 class BaseNormGuidance(GuidanceTfm):
     "Guide as `cfg`, then scale to the length of `u`"
     rule = staticmethod(base_norm)
     def guide(self, u, t, idx): _check(u, t); self.pred = cfg(u, t, self.scheduler('g', idx))
     def post_proc(self, u, t, idx): self.pred = match_norm(self.pred, u, self.per_sample)
 
+@transform
 class TNormGuidance(GuidanceTfm):
     "Go from `u` towards `t`, `g` times the length of `u`"
     rule = staticmethod(t_norm)
 
+@transform
 class FullNormGuidance(BaseNormGuidance):
     "Guide as `TNormGuidance`, then scale to the length of `u`"
     rule = staticmethod(full_norm)
     def guide(self, u, t, idx): self.pred = t_norm(u, t, self.scheduler('g', idx), self.per_sample)
-
-OWN += [BaseNormGuidance, TNormGuidance, FullNormGuidance]
-TRANSFORMS |= {'base_norm': BaseNormGuidance, 't_norm': TNormGuidance, 'full_norm': FullNormGuidance}
 
 # %% ../nbs/02_transforms.ipynb #b2a7ef5a
 @patch
 def key(self:GuidanceTfm,
     idx, # Index of the step, or a `Step`
 ): # Hashable; `None` if only calling can tell
-    "All that decides what the transform makes of `u` and `t` at a step"
+    "All that decides what the transform makes of the predictions at a step"
     if _changed(self, _HOOKS | {'params', 'scheduler', 'needs'}) or inspect.ismethod(self.rule): return None      # a method may keep something
-    return self.rule, type(self).guide, type(self).post_proc, self.per_sample, tuple(sorted(self.params(idx).items()))
+    if 'state' in _params(self.rule): return None
+    return self.rule, type(self).guide, type(self).post_proc, self.per_sample, tuple(self.how(k, idx) for k in ('u', 't', 'weak')), tuple(sorted(self.every(idx).items()))
+
+@patch
+def weak_pass(self:GuidanceTfm,
+    idx, # Index of the step, or a `Step`
+): # A hashable object that is called as `how(pieces, x, timestep, emb, texts)`; `None` for a rule that reads no weak prediction
+    "How a loop makes the weak prediction at a step"
+    if not self.weaker: return None
+    vals = self.every(idx)
+    return self.weaker(**{k: vals[k] for k in _params(self.weaker)})
+
+@patch
+def how(self:GuidanceTfm,
+    name:str, # 'u', 't' or 'weak'
+    idx, # Index of the step, or a `Step`
+): # As from `weak_pass`; `None` where the network makes it as it is
+    "How a loop makes one of the predictions at a step"
+    return self.weak_pass(idx) if name == 'weak' else None

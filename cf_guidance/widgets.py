@@ -11,14 +11,15 @@ from functools import partial
 from html import escape
 from PIL import Image
 from fastcore.basics import patch
-from .controls import controls, curve_svg, misfit, passes
+from .controls import controls, curve_svg, guidance_line, misfit, passes
 from .films import Latest, film, thinned
-from .pickers import Picker, _control, _over
+from .methods import TRANSFORMS
+from .pickers import Picker, _control, _over, says_html
 from .pieces import get_scheduler
 from .samplers import call_steps, run_sigmas
 from .sampling import built_in
-from .schedules import _whole
-from .transforms import TRANSFORMS, GuidanceTfm
+from .schedules import _nominal, _whole
+from .transforms import options, parameters
 
 # %% ../nbs/09_widgets.ipynb #267020a3
 def image_html(
@@ -76,7 +77,7 @@ def _build(self:ScheduleExplorer, transform, prompt, negative, seed, steps):
     import ipywidgets as W
     look = dict(layout=W.Layout(width='340px'), style={'description_width': '95px'})
     self.menu = W.Dropdown(options=list(TRANSFORMS), value=transform, description='transform', **look)
-    self.own, self.reads = W.VBox(), {}
+    self.does, self.own, self.reads = W.HTML(), W.VBox(), {}
     self.prompt = W.Text(prompt, description='prompt', continuous_update=False, **look)
     self.negative = W.Text(negative, description='negative', continuous_update=False, **look)
     self.seed = W.BoundedIntText(seed, 0, 2**31 - 1, description='seed', **look)
@@ -92,7 +93,7 @@ def _build(self:ScheduleExplorer, transform, prompt, negative, seed, steps):
 def _lay_out(self:ScheduleExplorer):
     "Controls on the left, pictures on the right, below each other where it is narrow"
     import ipywidgets as W
-    left = [self.picker.widget, self.menu, self.own, *([self.prompt, self.negative, self.seed] if self.pieces else []), self.steps]
+    left = [self.picker.widget, self.menu, self.does, self.own, *([self.prompt, self.negative, self.seed] if self.pieces else []), self.steps]
     right = [self.curve, self.facts, self.code, self.fit, *([self.image, self.seek] if self.pieces else []), self.status]
     row = W.Layout(display='flex', flex_flow='row wrap', align_items='flex-start', grid_gap='16px')
     self.widget = W.Box([W.VBox(left, layout=W.Layout(width='360px')), W.VBox(right, layout=W.Layout(width='430px', max_width='100%'))], layout=row)
@@ -101,8 +102,9 @@ def _lay_out(self:ScheduleExplorer):
 @patch
 def _rule(self:ScheduleExplorer, _=None):
     "Show the parameters of the transform in the menu"
-    made = controls(TRANSFORMS[self.menu.value].rule, self.steps.value, skip=('u', 't', 'g', 'per_sample'))     # one image is a batch of one
-    parts = {c['name']: _control(c, self.steps.value, self._moved) for c in made}
+    cls = TRANSFORMS[self.menu.value]
+    parts = {c['name']: _control(c, self.steps.value, self._moved) for c in controls(cls, self.steps.value)}
+    self.does.value = says_html(cls)
     self.own.children = [p[0] for p in parts.values()]
     self.reads, self.puts = [{k: p[i] for k, p in parts.items()} for i in (1, 2)]
     self._moved()
@@ -119,22 +121,25 @@ def _values(self:ScheduleExplorer, sched):
     "The numbers of a schedule over the steps of the run"
     n = self.steps.value
     if self.pieces and n not in self._levels: self._levels[n] = _run_levels(self.pieces, n)
-    return _over(sched, n, self._levels[n][0] if self.pieces else None)
+    if not self.pieces: return _over(sched, n)
+    sigmas, calls, timesteps = self._levels[n]
+    return _over(sched, n, sigmas, [timesteps[calls.index(k)] for k in range(n)])
 
 def _run_levels(pieces, n):
-    "Noise level of each step, and the step of each call"
+    "Noise level of each step, and the step and the timestep of each call"
     scheduler = get_scheduler(pieces.scheduler, pieces.scheduler.config)
     scheduler.set_timesteps(n)
     calls = call_steps(scheduler, n)
-    return run_sigmas(scheduler, calls), calls
+    return run_sigmas(scheduler, calls), calls, scheduler.timesteps.tolist()
 
 # %% ../nbs/09_widgets.ipynb #5866d705
 @patch
 def _made(self:ScheduleExplorer, g):
     "The transform in the menu, with `g` as its schedule"
-    own = {k: read() for k, read in self.reads.items()}
-    flags = {k: v for k, v in own.items() if isinstance(v, bool)}
-    return TRANSFORMS[self.menu.value]({'g': g, **{k: v for k, v in own.items() if k not in flags}}, **{'per_sample': self.per_sample, **flags})
+    cls, own = TRANSFORMS[self.menu.value], {k: read() for k, read in self.reads.items()}
+    own = {k: v for k, v in own.items() if v != parameters(cls)[k].default}
+    fixed = {k: v for k, v in own.items() if k in options(cls)}
+    return cls({'g': g, **{k: v for k, v in own.items() if k not in fixed}}, per_sample=self.per_sample, **fixed)
 
 @patch
 def _take(self:ScheduleExplorer, tfm):
@@ -146,11 +151,20 @@ def _take(self:ScheduleExplorer, tfm):
         if s.name != 'constant': raise ValueError(f'`{k}` must be a number: a slider holds one for all steps; got {s!r}')
     was, self.quiet = self.quiet, True
     try:
+        if name not in self.menu.options: self.menu.options = list(TRANSFORMS)      # one that came after the menu
         self.menu.value, self.per_sample = name, tfm.per_sample
-        for k, s in own.items(): self.puts[k](s.args[0][1])
+        self._rule()                                                                # what it does not say is as by default
+        said = {**{k: s.args[0][1] for k, s in own.items()}, **tfm.chosen()}
+        for k, v in said.items():
+            if k in self.puts: self.puts[k](v)
         self.picker.set(tfm._lifted['g'])
     finally: self.quiet = was
     self._moved()
+
+def _again(tfm, vals):
+    "The transform with the numbers `vals` as its `g`"
+    fixed = {k: v for k, v in tfm.chosen().items() if k != 'per_sample'}
+    return type(tfm)({**tfm.schedules, 'g': vals}, per_sample=tfm.per_sample, **fixed)
 
 # %% ../nbs/09_widgets.ipynb #f6e227f8
 @patch
@@ -179,10 +193,15 @@ def _draw(self:ScheduleExplorer, sched, vals, tfm):
     "The curve, its figures and the line of Python that makes it"
     unit, n = inspect.signature(tfm.rule).parameters['g'].default, len(vals)
     self.curve.value = curve_svg(vals, [unit]*n, f'{sched!r} over {n} steps, against {unit:g} in grey')
-    levels, calls = self._levels[n] if self.pieces else ([1.]*n, range(n))
-    spent = passes(GuidanceTfm({'g': vals}) if type(tfm) is GuidanceTfm else tfm, levels, calls)
-    self.facts.value = f'<span aria-live="polite">mean of g <b>{sum(vals)/n:.3g}</b> &middot; <b>{spent}</b> of {2*len(calls)} passes</span>'
-    self.code.value = f'<code class="made" style="user-select:all;overflow-wrap:anywhere">{escape(repr(sched))}</code>'
+    spent, plain = passes(_again(tfm, vals), *self._course(n)), 2*len(self._course(n)[1])
+    most = 'at most ' if 'state' in inspect.signature(getattr(tfm.rule, 'reads', None) or (lambda: None)).parameters else ''     # it decides by what it sees on the way
+    self.facts.value = f'<span aria-live="polite">mean of g <b>{sum(vals)/n:.3g}</b> &middot; {most}<b>{spent}</b> passes, plain guidance {plain}</span>'
+    style = 'style="display:block;width:fit-content;line-height:1.4;margin:4px 0;user-select:all;overflow-wrap:anywhere"'
+    whole = f'<code class="whole" {style}>{escape(guidance_line(tfm))}</code>' if self.menu.value != 'cfg' else ''
+    self.code.value = f'<code class="made" {style}>{escape(repr(sched))}</code>{whole}'
+
+@patch
+def _course(self:ScheduleExplorer, n): return self._levels[n] if self.pieces else (tuple(_nominal(n)), range(n), None)
 
 # %% ../nbs/09_widgets.ipynb #b2234563
 def _reason(e): return str(e) if isinstance(e, ValueError) else f'{type(e).__name__}: {e}'
@@ -196,7 +215,7 @@ def _render(self:ScheduleExplorer, ask, tfm, vals, label, stop):
     try:
         n, few, notes = len(vals), self.preview, []
         ask = dict(ask, pieces=self.pieces, warn=notes.append)
-        if few < n: stop.still(self._show, film(tfm=self._few(tfm, vals), steps=few, **ask), f'preview: {few} of {n} steps', label, late=True)
+        if few < n: stop.still(self._show, film(tfm=_again(tfm, thinned(vals, few)), steps=few, **ask), f'preview: {few} of {n} steps', label, late=True)
         if stop.within(self.settle): return
         begun = time.perf_counter()
         res = film(tfm=tfm, steps=n, stop=stop, tell=lambda f: stop.still(self._say, f'step {f.steps[-1] + 1} of {n}', 'status'), **ask)
@@ -210,11 +229,6 @@ def _failed(self:ScheduleExplorer, said):
     "Say why there is no image, and make it when it is asked for again"
     self.asked = None
     self._say(said)
-
-@patch
-def _few(self:ScheduleExplorer, tfm, vals):
-    "The transform with its schedule in a few steps"
-    return type(tfm)({**tfm.schedules, 'g': thinned(vals, self.preview)}, per_sample=tfm.per_sample)
 
 # %% ../nbs/09_widgets.ipynb #7d6d105d
 @patch

@@ -3,6 +3,7 @@ import re
 from types import SimpleNamespace
 import pytest
 from cf_guidance import schedules
+from cf_guidance.methods import guidance
 from hosts import chromium, drag, free_port, notebook, served, slider
 
 playwright = pytest.importorskip('playwright.sync_api', reason="playwright comes with the extra 'dev'")
@@ -66,6 +67,16 @@ def status(page): return page.locator('[role=status], [role=alert]').last.inner_
 def image(page): return page.locator('img[src^="data:image/png"]').get_attribute('src')
 def pixels(page, box): return page.screenshot(clip=box)      # the curve is drawn anew at each move, so its element does not stay
 def made(text): return eval(text, {**schedules.CURVES, 'lift': schedules.lift})
+def transform(text): return eval(text, {**schedules.CURVES, 'lift': schedules.lift, 'guidance': guidance})
+def whole(page, part):
+    "The line that makes the transform, as soon as it holds `part`"
+    line = page.locator('code.whole')
+    line.filter(has_text=part).wait_for()
+    return line.inner_text()
+def other_image(page, was):
+    page.wait_for_function('was => document.querySelector(\'img[src^="data:image/png"]\').src !== was', arg=was)
+    finished(page)
+    return image(page)
 def finished(page): page.get_by_text(re.compile(r'^\d+ steps in')).wait_for()
 def number(page, name, val):
     box = page.get_by_label(name, exact=True)
@@ -109,6 +120,16 @@ def test_explorer(page):
     number(page, 'sigma', '1, 5')
     finished(page)
     assert made(code(page)) == schedules.cosine().within(sigma=(1, 5))
+
+    first = image(page)
+    for name, own in (('apg', 'eta'), ('rescale', 'phi')):        # a transform from the menu, and a slider of its own
+        page.get_by_label('transform', exact=True).select_option(name)
+        chosen, first = whole(page, f"guidance('{name}'"), other_image(page, first)
+        drag(page, slider(page, own), 40 if own == 'eta' else -40)
+        line, first = whole(page, f', {own}='), other_image(page, first)
+        assert line != chosen and transform(line).every(schedules.Step(0, 20, sigma=3.))[own] > 0
+    page.get_by_label('space', exact=True).select_option('epsilon')
+    assert transform(whole(page, 'epsilon')).chosen()['space'] == 'epsilon' and other_image(page, first)
 
 def test_line_and_drawing(browser, jupyter):
     "The line of Python, pasted into a cell, is the explorer's schedule; a curve is drawn by hand"

@@ -3,8 +3,9 @@ import inspect, linecache, math, random, re
 from contextlib import contextmanager
 import pytest
 from cf_guidance import schedules
+from cf_guidance.curves import CURVES
 from cf_guidance.page import explorer_page, page_table
-from cf_guidance.schedules import CURVES, NOMINAL_SIGMAS, Schedule, cosine, from_json, listed
+from cf_guidance.schedules import NOMINAL_SIGMAS, Schedule, Step, cosine, drawn, from_json, lift, listed
 
 BOOT = '<style>code{color:#d63384;font-size:.8em}label{display:inline-block;margin-bottom:.5rem}legend{float:left;width:100%;font-size:2em}' \
     'input,select{width:100%}svg{vertical-align:middle}*{box-sizing:border-box}</style>'
@@ -38,6 +39,9 @@ def whole(browser, tmp_path_factory):
 
 def nominal(n): return [NOMINAL_SIGMAS[0]*(NOMINAL_SIGMAS[1]/NOMINAL_SIGMAS[0])**(i/max(1, n - 1)) for i in range(n)]
 
+def clock(n): return [999*(1 - i/max(1, n - 1)) for i in range(n)]
+def evaluated(line): return eval(line, {**CURVES, 'lift': lift})
+
 TABLE = page_table()
 INNER = [k for k in TABLE['curves'] if k != 'listed']
 
@@ -46,6 +50,12 @@ def number(p, rng):
     lo, hi = p['lo'], p['hi']
     return rng.choice([rng.uniform(lo, hi)]*6 + [lo, hi, p['start'], round(rng.uniform(lo, hi)), -rng.uniform(lo, hi), hi + 1])
 
+def some(start, rng):
+    "Numbers for a list that begins as `start`: mostly as many, and rising, or positions if these are some"
+    k, top = rng.choice([len(start)]*8 + [1, 3]), 1 if max(start) <= 1 else 15
+    vals = sorted(rng.uniform(0, top) for _ in range(k))
+    return rng.choice([vals]*8 + [start, [0]*k, vals[::-1], [-1, *vals[1:]]])
+
 def plain(name, rng, n, deep=2):
     "A random schedule of the curve `name` as plain data, not always one that the library takes"
     d = {'curve': name}
@@ -53,7 +63,7 @@ def plain(name, rng, n, deep=2):
         if p['kind'] == 'schedule': val = plain(rng.choice(INNER if deep else ['cosine', 'linear', 'constant', 'restarts']), rng, n, deep - 1)
         elif p['kind'] == 'int': val = rng.choice([rng.randint(0, n), rng.randint(0, n + 1), 0, 1, -1, 1.5])
         elif p['kind'] != 'list': val = number(p, rng)
-        elif 'start' in p: val = rng.choice([sorted([rng.uniform(0, 3), rng.uniform(0, 15)])]*8 + [[.28, 5.42], [2, 2], [5, 1], [-1, 1]])
+        elif 'start' in p: val = some(p['start'], rng)
         else: val = [rng.uniform(-1, 15) for _ in range(rng.choice([n]*8 + [n + 1, max(0, n - 1)]))]
         d[p['name']] = val
     return d
@@ -63,14 +73,14 @@ def python(d):
     args = [python(v) if isinstance(v, dict) else tuple(v) if isinstance(v, list) else v for k, v in d.items() if k != 'curve']
     return getattr(Schedule, d['curve'], CURVES[d['curve']])(*args)
 
-def asked(d, n, sigmas):
+def asked(d, n, sigmas, times=None):
     try:
         s = python(d)
-        return [repr(s), s.values(n, sigmas)]
+        return [repr(s), [s[Step(i, n, sigmas=sigmas and tuple(sigmas), timestep=times and times[i])] for i in range(n)]]
     except (ValueError, ArithmeticError, TypeError, LookupError) as e: return e
 
 ASK = '''cases => { const x = document.querySelector('.cfg-page').explorer
-    return cases.map(([d, n, sigmas]) => { try { const s = x.read(d); return [s.line, s.at(n, sigmas)] } catch (e) { return e.message } }) }'''
+    return cases.map(([d, ...run]) => { try { const s = x.read(d); return [s.line, s.at(...run)] } catch (e) { return e.message } }) }'''
 
 def bare(words): return re.sub(r'(\d)\.0\b', r'\1', re.sub(r'\[(.*?)\]', r'(\1)', words))
 
@@ -80,7 +90,7 @@ def cases_of(name, k):
     for n in (1, 2, 7, 50):
         good = 0
         while good < k:
-            case = plain(name, rng, n), n, rng.choice([nominal(n)]*7 + [None])
+            case = plain(name, rng, n), n, rng.choice([nominal(n)]*7 + [None]), rng.choice([clock(n)]*7 + [None])
             res.append((case, want := asked(*case)))
             good += isinstance(want, list)
     return res
@@ -88,10 +98,10 @@ def cases_of(name, k):
 @pytest.mark.parametrize('name', list(TABLE['curves']))
 def test_same_figures(whole, every, name):
     cases = cases_of(name, 30 if every else 4)
-    for ((d, n, sig), want), got in zip(cases, whole.evaluate(ASK, [c for c, _ in cases]), strict=True):
+    for ((d, n, *_), want), got in zip(cases, whole.evaluate(ASK, [c for c, _ in cases]), strict=True):
         if isinstance(want, list):
             assert isinstance(got, list), (d, n, want, got)
-            assert got[0] == want[0] and eval(got[0], vars(schedules).copy()) == python(d)
+            assert got[0] == want[0] and evaluated(got[0]) == python(d)
             assert all(math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) for a, b in zip(got[1], want[1], strict=True)), (d, n, got, want)
         else:
             assert isinstance(got, str), (d, n, want, got)
@@ -166,7 +176,7 @@ def test_any_name_and_any_words(show):
 
 def test_sign_of_zero(whole):
     got = whole.evaluate(ASK, [({'curve': 'listed', 'vals': [-0., 0., 1e15]}, 3, None)])[0]
-    assert got[0] == repr(listed([-0., 0., 1e15])) and eval(got[0], vars(schedules).copy()) == listed([-0., 0., 1e15])
+    assert got[0] == repr(listed([-0., 0., 1e15])) and evaluated(got[0]) == listed([-0., 0., 1e15])
 
 def test_slider_moves_the_curve(show):
     page = show(explorer_page(standalone=True))
@@ -178,23 +188,23 @@ def test_slider_moves_the_curve(show):
     assert svg.screenshot() != before and 'max_val=1' in page.inner_text('.line code')
     page.keyboard.press('ArrowRight')
     now, line = page.evaluate("document.querySelector('.cfg-page').explorer.now"), page.inner_text('.line code')
-    sched = eval(line, vars(schedules).copy())
+    sched = evaluated(line)
     assert now['line'] == line and now['values'] == pytest.approx(sched.values(50, nominal(50)), rel=1e-9)
     assert f"Mean of g {sum(now['values'])/50:.4g}" in page.inner_text('[aria-live]')
 
 def test_every_curve_from_the_menu(whole, every):
     "Each curve, and each inside `warmup`, begins with numbers that are drawn"
     page, menu = whole, 'fieldset > label.menu select'
-    names = list(TABLE['curves']) if every else ['then', 'within', 'listed']
-    for name in names:
+    for name in TABLE['curves']:
         page.locator(menu).first.select_option(name)
         assert page.inner_text('[role=alert]') == '', name
         now = page.evaluate("document.querySelector('.cfg-page').explorer.now")
-        assert eval(now['line'], vars(schedules).copy()).values(50, nominal(50)) == pytest.approx(now['values'], rel=1e-9)
+        assert drawn(evaluated(now['line'])) == pytest.approx(now['values'], rel=1e-9)
     page.locator(menu).first.select_option('warmup')
-    for name in set(names) - {'listed'}:
+    for name in INNER if every else ['then', 'within', 'piecewise']:
         page.locator(menu).nth(1).select_option(name)
-        assert page.inner_text('[role=alert]') == '' and '.warmup(5)' in page.inner_text('.line code')
+        if 'with its timestep' not in (said := page.inner_text('[role=alert]')):        # that of a later step is not known during the ramp
+            assert said == '' and '.warmup(5)' in page.inner_text('.line code'), name
 
 def test_passes_are_counted(show):
     page = show(explorer_page(['constant', 'within'], standalone=True))
@@ -244,5 +254,5 @@ def test_keyboard_and_copy(show):
     page.wait_for_function("document.querySelector('[role=status]').textContent === 'Copied'")
 
 def test_same_text_each_time():
-    assert explorer_page() == explorer_page() and len(explorer_page(standalone=True)) < 30_000
+    assert explorer_page() == explorer_page() and len(explorer_page(standalone=True)) < 80_000
     assert listed in CURVES.values() and from_json(cosine().to_json()) == cosine() and inspect.signature(explorer_page).parameters['steps'].default == 50

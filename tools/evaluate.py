@@ -2,6 +2,7 @@
 
     python tools/evaluate.py curve nbs/tutorials/curve        constant guidance, ten strengths
     python tools/evaluate.py claims nbs/tutorials/claims      schedules and norms of 2022, each as strong as a constant
+    python tools/evaluate.py methods nbs/tutorials/methods    every transform as published, and the published schedules
 
 Writes OUT.csv.gz, a row for each image, and OUT.json, what needs all images of a method at once. What is drawn is
 kept in a work folder, so a run that is broken off goes on; `--part 1/2` and `--part 2/2` share the work of two processes."""
@@ -9,6 +10,8 @@ import argparse, csv, gzip, io, json
 from pathlib import Path
 import numpy as np, torch
 from cf_guidance import metrics
+from cf_guidance.axes import usual_g
+from cf_guidance.methods import CURVES, TRANSFORMS
 from cf_guidance.pieces import get_sd_pieces, images_from_latents
 from cf_guidance.prompts import prompt_set
 from cf_guidance.report import ideal
@@ -19,6 +22,9 @@ from cf_guidance.sweeps import DEFAULT_COS_PARAMS, cos_harness
 from cf_guidance.transforms import BaseNormGuidance, FullNormGuidance, GuidanceTfm, TNormGuidance
 from cf_guidance.verifier import features, score
 
+SCHEDULES = ('linear', 'cosine', 'geometric', 'sigmoid', 'wang_linear', 'wang_invlinear', 'wang_cosine', 'wang_sine', 'wang_v', 'wang_lambda', 'wang_clamp_linear', 'wang_pcs',
+             'cogvideox', 'beta_cfg', 'cfgpp')
+OTHER_UNIT = 'autoguidance', 'icg', 'tsg', 'power_law', 'beta_norm', 'frame_linear', 'frame_triangle'      # their `g` is no strength beside the usual 7.5
 GS = 1, 1.5, 2, 3, 4, 5, 6, 7.5, 10, 15
 NINE = {f'{k}={v}': {k: v} for k, vs in dict(k_decay=[.8, .6], max_val=[10], min_val=[3], num_cycles=[1, 1.5], num_warmup_steps=[5, 10, 15]).items() for v in vs}
 ASKED = 'count', 'shape', 'colour', 'relation', 'style', 'background', 'all'
@@ -30,6 +36,18 @@ def claims(at, pieces, prompts, steps):
     for name, tfm, stays in (('base_norm', BaseNormGuidance({'g': at}), 1), ('t_norm', TNormGuidance({'g': at/50}), 0), ('full_norm', FullNormGuidance({'g': at/50}), 0)):
         with torch.autocast('cpu', torch.bfloat16): made[name] = match_strength(tfm, at, prompts, pieces, stays=stays, within=(.2, 8), tol=.02*at, seeds=range(len(prompts)), steps=steps)
     return {f'{name} @ {at:g}': tfm for name, tfm in made.items()}
+
+def methods(at, mean):
+    "Every transform as published with `g` at `at`, and the published schedules and windows with their mean or height at `mean`"
+    made = {f'constant @ {g:g}': GuidanceTfm({'g': g}) for g in (mean, at)}
+    for name, cls in TRANSFORMS.items():
+        if name == 'cfg': continue
+        g = at/50 if usual_g(cls) < 1 else usual_g(cls) if name in OTHER_UNIT else at              # the norms of 2022 count another way
+        made[f'{name} @ {g:g}'] = cls({'g': g})
+    for name in SCHEDULES: made[f'{name} @ {mean:g}'] = GuidanceTfm({'g': CURVES[name]().with_mean(mean)})
+    for name, window in (('window, middle', (.6, 5.)), ('window, not late', (.6, 100.)), ('window, not early', (0., 5.))):
+        made[f'{name} @ {mean:g}'] = GuidanceTfm({'g': constant(mean).within(window)})
+    return made
 
 def draw(tfm, pieces, prompts, seeds, steps, rows=100):
     "Images and effective guidance, prompt by prompt and seed by seed"
@@ -66,25 +84,26 @@ def summary(imgs, prompts, seeds, real):
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument('what', choices=('curve', 'claims')); ap.add_argument('out', type=Path)
+    ap.add_argument('what', choices=('curve', 'claims', 'methods')); ap.add_argument('out', type=Path)
     ap.add_argument('--model', default='shapes'); ap.add_argument('--set', default='test'); ap.add_argument('--every', type=int, default=1, help='take every n-th prompt')
     ap.add_argument('--seeds', type=int, default=4); ap.add_argument('--steps', type=int, default=50); ap.add_argument('--at', default='3,7.5', help='strengths of `claims`')
     ap.add_argument('--work', type=Path, default=Path('runs/evaluate')); ap.add_argument('--part', default='1/1')
     a = ap.parse_args()
     pieces, prompts, seeds = get_sd_pieces(a.model, device='cpu'), [p.text for p in prompt_set(a.set)[::a.every]], list(range(1, a.seeds + 1))
-    methods = {f'constant @ {g:g}': GuidanceTfm({'g': g}) for g in GS} if a.what == 'curve' else \
-        {k: v for at in map(float, a.at.split(',')) for k, v in claims(at, pieces, [p.text for p in prompt_set('dev')[::10]], a.steps).items()}
+    ats = [float(at) for at in a.at.split(',')]
+    tried = {f'constant @ {g:g}': GuidanceTfm({'g': g}) for g in GS} if a.what == 'curve' else methods(max(ats), min(ats)) if a.what == 'methods' else \
+        {k: v for at in ats for k, v in claims(at, pieces, [p.text for p in prompt_set('dev')[::10]], a.steps).items()}
     a.work.mkdir(parents=True, exist_ok=True)
     part, parts = map(int, a.part.split('/'))
     key = lambda name: a.work/f'{pieces.fingerprint}-{a.set}-{len(prompts)}x{len(seeds)}x{a.steps}-{name.replace(" ", "")}.npz'
-    for name in list(methods)[part - 1::parts]:
+    for name in list(tried)[part - 1::parts]:
         if key(name).exists(): continue
-        imgs, eff = draw(methods[name], pieces, prompts, seeds, a.steps)
+        imgs, eff = draw(tried[name], pieces, prompts, seeds, a.steps)
         np.savez(key(name).with_suffix('.tmp.npz'), imgs=imgs, eff=eff); key(name).with_suffix('.tmp.npz').rename(key(name))
         print(name, f"{np.mean([r['all'] for r in score(imgs, [p for p in prompts for _ in seeds])]):.3f}", flush=True)
-    if any(not key(n).exists() for n in methods): return
+    if any(not key(n).exists() for n in tried): return
     real, rows, said = reference(prompts, a.seeds), [], {}
-    for name in methods:
+    for name in tried:
         with np.load(key(name)) as d: imgs, eff = d['imgs'], d['eff']
         rows += rows_of(name, prompts, seeds, imgs, eff); said[name] = summary(imgs, prompts, seeds, real)
     text = io.StringIO(); w = csv.DictWriter(text, rows[0], lineterminator='\n'); w.writeheader(); w.writerows(rows)
