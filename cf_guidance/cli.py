@@ -127,7 +127,7 @@ def _axes(model, prompt, negative_prompt, seed, sampler, steps, size, transform,
     tried = parse_params(sweep)
     if schedule or _of_transforms(tried, axes['transform']):
         if base: raise ValueError('`base` belongs to the schedules of 2022, and cannot be given with `schedule`; use `sweep`')
-        return {**axes, **({'schedule': [v for part in _parts(schedule) for v in words(part)]} if schedule else {}), **tried}
+        return {**axes, **({'schedule': [v for part in _parts(schedule) for v in (words(part) if '||' in part or ',' not in part else [part.strip()])]} if schedule else {}), **tried}
     for name in ('steps', 'transform'):
         if len(axes[name]) > 1: raise ValueError(f'`schedule` must be given with several values of `{name}`, such as --schedule cosine: the schedules of 2022 are made for one')
     return {**axes, 'schedule': {e['title']: e['schedule'] for e in experiments(axes['transform'][0], sweep, base, _whole('steps', axes['steps'][0], 1))}}

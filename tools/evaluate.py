@@ -15,6 +15,7 @@ from cf_guidance.methods import CURVES, TRANSFORMS
 from cf_guidance.pieces import get_sd_pieces, images_from_latents
 from cf_guidance.prompts import prompt_set
 from cf_guidance.report import ideal
+from cf_guidance.samplers import begin_run
 from cf_guidance.sampling import sample_latents
 from cf_guidance.schedules import constant, lift
 from cf_guidance.strength import Effective, match_strength
@@ -51,7 +52,7 @@ def methods(at, mean):
 
 def draw(tfm, pieces, prompts, seeds, steps, rows=100):
     "Images and effective guidance, prompt by prompt and seed by seed"
-    jobs, imgs, eff = [(p, s) for p in prompts for s in seeds], [], []
+    jobs, imgs, eff, course = [(p, s) for p in prompts for s in seeds], [], [], begin_run(pieces, None, steps)
     for i in range(0, len(jobs), rows):
         texts, nums = zip(*jobs[i:i + rows])
         seen = Effective(tfm)
@@ -59,7 +60,7 @@ def draw(tfm, pieces, prompts, seeds, steps, rows=100):
         with torch.autocast('cpu', torch.bfloat16):                               # the network alone; the loop stays in float32
             latents = sample_latents(list(texts), tfm if plain else seen, pieces, seeds=list(nums), steps=steps, progress=False)
         imgs.append(images_from_latents(latents.float(), pieces))
-        eff += [float(np.mean(lift(tfm.schedules['g']).values(steps)))]*len(nums) if plain else seen.mean.tolist()
+        eff += [float(np.mean([tfm.scheduler('g', step) for step in course.steps]))]*len(nums) if plain else seen.mean.tolist()
     return np.concatenate(imgs), np.array(eff)
 
 def bits(row): return {k: '' if k not in row else int(row[k]) for k in ASKED}
