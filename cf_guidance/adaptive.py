@@ -97,7 +97,7 @@ def feedback_terms(
     for name, val in (('t0', t0), ('t1', t1)):
         if not 0 <= val < 1: raise ValueError(f'`{name}` must be at least 0 and below 1; got {val!r}')
     n, delta = len(sigmas), math.log((1 - pi)*3/2)/((1 - t0)*len(sigmas))
-    v = [0.] + [(s*s - s2*s2)*s2*s2/(s*s) for s, s2 in zip(sigmas, sigmas[1:])][::-1]        # by place, the image first
+    v = [0.] + [(1 - (s2/s)**2)*s2*s2 for s, s2 in zip(sigmas, sigmas[1:])][::-1]        # by place, the image first
     lo = int(t1*n)
     part = t1*n - lo
     return abs(2*((1 - part)*v[lo] + part*v[min(lo + 1, n - 1)])*delta/10), delta

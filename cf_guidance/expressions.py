@@ -28,7 +28,8 @@ def _refuse(node, text, what):
 
 def _known_call(node, text):
     "The arguments of a call of one of our functions"
-    if not isinstance(node.func, ast.Name) or node.func.id not in _FUNCTIONS: _refuse(node, text, 'an unknown function')
+    if not isinstance(node.func, ast.Name): _refuse(node, text, 'an unknown function')
+    if node.func.id not in _FUNCTIONS: _refuse(node, text, f'the unknown function `{node.func.id}`')
     _, least, most = _FUNCTIONS[node.func.id]
     if node.keywords or not least <= len(node.args) <= most:
         words = least if least == most else f'{least} or more'
@@ -48,6 +49,7 @@ def _allowed(node, text, depth=1):
     elif isinstance(node, ast.Compare) and all(type(op) in _TESTS for op in node.ops): inner = node.left, *node.comparators
     elif isinstance(node, ast.IfExp): inner = node.test, node.body, node.orelse
     elif isinstance(node, ast.Call): inner = _known_call(node, text)
+    elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitXor): _refuse(node, text, '`^`, where a power is `**`,')
     else: _refuse(node, text, f'`{ast.get_source_segment(text, node) or type(node).__name__:.20}`')
     for k in inner: _allowed(k, text, depth + 1)
 

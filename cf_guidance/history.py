@@ -15,7 +15,7 @@ def smc(
     u, # Unconditional prediction, (b, ...); may be `None` at `g` 1 and `k` 0
     t, # Conditional prediction, same shape; may be `None` at `g` 0
     g:float=7.5, # Guidance scale, as in `cfg`
-    lam:float=5., # How fast the error should die away, usually 2 to 8
+    lam:float=5., # Weight of the error before in the choice of the sign, usually 2 to 8
     k:float=.2, # What is taken off or added, usually 0.01 to 0.8; 0 for plain guidance
     state=None, # The error of the step before
 ): # Guided prediction, same shape

@@ -34,8 +34,8 @@ def _std(x):
     return _norm(x - x.mean(dims, keepdim=True))/max(x[:1].numel() - 1, 1)**.5
 
 def _to_size(pred, now, size, only_down=False):
-    "`pred`, whose size is `now`, at another `size`"
-    share = size/now.where(now > 0, 1)
+    "`pred`, whose size is `now`, at another `size`; left alone where `now` is 0"
+    share = (size/now.where(now > 0, 1)).where(now > 0, 1)
     return pred*(share.clamp(max=1) if only_down else share)
 
 # %% ../nbs/02a_normalise.ipynb #a41532e5
@@ -82,7 +82,7 @@ class RenormGuidance(GuidanceTfm):
 def cap_norm(
     u, # Unconditional prediction, (b, ...)
     t, # Conditional prediction, same shape
-    g:float=6., # Guidance scale, as in `cfg`: Z-Image's own, and 1; usually 0 to 15
+    g:float=6., # Guidance scale, as in `cfg`: Z-Image's default, 5, plus 1; usually 0 to 15
     k:float=1., # Greatest length, as a share of that of `t`; 0: no cap; usually 0 to 2
 ): # Guided prediction, same shape
     "Guide as `cfg`, then shorten each sample to `k` times the length of `t`, on the flow (Z-Image)"

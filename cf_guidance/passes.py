@@ -36,7 +36,8 @@ def _named(net, kind, layers):
     for part in filter(None, (p.strip() for p in layers.split(','))):
         some = found if part == 'all' else inside(_PLACES.get(part, part))
         if not some:
-            known = ['all', *[k for k, v in _PLACES.items() if inside(v)], *found] if found else "[]: a network without such layers"
+            if not found: raise ValueError(f"`layers` must be '' for a network without such layers, {type(net).__name__}; this pass cannot disturb it; got {layers!r}")
+            known = ['all', *[k for k, v in _PLACES.items() if inside(v)], *found]
             raise ValueError(f'`layers` must be among {known}, or several of them with commas; got {layers!r}')
         picked.update(some)
     return list(picked.values())
@@ -55,6 +56,9 @@ def _instead(modules, make):
             if own is not None: m.forward = own
 
 # %% ../nbs/02ga_passes.ipynb #dfaac012
+def _timed(timestep):
+    if timestep is None: raise ValueError("`timestep` must be the scheduler's number: the draw depends on it; got None")
+
 class Pass:
     "A prediction by the same network, changed for as long as it lasts"
     def on(self,
@@ -149,6 +153,7 @@ class SmoothedAttention(Pass):
     blur:float=100. # Width of the blur in tokens: 0 is none, 100 or more infinite; usually 0 to 100
     def __post_init__(self): _at_least(0, blur=self.blur)
     def on(self, net, x=None, timestep=None):
+        if self.blur and x is None: raise ValueError('`x` must be the latents: the blur wants the size of their plane; got None')
         queries = [m.to_q for m in _named(net, _is_attention, self.layers)]
         def blurred(forward, k):
             def _forward(tokens):
@@ -177,11 +182,12 @@ class DroppedLayers(Pass):
     def __post_init__(self):
         if not 0 <= self.share <= 1: raise ValueError(f'`share` must be 0 to 1; got {self.share!r}')
     def on(self, net, x=None, timestep=None):
+        if 0 < self.share < 1: _timed(timestep)
         def thinned(forward, k):
             def _forward(*args, **kwargs):
                 old = _tokens(args, kwargs)
                 if self.share == 1: return old
-                kept = torch.rand(old.shape[1:], generator=_draws('dropped', int(self.seed), float(timestep or 0), k)) >= self.share
+                kept = torch.rand(old.shape[1:], generator=_draws('dropped', int(self.seed), 0. if self.share == 1 else float(timestep), k)) >= self.share
                 return old + (forward(*args, **kwargs) - old)*kept.to(old)/(1 - self.share)
             return _forward
         return _instead(_named(net, _is_block, self.layers) if self.share else [], thinned)
@@ -244,6 +250,7 @@ class PerturbedTime(Pass):
     def __post_init__(self): _at_least(0, scale=self.scale, power=self.power)
     def on(self, net, x=None, timestep=None):
         if not hasattr(net, 'time_embedding'): raise ValueError(f'the network must have a `time_embedding`, as a U-Net has; got {type(net).__name__}')
+        if self.scale: _timed(timestep)
         def shaken(forward, k):
             def _forward(*args, **kwargs):
                 e = forward(*args, **kwargs)

@@ -52,7 +52,7 @@ def apg(
     r:float=0., # Greatest length of the push, usually 2 to 20; 0 for no limit
     beta:float=0., # Share of the pushes before that is added, usually -0.75 to 0; above -1 and below 1
     form:Literal['paper', 'diffusers', 'comfyui']='paper', # `t + (g-1)·update`, `u + g·update` or `t + g·update`
-    over:Literal['sample', 'time']='sample', # What lengths run over: a whole sample, or its first dimension
+    over:Literal['sample', 'time']='sample', # What lengths run over: a whole sample, or the first dimension of (b, frames, channels)
     space:Literal['sample', 'raw']='sample', # Where it acts: the predicted image, or what the network predicts
     state=None, # The pushes of the steps before
 ): # Guided prediction, same shape

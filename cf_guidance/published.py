@@ -162,14 +162,14 @@ inspire_exp.check = _above_zero
 # %% ../nbs/00c_published.ipynb #b7e41316
 @curve
 def cogvideox(at,
-    g:float=6., # Height above 1 of the first value, usually 0 to 15
+    g:float=6., # The pipeline's `guidance_scale`, which is the height above 1 of the first value, usually 0 to 15
 )->float:
     "Fall from `1 + g` along a cosine of the fifth power of the steps that are left (CogVideoX, as meant)"
     return 1 + g*(1 - math.cos(math.pi*((_of_n(at) - at)/at.n)**5))/2
 
 @curve
 def cogvideox_shipped(at,
-    g:float=6., # Height above 1 of the highest value, usually 0 to 15
+    g:float=6., # The pipeline's `guidance_scale`, which is the height above 1 of the highest value, usually 0 to 15
 )->float:
     "Follow the same formula with the timestep in place of the step (CogVideoX in diffusers)"
     if at.timestep is None: raise ValueError('this curve reads the timestep: use a `Step` with its timestep, as `Step(3, 50, timestep=938)`')

@@ -54,10 +54,11 @@ class Step(int):
 # %% ../nbs/00_schedules.ipynb #b1f82418
 CURVES = {}      # name of each curve: the function that makes it a `Schedule`
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _At:
     "A bare position: no step, no number of steps, no noise level"
     pos:float; n:int=None; sigma:float=None; sigmas:tuple=None; timestep:float=None
+    def __repr__(self): return f'position {self.pos}'
 
 def _maker(name):
     "The curve called `name`, also where the notebook that it comes from is not imported yet"

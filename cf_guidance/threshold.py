@@ -44,7 +44,7 @@ def dynamic_threshold(
     _between('ratio', ratio, 0, 1); _above_zero('limit', limit)
     if most and most < limit: raise ValueError(f'`most` must be 0 or at least `limit`, {limit}; got {most!r}')
     pred = _guided(u, t, g)
-    q = pred.abs().flatten(1).quantile(ratio, 1).clamp(limit, most or None).view(-1, *[1]*(pred.ndim - 1))
+    q = torch.stack([p.abs().flatten().quantile(ratio) for p in pred]).clamp(limit, most or None).view(-1, *[1]*(pred.ndim - 1))      # quantile takes 16 million numbers
     return (pred.clamp(-q, q)*(limit/q)).to(t.dtype)
 
 @transform
@@ -56,7 +56,7 @@ class DynamicThresholdGuidance(GuidanceTfm):
 def _spread(x, rows, variability, share=1.):
     "Spread of `x` in each of `rows` parts, (rows, 1): the size that a `share` stays below, or the standard deviation"
     x = x.reshape(rows, -1)
-    return _std(x) if variability == 'STD' else x.abs().quantile(share, 1, keepdim=True)
+    return _std(x) if variability == 'STD' else torch.stack([r.abs().quantile(share, keepdim=True) for r in x])
 
 def _pressed(pred, like, rows, shape, variability, startpoint, percentile):
     "`pred` at the spread of `like`, both (b, c, n)"
@@ -141,11 +141,13 @@ def skimmed(
     if g == 1 and t is not None: return t
     if g == 0 and u is not None: return u
     _check(u, t)
+    skim = min(skim, g)                                              # the nodes do without, and blow up as `g` falls to 1 or to 0
     x, (a, b) = getattr(step, 'x', None) if beyond else None, (_wide(t), _wide(u))
     if x is not None: x = _wide(x)/(step.a or 1)                     # as `x0 + sigma*eps`
     if form == 'single':
         b = torch.where(_overshoots(b, a, g, x), torch.lerp(a, b, 0 if full_negative else skim/g), b)
-        return (b + torch.where(_overshoots(a, b, g, x), skim, g)*(a - b)).to(t.dtype)
+        way = a - b
+        return (b + torch.where(_overshoots(a, b, g, x), skim*way, g*way)).to(t.dtype)
     for flip in (False, True):
         b = torch.where(_overshoots(*((b, a) if flip else (a, b)), g, x), torch.lerp(a, b, (skim - 1)/(g - 1)), b)
     return (b + g*(a - b)).to(t.dtype)
@@ -161,9 +163,9 @@ def adg(
     u, # Unconditional prediction, (b, ...)
     t, # Conditional prediction, same shape
     g:float=7., # Guidance scale; below 1 it counts as 1; usually 0 to 15
-    angle:float=1.0472, # Greatest turn, in radians, pi/3 in the paper; usually 0 to 3.14
+    angle:float=1.0472, # Bound on the turn, in radians, pi/3 in the paper; usually 0 to 3.14
 ): # Guided prediction, same shape
-    "Turn from `t` on, away from `u`, `g - 1` times the angle between them (Jin et al., arXiv 2506.11039)"
+    "Turn from `t` on, away from `u`, by up to `g - 1` times the angle between them (Jin et al., arXiv 2506.11039)"
     _between('angle', angle, 0, 3.15)
     if g == 1 and t is not None: return t
     _check(u, t)
@@ -179,7 +181,7 @@ def adg(
 
 @transform
 class ADGGuidance(GuidanceTfm):
-    "Turn from `t` on, away from `u`, `g - 1` times the angle between them"
+    "Turn from `t` on, away from `u`, by up to `g - 1` times the angle between them"
     rule = staticmethod(adg)
 
 # %% ../nbs/02b_threshold.ipynb #ecd20def
