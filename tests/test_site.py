@@ -75,7 +75,7 @@ def test_every_page_opens(pages, served, browser, width):
     page.on('pageerror', lambda e: wrong.append((page.url, str(e))))
     page.on('requestfailed', lambda r: wrong.append((page.url, r.url)))
     for name in pages:
-        page.goto(f'{served}/{name}', wait_until='networkidle')
+        page.goto(f'{served}/{name}', wait_until='load')
         over = page.evaluate('document.scrollingElement.scrollWidth - innerWidth')
         if over > 0: wrong.append((name, f'{over} px wider than the window'))
     page.close()
