@@ -6,12 +6,12 @@
 __all__ = ['DEFAULT_COS_PARAMS', 'AXIS_ORDER', 'MAKERS', 'places', 'usual_g']
 
 # %% ../nbs/06h_axes.ipynb #fc9b7436
-import difflib, inspect, re
+import inspect, re
 from functools import cache
 from itertools import product
 from fastcore.docments import docments
 from fastcore.foundation import L
-from .methods import CURVES, TRANSFORMS
+from .methods import CURVES, TRANSFORMS, _near
 from .schedules import Schedule, _whole, get_cos_sched, lift
 from .transforms import _params, options
 
@@ -60,11 +60,6 @@ def places(
     return [{k: list(v)[i if len(v) > 1 else 0] for k, v in axes.items()} for i in range(n)]
 
 # %% ../nbs/06h_axes.ipynb #50deda0a
-def _near(name, val, known):
-    "A `ValueError` with what `name` must be one of, and the nearest to what came"
-    near = difflib.get_close_matches(str(val), [str(k) for k in known], 1, .4)
-    raise ValueError(f'{name} must be one of {list(known)}; got {val!r}' + (f' (nearest: {near[0]})' if near else ''))
-
 def _made_of(place, params, taken):
     "The transform of a place, with its schedule, and what the schedule is called"
     cls, sched, own = place['transform'], place['schedule'], {k: place[k] for k in params}

@@ -94,7 +94,13 @@ def experiments(
 # %% ../nbs/11_cli.ipynb #5c84abd4
 def _parts(text):
     "The schedules of a text: commas between them, but not those inside brackets"
-    return re.split(r',(?![^()]*\))', text) if '||' not in text else [text]
+    if '||' in text: return [text]
+    parts, deep = [''], 0
+    for c in text:
+        deep += (c == '(') - (c == ')')
+        if c == ',' and deep <= 0: parts.append('')
+        else: parts[-1] += c
+    return parts
 
 def _of_transforms(tried, names):
     "Whether one of the parameters belongs to the transforms rather than to the schedules of 2022"

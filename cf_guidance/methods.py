@@ -15,19 +15,19 @@ from .transforms import OWN, RULES, TRANSFORMS, options, parameters
 _all_ = ['CURVES', 'RULES', 'TRANSFORMS', 'OWN']
 
 # %% ../nbs/02i_methods.ipynb #91532ead
-def _unknown(what, val, known):
-    "A `ValueError` with what is known, and the nearest to what came"
-    near = difflib.get_close_matches(str(val), known, 3, .4)
-    raise ValueError(f'{what} must be one of {sorted(known)}; got {val!r}' + (f' (nearest: {", ".join(near)})' if near else ''))
+def _near(name, val, known):
+    "A `ValueError` with what `name` must be one of, and the nearest to what came"
+    near = difflib.get_close_matches(str(val), [str(k) for k in known], 1, .4)
+    raise ValueError(f'{name} must be one of {list(known)}; got {val!r}' + (f' (nearest: {near[0]})' if near else ''))
 
 def guidance(
     name:str, # Name of the transform, a key of `TRANSFORMS`
     **params, # Parameters of its rule: schedules, numbers, lists or functions; options as they are
 ): # The transform
     "Make a transform by the name of its rule, with `g` as the rule has it unless it is given"
-    cls = TRANSFORMS[name] if isinstance(name, str) and name in TRANSFORMS else _unknown('`name`', name, list(TRANSFORMS))
+    cls = TRANSFORMS[name] if isinstance(name, str) and name in TRANSFORMS else _near('`name`', name, TRANSFORMS)
     known, fixed = parameters(cls), options(cls)
     for k in params:
-        if k not in known: _unknown(f'a parameter of {name}', k, list(known))
+        if k not in known: _near(f'a parameter of {name}', k, known)
     schedules = {k: v for k, v in params.items() if k not in fixed}
     return cls({'g': known['g'].default, **schedules}, **{k: v for k, v in params.items() if k in fixed})

@@ -25,6 +25,10 @@ def test_notebooks_are_light_and_run_whole():
         assert nb.stat().st_size < 150*1024, nb.name
         assert not any('eval: false' in c or 'skip_exec' in c for c in code(nb)), nb.name
 
+def test_no_path_of_a_machine():
+    "What a cell shows does not say where the checkout was"
+    for nb in nbs: assert not re.search(r'/[\w./-]+/(cf_guidance|nbs)/\w+\.(py|ipynb)', ''.join(json.dumps(c.get('outputs', [])) for c in json.loads(nb.read_text())['cells']).replace('https://', '')), nb.name
+
 def test_wheel_budget():
     size = lambda p: sum(f.stat().st_size for f in ([p] if p.is_file() else p.rglob('*')) if f.is_file())
     most = {'shapes': 20, 'shapes-weak': 3, 'verifier.safetensors': 1}                    # MiB
