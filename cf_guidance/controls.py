@@ -158,15 +158,12 @@ def guidance_line(
 # %% ../nbs/08a_controls.ipynb #f1cf6bb4
 def passes(
     tfm, # The transform
-    sigmas:tuple, # Noise level of each step
+    steps:list, # The `Step` of each step of the run
     calls:list=None, # Step of each call of the network, as from `call_steps`; one for each step by default
-    timesteps:list=None, # The scheduler's number for each call, for the schedules that read it
 )->int: # Passes of the network for one image
     "Count the passes that a run with `tfm` makes"
-    n = len(sigmas)
-    calls = range(n) if calls is None else calls
-    steps = [Step(k, n, sigmas=tuple(sigmas), timestep=ts) for k, ts in zip(calls, timesteps or [None]*len(calls), strict=True)]
-    return sum(len(tfm.needs(step)) for step in steps)
+    need = [len(tfm.needs(step)) for step in steps]
+    return sum(need[k] for k in (range(len(steps)) if calls is None else calls))
 
 # %% ../nbs/08a_controls.ipynb #2c5fe5c4
 def misfit(

@@ -120,7 +120,7 @@ def _is_math(node, c): return isinstance(node, ast.Name) and node.id not in c.lo
 def _(node:ast.Attribute, c):
     if _is_math(node.value, c):
         return _literal(getattr(math, node.attr, '')) or _refuse(node, c, f'`math.{node.attr}`')
-    if node.attr in ('pos', 'n', 'sigma', 'sigmas', 'timestep'): return f'{_operand(node.value, c, 9)}.{node.attr}'
+    if node.attr in ('pos', 'n', 'sigma', 'sigmas', 'first', 'timesteps'): return f'{_operand(node.value, c, 9)}.{node.attr}'
     _refuse(node, c, f'the attribute `{node.attr}`')
 
 @_js.register
@@ -134,7 +134,7 @@ def _(node:ast.Subscript, c):
 _MATH = set('''acos acosh asin asinh atan atan2 atanh ceil cos cosh exp expm1 fabs floor hypot log log10 log1p log2 pow
     sin sinh sqrt tan tanh trunc'''.split())
 _BUILTIN = {f.__name__: f for f in (abs, float, int, len, max, min, sum)}
-_METHODS = {'_at': ['at'], 'values': ['n', 'sigmas'], 'part': ['start', 'n']}
+_METHODS = {'_at': ['at'], 'values': ['n', 'sigmas', 'timesteps'], 'part': ['start', 'n']}
 _CHECKED = {f.__name__: f for f in (schedules._number, schedules._positive, schedules._whole, schedules._listed)}
 
 def _bound(node, c, names):
@@ -162,7 +162,7 @@ def _named_call(node, c, name, val):
     if val is _BUILTIN.get(name, c) and not node.keywords: return f"$.{name}({', '.join(_js(a, c) for a in node.args)})"
     if val is _CHECKED.get(name, c): return f"$.{name}({', '.join([_words(node.args[0], c)] + [_js(a, c) for a in node.args[1:]])})"
     if val is schedules._text: _refuse(node, c, 'words outside an error')
-    if val is Step: return f"new $.Step({_bound(node, c, ['idx', 'n', 'sigma', 'sigmas'])})"
+    if val is Step: return f"new $.Step({_bound(node, c, ['idx', 'n', 'sigma', 'sigmas', 'timesteps'])})"
     if name in CURVES and val is CURVES[name]: return f"$.make('{name}', {_bound(node, c, list(inspect.signature(val).parameters))})"
     if not isinstance(val, FunctionType) or val.__name__ in c.local: _refuse(node, c, f'a call of `{name}`')
     return f'{_safe(_function(val, c.done, c.top))}({_bound(node, c, list(inspect.signature(val).parameters))})'

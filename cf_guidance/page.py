@@ -46,17 +46,19 @@ $.unpack = (x, n) => $.len(x) === n ? x : fail(`expected ${n} values`);
 # %% ../nbs/09c_page.ipynb #66a75e06
 _CLASSES = r"""
 $.Step = class {
-  constructor(idx, n = 1, sigma = $.None, sigmas = $.None, timestep = $.None) {
+  constructor(idx, n = 1, sigma = $.None, sigmas = $.None, timesteps = $.None) {
     n = $._whole('n', n, 1); idx = $._whole('idx', idx, 0, n - 1);
     const all = !$.none(sigmas);
     if (all && sigmas.length !== n) fail(`\`sigmas\` must have one value for each of ${n} steps; got ${sigmas.length}`);
-    Object.assign(this, {idx, n, sigmas, timestep, sigma: all && $.none(sigma) ? sigmas[idx] : sigma});
+    if (!$.none(timesteps) && timesteps.length !== n) fail(`\`timesteps\` must have one value for each of ${n} steps; got ${timesteps.length}`);
+    Object.assign(this, {idx, n, sigmas, timesteps, first: $.none(timesteps) ? $.None : timesteps[idx], sigma: all && $.none(sigma) ? sigmas[idx] : sigma});
   }
   valueOf() { return this.idx }
   toString() { return `Step(${this.idx}, ${this.n})` }
   get pos() { return this.n > 1 ? this.idx/(this.n - 1) : 0 }
   part(start, n) {
-    return new $.Step(this - start, n, this.sigma, $.none(this.sigmas) ? $.None : this.sigmas.slice(start, start + n), this.timestep);
+    const part = x => $.none(x) ? $.None : x.slice(start, start + n);
+    return new $.Step(this - start, n, this.sigma, part(this.sigmas), part(this.timesteps));
   }
 };
 $.Schedule = class {
@@ -68,7 +70,7 @@ $.Schedule = class {
   }
   values(n, sigmas = $.None, timesteps = $.None) {
     n = $._whole('n', n, 1);
-    const step = i => new $.Step(i, n, $.None, sigmas, $.none(timesteps) ? $.None : timesteps[i]);
+    const step = i => new $.Step(i, n, $.None, sigmas, timesteps);
     const key = `${n} ${sigmas} ${timesteps}`, run = () => $.List.from({length: n}, (_, i) => this._at(step(i)));
     if (!this.kept.has(key)) this.kept.set(key, run());
     return this.kept.get(key);

@@ -13,7 +13,7 @@ from html import escape
 from fastcore.basics import patch
 from .controls import controls, fine, first_line, menu_groups, numbers
 from .curves import CURVES
-from .schedules import Schedule, Step, cosine, lift, _nominal
+from .schedules import Schedule, cosine, lift, _nominal, _nominal_times
 
 # %% ../nbs/08b_pickers.ipynb #6c4492a4
 def _control(c, steps, changed):
@@ -123,11 +123,9 @@ def says_html(
     words = re.sub(r'`([^`]*)`', r'<code>\1</code>', escape(first_line(maker)))
     return f'<div style="line-height:1.3;font-size:12px;opacity:.8;margin:0 0 4px 103px;max-width:237px">{words}</div>'
 
-def _over(sched, steps, sigmas=None, timesteps=None):
-    "The numbers of `sched` in a run of `steps` steps, at the run's noise levels and timesteps or Stable Diffusion's"
-    sigmas = tuple(_nominal(steps) if sigmas is None else sigmas)
-    timesteps = [999*(1 - i/max(1, steps - 1)) for i in range(steps)] if timesteps is None else timesteps
-    return [sched[Step(i, steps, sigmas=sigmas, timestep=ts)] for i, ts in enumerate(timesteps)]
+def _over(sched, steps):
+    "The numbers of `sched` in a run of `steps` steps, at Stable Diffusion's noise levels and timesteps"
+    return sched.values(steps, _nominal(steps), _nominal_times(steps))
 
 # %% ../nbs/08b_pickers.ipynb #5b95bd64
 class Picker:

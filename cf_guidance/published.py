@@ -172,8 +172,8 @@ def cogvideox_shipped(at,
     g:float=6., # The pipeline's `guidance_scale`, which is the height above 1 of the highest value, usually 0 to 15
 )->float:
     "Follow the same formula with the timestep in place of the step (CogVideoX in diffusers)"
-    if at.timestep is None: raise ValueError('this curve reads the timestep: use a `Step` with its timestep, as `Step(3, 50, timestep=938)`')
-    return 1 + g*(1 - math.cos(math.pi*((_of_n(at) - float(at.timestep))/at.n)**5))/2
+    if at.first is None: raise ValueError('this curve reads the timestep: use a `Step` of a run, or `values(n, sigmas, timesteps)`')
+    return 1 + g*(1 - math.cos(math.pi*((_of_n(at) - float(at.first))/at.n)**5))/2
 
 # %% ../nbs/00c_published.ipynb #9d7c928f
 def _log_gamma(x):

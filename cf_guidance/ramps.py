@@ -183,7 +183,7 @@ def with_area(at,
     "Scale `a - 1` so that its mean over the logarithm of the run's noise levels is `mean - 1`"
     if at.sigmas is None: raise ValueError('an area over sigma wants noise levels: use `values(n, sigmas)` or a `Step` with its sigmas')
     if min(at.sigmas) <= 0 or max(at.sigmas) > 1e9: raise ValueError('an area over log sigma wants noise levels above 0 and finite')
-    vals, width = a.values(at.n, at.sigmas), math.log(at.sigmas[0]/at.sigmas[-1])
+    vals, width = a.values(at.n, at.sigmas, at.timesteps), math.log(at.sigmas[0]/at.sigmas[-1])
     if at.n > 1 and width <= 0: raise ValueError('an area over sigma wants noise levels that fall')
     own = _log_area(vals, at.sigmas, 0, at.n - 1)/width - 1 if at.n > 1 else vals[0] - 1
     if abs(own) < 1e-9: raise ValueError(f'`with_area` cannot scale a schedule whose mean is 1 already, as of {a!r}')

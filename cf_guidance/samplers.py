@@ -55,8 +55,9 @@ def begin_run(
         calls = call_steps(scheduler, n)
         sigmas = run_sigmas(scheduler, calls)
     except Exception as e: raise ValueError(f'`sampler` cannot be {type(scheduler).__name__} with {n} steps: {e or type(e).__name__}') from e
-    first = {k: ts for k, ts in zip(reversed(calls), reversed(scheduler.timesteps.tolist()))}                 # of the calls of a step the first
-    return Course(_quick(scheduler), calls, sigmas, [Step(k, n, sigmas=sigmas, timestep=first[k], first=first[k]) for k in range(n)])
+    first = dict(zip(reversed(calls), reversed(scheduler.timesteps.tolist())))                             # of the calls of a step the first
+    times = tuple(first[k] for k in range(n))
+    return Course(_quick(scheduler), calls, sigmas, [Step(k, n, sigmas=sigmas, timesteps=times) for k in range(n)])
 
 def begin_again(
     course:Course, # From `begin_run`

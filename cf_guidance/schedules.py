@@ -30,7 +30,7 @@ class Step(int):
         *, sigma:float=None, # Noise level of the step, `b/a`
         sigmas:tuple=None, # Noise levels of all `n` steps; gives `sigma` too
         timestep=None, # The scheduler's number for the model call
-        first=None, # The number of the first call of the step, by which a schedule is looked up; `timestep` by default
+        timesteps:tuple=None, # That of the first call of all `n` steps; gives `first`, by which a schedule is looked up, or else `timestep` does
         x=None, # Noisy latents that the model is given, before any scaling
         a:float=None, # Share of the image in `x`, as in `x = a*x0 + b*eps`
         b:float=None, # Share of the noise in `x`
@@ -39,8 +39,9 @@ class Step(int):
         n = _whole('n', n, 1)
         self = super().__new__(cls, _whole('idx', idx, 0, n-1))
         if sigmas is not None and len(sigmas) != n: raise ValueError(f'`sigmas` must have one value for each of {n} steps; got {len(sigmas)}')
+        if timesteps is not None and len(timesteps) != n: raise ValueError(f'`timesteps` must have one value for each of {n} steps; got {len(timesteps)}')
         if sigma is None and sigmas is not None: sigma = sigmas[idx]
-        self.__dict__.update(n=n, sigma=sigma, sigmas=sigmas, timestep=timestep, first=timestep if first is None else first, x=x, a=a, b=b, space=space)
+        self.__dict__.update(n=n, sigma=sigma, sigmas=sigmas, timestep=timestep, timesteps=timesteps, first=timestep if timesteps is None else timesteps[idx], x=x, a=a, b=b, space=space)
         return self
     def __getnewargs__(self): return int(self), self.n
     @property
@@ -48,7 +49,7 @@ class Step(int):
     def part(self, start, n):
         "The same moment, in a run of `n` steps that begins at step `start` of this one"
         sig = self.sigmas[start:start+n] if self.sigmas else None
-        return Step(self - start, n, sigma=self.sigma, sigmas=sig, timestep=self.timestep, first=self.first)
+        return Step(self - start, n, sigma=self.sigma, sigmas=sig, timestep=self.timestep, timesteps=self.timesteps[start:start+n] if self.timesteps else None)
     def __repr__(self): return f'Step({int(self)}, {self.n})'
 
 # %% ../nbs/00_schedules.ipynb #b1f82418
@@ -57,7 +58,7 @@ CURVES = {}      # name of each curve: the function that makes it a `Schedule`
 @dataclass(frozen=True, repr=False)
 class _At:
     "A bare position: no step, no number of steps, no noise level"
-    pos:float; n:int=None; sigma:float=None; sigmas:tuple=None; timestep:float=None
+    pos:float; n:int=None; sigma:float=None; sigmas:tuple=None; first:float=None; timesteps:tuple=None
     def __repr__(self): return f'position {self.pos}'
 
 def _maker(name):
@@ -99,16 +100,17 @@ class Schedule:
         return self._at(_At(float(pos)))
 
     def __getitem__(self, step):
-        if isinstance(step, Step): return self._at(step if step.timestep is step.first else Step(step, step.n, sigma=step.sigma, sigmas=step.sigmas, timestep=step.first))
+        if isinstance(step, Step): return self._at(step)
         raise ValueError(f'a Schedule is looked up with a `Step`; got {step!r}: pass `sched.values(n)` to code that indexes with a plain int')
 
     def values(self,
         n:int, # Number of steps, 1 or more
         sigmas=None, # Noise level of each step, for the schedules that read it
+        timesteps=None, # Timestep of each step, for the schedules that read it
     )->list: # `n` floats
         "The number at each of `n` steps"
-        n = _whole('n', n, 1)
-        return [self[Step(i, n, sigmas=None if sigmas is None else tuple(sigmas))] for i in range(n)]
+        n, (sigmas, timesteps) = _whole('n', n, 1), [None if v is None else tuple(v) for v in (sigmas, timesteps)]
+        return [self[Step(i, n, sigmas=sigmas, timesteps=timesteps)] for i in range(n)]
 
     def _at(self, at):
         val = _maker(self.name).curve(at, **dict(self.args))
@@ -193,6 +195,8 @@ def _nominal(n):
     hi, lo = NOMINAL_SIGMAS
     return [hi*(lo/hi)**(i/max(1, n - 1)) for i in range(n)]
 
+def _nominal_times(n): return [999*(1 - i/max(1, n - 1)) for i in range(n)]
+
 def _span(sched):
     "Whether the number of steps is fixed by a list, and what it is, or else the fewest that can be"
     if sched.name == 'listed': return True, len(dict(sched.args)['vals'])
@@ -205,8 +209,7 @@ def drawn(
     "The numbers of a schedule for a picture, over Stable Diffusion's noise levels and timesteps"
     fixed, n = _span(sched)
     n = n if fixed else max(50, n)
-    sigmas = tuple(_nominal(n))
-    return [sched[Step(i, n, sigmas=sigmas, timestep=999*(1 - i/max(1, n - 1)))] for i in range(n)]
+    return sched.values(n, _nominal(n), _nominal_times(n))
 
 def _svg(self, w=220, h=70):
     "A small picture of the curve"
@@ -319,7 +322,8 @@ def warmup(at,
     if steps > at.n: raise ValueError(f'`steps` of warm-up must be at most the number of steps, {at.n}; got {steps}')
     if at >= steps: return a._at(at.part(steps, at.n - steps))
     rest = at.sigmas[steps:] if at.sigmas and steps < at.n else None
-    first = a._at(Step(0, max(at.n - steps, 1), sigma=None if rest else at.sigma, sigmas=rest))
+    later = at.timesteps[steps:] if at.timesteps and steps < at.n else None
+    first = a._at(Step(0, max(at.n - steps, 1), sigma=None if rest else at.sigma, sigmas=rest, timesteps=later))
     return start + at*(first - start)/steps
 Schedule.warmup = warmup
 
@@ -362,7 +366,7 @@ def with_mean(at,
 )->float:
     "Scale `a - 1` so that the mean over the run's steps is `mean`"
     if at.n is None: raise ValueError('a mean is taken over the steps: use `values(n)` or a `Step`, not a bare position')
-    own = sum(a.values(at.n, at.sigmas))/at.n - 1
+    own = sum(a.values(at.n, at.sigmas, at.timesteps))/at.n - 1
     if abs(own) < 1e-9: raise ValueError(f'`with_mean` cannot scale a schedule whose mean is 1 already, as of {a!r}')
     return 1 + (a._at(at) - 1)*(mean - 1)/own
 Schedule.with_mean = with_mean

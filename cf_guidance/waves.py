@@ -178,7 +178,7 @@ def _call(self:Wave, k, ts):
     "One call of the network, and one step of the sampler"
     s, n, spans = self.course.scheduler, len(self.course.steps), self.spans()
     a, b, space = scalings(s, ts)
-    steps = [Step(k, n, sigmas=self.course.sigmas, timestep=ts, first=self.course.steps[k].first, x=self.x[span], a=a, b=b, space=space) for span in spans]
+    steps = [Step(k, n, sigmas=self.course.sigmas, timestep=ts, timesteps=self.course.steps[k].timesteps, x=self.x[span], a=a, b=b, space=space) for span in spans]
     asked = [{i: ask for i in node if (ask := self._ask(i, step))} for node, step in zip(self.nodes, steps)]
     want = dict.fromkeys((j, texts, how) for j, node in enumerate(asked) for asks, _ in node.values() for _, texts, how in asks)
     preds = self._predict(list(want), spans, s.scale_model_input(self.x, ts), ts)
@@ -236,7 +236,7 @@ def _part(self:Wave, j, node, step, preds):
 
 def _apart(step):
     "A step of its own for a transform that may change what it is given"
-    return Step(int(step), step.n, **{**{k: getattr(step, k) for k in ('sigmas', 'timestep', 'first', 'a', 'b', 'space')}, 'x': step.x.clone()})
+    return Step(int(step), step.n, **{**{k: getattr(step, k) for k in ('sigmas', 'timestep', 'timesteps', 'a', 'b', 'space')}, 'x': step.x.clone()})
 
 def _alike(pred, x):
     "`pred` in the precision of the latents, if it is a tensor like them"

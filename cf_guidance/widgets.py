@@ -14,11 +14,10 @@ from fastcore.basics import patch
 from .controls import controls, curve_svg, guidance_line, misfit, passes
 from .films import Latest, film, thinned
 from .methods import TRANSFORMS
-from .pickers import Picker, _control, _over, says_html
-from .pieces import get_scheduler
-from .samplers import call_steps, run_sigmas
+from .pickers import Picker, _control, says_html
+from .samplers import begin_run
 from .sampling import built_in
-from .schedules import _nominal, _whole
+from .schedules import Step, _nominal, _nominal_times, _whole
 from .transforms import options, parameters
 
 # %% ../nbs/09_widgets.ipynb #267020a3
@@ -57,7 +56,7 @@ class ScheduleExplorer:
         self.pieces = (pieces or built_in()) if images else None
         if not isinstance(settle, (int, float)) or not 0 <= settle < 60: raise ValueError(f'`settle` must be seconds, 0 to 60; got {settle!r}')
         self.preview, self.settle, self.latest, self.per_sample = _whole('preview', preview, 1), settle, Latest(), True
-        self.film, self.label, self.asked, self.given_up, self.quiet, self._levels = None, '', None, 0, True, {}
+        self.film, self.label, self.asked, self.given_up, self.quiet, self._courses = None, '', None, 0, True, {}
         prompt = prompt if prompt is not None else getattr(self.pieces, 'prompt', None) or 'a photograph of an astronaut riding a horse'
         self._build(transform, prompt, negative_prompt, _whole('seed', seed, 0, 2**31 - 1), _whole('steps', steps, 1, 200))
         self.picker = Picker(steps, self._moved, schedule)
@@ -120,17 +119,17 @@ def _resize(self:ScheduleExplorer, _=None):
 def _values(self:ScheduleExplorer, sched):
     "The numbers of a schedule over the steps of the run"
     n = self.steps.value
-    if self.pieces and n not in self._levels: self._levels[n] = _run_levels(self.pieces, n)
-    if not self.pieces: return _over(sched, n)
-    sigmas, calls, timesteps = self._levels[n]
-    return _over(sched, n, sigmas, [timesteps[calls.index(k)] for k in range(n)])
+    steps = self._course(n)[0]
+    return [sched[step] for step in steps]
 
-def _run_levels(pieces, n):
-    "Noise level of each step, and the step and the timestep of each call"
-    scheduler = get_scheduler(pieces.scheduler, pieces.scheduler.config)
-    scheduler.set_timesteps(n)
-    calls = call_steps(scheduler, n)
-    return run_sigmas(scheduler, calls), calls, scheduler.timesteps.tolist()
+@patch
+def _course(self:ScheduleExplorer, n):
+    "The steps of a run, and the step of each call"
+    if n not in self._courses:
+        course = begin_run(self.pieces, None, n) if self.pieces else None
+        nominal = dict(sigmas=tuple(_nominal(n)), timesteps=tuple(_nominal_times(n)))
+        self._courses[n] = (course.steps, course.calls) if course else ([Step(k, n, **nominal) for k in range(n)], list(range(n)))
+    return self._courses[n]
 
 # %% ../nbs/09_widgets.ipynb #5866d705
 @patch
@@ -199,9 +198,6 @@ def _draw(self:ScheduleExplorer, sched, vals, tfm):
     style = 'style="display:block;width:fit-content;line-height:1.4;margin:4px 0;user-select:all;overflow-wrap:anywhere"'
     whole = f'<code class="whole" {style}>{escape(guidance_line(tfm))}</code>' if self.menu.value != 'cfg' else ''
     self.code.value = f'<code class="made" {style}>{escape(repr(sched))}</code>{whole}'
-
-@patch
-def _course(self:ScheduleExplorer, n): return self._levels[n] if self.pieces else (tuple(_nominal(n)), range(n), None)
 
 # %% ../nbs/09_widgets.ipynb #b2234563
 def _reason(e): return str(e) if isinstance(e, ValueError) else f'{type(e).__name__}: {e}'

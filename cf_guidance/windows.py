@@ -86,8 +86,8 @@ def within_timesteps(at,
     outside:float=1., # Value elsewhere, usually 0 to 15: 1 is `t`, 0 is `u`
 )->float:
     "Follow `a` while the timestep is `lo` to `hi`, and be `outside` elsewhere"
-    if at.timestep is None: raise ValueError('a window in timesteps wants them: use a `Step` with its timestep, as `Step(3, 50, timestep=938)`')
-    return a._at(at) if lo <= float(at.timestep) <= hi else outside
+    if at.first is None: raise ValueError('a window in timesteps wants them: use a `Step` of a run, or `values(n, sigmas, timesteps)`')
+    return a._at(at) if lo <= float(at.first) <= hi else outside
 
 def _low_high(a, lo, hi, outside):
     if lo > hi: raise ValueError(f'`lo` must be at most `hi`, so swap them; got {_text(lo)} and {_text(hi)}')
