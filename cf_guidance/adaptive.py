@@ -10,7 +10,7 @@ __all__ = ['magnitude_aware', 'MagnitudeAwareGuidance', 'adaptive_guidance', 'Ad
 import math
 from typing import Literal
 import torch
-from .transforms import GuidanceTfm, _check, _norm, _unit, _wide, cfg, rule, transform
+from .transforms import GuidanceTfm, _check, _inner, _norm, _unit, _wide, cfg, rule, transform
 
 # %% ../nbs/02f_adaptive.ipynb #efa62462
 def _spared(g, form): return g == (1 if form == 'diffusers' else 0)
@@ -60,7 +60,7 @@ def adaptive_guidance(
     state = {} if state is None else state
     if t is not None and _agreed(g, state): return t
     _check(u, t)
-    done, cos = state.get('done'), (_unit(u).double()*_unit(t).double()).flatten(1).sum(1).clamp(max=1)
+    done, cos = state.get('done'), _inner(_unit(u), _unit(t)).flatten().clamp(max=1)
     state['done'] = cos > threshold if done is None else done | (cos > threshold)
     pred = cfg(u, t, g)
     return pred if done is None else t.where(_column(done, t), pred)
@@ -109,7 +109,8 @@ def _odds(u, t, step, state, low, terms):
     if step is None: return start.clamp(min=low)
     if any(getattr(step, k, None) is None for k in ('x', 'a', 'b', 'sigmas')):
         raise ValueError(f'`step` must be a `Step` that knows `x`, `a`, `b` and `sigmas`; got {step!r}')
-    s, x, odds = step.b/step.a, _wide(step.x)/step.a, state.get('odds', start)
+    a = max(step.a, 1e-6*step.b)                                                 # a run may begin with noise alone
+    s, x, odds = step.b/a, _wide(step.x)/a, state.get('odds', start)
     if 'x' in state and s < state['s']:
         tau, delta = feedback_terms(step.sigmas, *terms)
         odds = odds + tau*feedback_evidence(state['x'], x, state['u'], state['t'], state['s'], s) + delta

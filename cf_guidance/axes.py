@@ -11,6 +11,7 @@ from functools import cache
 from itertools import product
 from fastcore.docments import docments
 from fastcore.foundation import L
+from .expressions import _NAMES
 from .methods import CURVES, TRANSFORMS, _near
 from .schedules import Schedule, _whole, get_cos_sched, lift
 from .transforms import _params, options
@@ -66,7 +67,7 @@ def _made_of(place, params, taken):
     if isinstance(cls, str): cls = TRANSFORMS[cls] if cls in TRANSFORMS else _near('`transform`', cls, TRANSFORMS)
     if sched is None: sched = usual_g(cls)
     if isinstance(sched, str) and sched not in MAKERS:
-        if sched.isidentifier(): _near('`schedule`', sched, MAKERS)
+        if sched.isidentifier() and sched not in _NAMES: _near('`schedule`', sched, MAKERS)
         sched = lift(sched, 'schedule')                                    # such as 7.5*cos(pi/2*pos)
     if isinstance(sched, str):
         mine = {k: own.pop(k) for k in [*own] if k in _params(MAKERS[sched])}
@@ -94,12 +95,12 @@ def _usual(name, unit, steps):
 def _heights(name):
     "Those parameters of a schedule that are scales, which we tell by the range in their words, and their defaults"
     said, pars = docments(MAKERS[name]), inspect.signature(MAKERS[name]).parameters
-    return {k: p.default for k, p in pars.items() if isinstance(p.default, (int, float)) and (k == 'base' or re.search(r'usually [.0-9]+ to (15|30)\b', said.get(k) or ''))}
+    return {k: p.default for k, p in pars.items() if isinstance(p.default, (int, float)) and (k in ('base', 'clamp') or re.search(r'usually [.0-9]+ to (15|30)\b', said.get(k) or ''))}
 
 def _named(name, unit, steps, own):
     "A schedule by its name, in the unit of the transform: as a whole where no scale of it is given"
     if name == 'constant': return lift(own.get('val', round(7.5*unit, 6)))
-    if unit == 1 or name in ('get_cos_sched', 'linear', 'cosine') or set(own) & set(_heights(name)): return MAKERS[name](**{**_usual(name, unit, steps), **own})
+    if unit == 1 or name in ('get_cos_sched', 'linear', 'cosine') or set(own) & {*_heights(name), 'vals', 'text'}: return MAKERS[name](**{**_usual(name, unit, steps), **own})
     return round(unit, 6)*lift(MAKERS[name](**own))
 
 def _size(val):

@@ -132,7 +132,8 @@ def _axes(model, prompt, negative_prompt, seed, sampler, steps, size, transform,
         if text: axes[name] = [str(v) if name == 'sampler' else v for v in words(text)]
     tried = parse_params(sweep)
     if schedule or _of_transforms(tried, axes['transform']):
-        if base: raise ValueError('`base` belongs to the schedules of 2022, and cannot be given with `schedule`; use `sweep`')
+        if base: raise ValueError('`base` belongs to the schedules of 2022, and cannot be given with `schedule`, or with parameters of transforms in `sweep`: leave it out, and put them all in `sweep`')
+        if both := set(tried) & set(axes): raise ValueError(f'`{min(both)}` is an axis of its own, and no parameter: use --{min(both)}')
         return {**axes, **({'schedule': [v for part in _parts(schedule) for v in (words(part) if '||' in part or ',' not in part else [part.strip()])]} if schedule else {}), **tried}
     for name in ('steps', 'transform'):
         if len(axes[name]) > 1: raise ValueError(f'`schedule` must be given with several values of `{name}`, such as --schedule cosine: the schedules of 2022 are made for one')

@@ -6,9 +6,10 @@
 __all__ = ['NoisyCondition', 'cads', 'CADSGuidance']
 
 # %% ../nbs/02ha_conditions.ipynb #3019e2be
-import hashlib, math
+import math
 from dataclasses import dataclass
 import torch
+from .passes import _draws, _plain
 from .published import cads_gamma
 from .schedules import Step
 from .transforms import GuidanceTfm, cfg, rule, transform, _wide
@@ -28,16 +29,14 @@ class NoisyCondition:
         back = (z - z.mean(dims, keepdim=True))/std(z).clamp_min(1e-12)*std(y) + y.mean(dims, keepdim=True)
         return (self.psi*back + (1 - self.psi)*z).to(emb.dtype)
     def __call__(self, pieces, x, timestep, emb, texts, seeds):
-        return pieces.unet(x, timestep, encoder_hidden_states=self.embedding(emb, seeds, timestep)).sample
+        return _plain(pieces, x, timestep, self.embedding(emb, seeds, timestep))
 
 def _noise(seed, timestep, e):
     "Normal noise like `e`, for one image at one step, the same on every device"
-    text = f'cads {seed} {float(timestep)}'.encode()
-    gen = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text).digest()[:8], 'big') >> 1)
-    return torch.randn(e.shape, generator=gen).to(e.device)
+    return torch.randn(e.shape, generator=_draws('cads', seed, float(timestep))).to(e.device)
 
 # %% ../nbs/02ha_conditions.ipynb #5ad30941
-@rule()
+@rule(neutral={'g': 1}, absent={'g': 0})
 def cads(
     u, # Unconditional prediction, (b, ...)
     t, # Prediction for the noisy condition, same shape
@@ -49,7 +48,6 @@ def cads(
 ): # Guided prediction, same shape
     "Guide as `cfg` towards a condition with noise on it at first (CADS, arXiv 2310.17347)"
     return cfg(u, t, g)
-cads.reads = lambda g: {'t'} if g == 1 else {'u'} if g == 0 else {'u', 't'}
 
 @transform
 class CADSGuidance(GuidanceTfm):

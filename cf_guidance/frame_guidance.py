@@ -9,6 +9,7 @@ __all__ = ['frame_linear', 'FrameLinearGuidance', 'frame_triangle', 'FrameTriang
 from typing import Literal
 import torch
 from .frames import frame_shape, per_frame
+from .ramps import vee
 from .schedules import linear
 from .transforms import GuidanceTfm, _check, _wide, cfg, rule, transform
 
@@ -16,7 +17,8 @@ from .transforms import GuidanceTfm, _check, _wide, cfg, rule, transform
 def _by_frame(u, t, g, first, curve, layout):
     "Plain guidance, with the number of `curve` for each frame"
     axis = layout.index('f')
-    frames = t.shape[axis] if t is not None and t.ndim == 5 else u.shape[axis] if t is None and u.ndim == 5 else 1
+    like = u if t is None else t
+    frames = like.shape[axis] if like is not None and like.ndim == 5 else 1
     if first == g or frames == 1: return cfg(u, t, g)
     _check(u, t)
     u_, t_ = _wide(u), _wide(t)
@@ -50,7 +52,7 @@ def frame_triangle(
     layout:Literal['bfchw', 'bcfhw']='bfchw', # Where the frames are among the five dimensions
 ): # Guided prediction, same shape
     "Guide frame by frame, from `first` to `g` in the middle and back (ComfyUI, VideoTriangleCFGGuidance)"
-    return _by_frame(u, t, g, first, lambda x: first + (g - first)*(1 - abs(1 - 2*x)), layout)
+    return _by_frame(u, t, g, first, vee(first, g), layout)
 
 @transform
 class FrameTriangleGuidance(GuidanceTfm):

@@ -67,7 +67,7 @@ def _square(n, cutoff, unit, like):
     k = torch.fft.fftfreq(n, 1/n, device=like.device)
     return (k >= -f) & (k < f)
 
-@rule(neutral={'g': 1, 'low': 1, 'high': 1})
+@rule(neutral={'g': 1, 'low': 1, 'high': 1}, absent={'g': 0})
 def fresca(
     u, # Unconditional prediction, (b, c, h, w) or more dimensions
     t, # Conditional prediction, same shape
@@ -80,7 +80,7 @@ def fresca(
     "Guide low and high frequencies by `g*low` and `g*high` (FreSca; Huang et al., arXiv 2504.02154)"
     top = 1 if unit == 'share' else math.inf
     if not 0 <= cutoff <= top: raise ValueError(f"`cutoff` must be {'0 to 1' if top == 1 else '0 or more'} with `unit` {unit!r}; got {cutoff!r}")
-    if low == high: return cfg(u, t, g*low)
+    if g == 0 or low == high: return cfg(u, t, g*low)
     _check(u, t); _plane(t)
     d = _wide(t) - _wide(u)
     h, w = [_square(n, cutoff, unit, d) for n in d.shape[-2:]]

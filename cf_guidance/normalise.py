@@ -15,7 +15,7 @@ from .transforms import GuidanceTfm, _check, _norm, _unit, _wide, cfg, rule, tra
 # %% ../nbs/02a_normalise.ipynb #1661bb74
 def _between(name, val, lo, hi=None):
     "A `ValueError` unless `val` is in the range"
-    if val < lo or hi is not None and val > hi:
+    if not (val >= lo and (hi is None or val <= hi)):
         raise ValueError(f"`{name}` must be {f'{lo} or more' if hi is None else f'{lo} to {hi}'}; got {val!r}")
 
 def _above_zero(name, val):
@@ -180,9 +180,9 @@ class TSRGuidance(GuidanceTfm):
     rule = staticmethod(tsr)
 
 # %% ../nbs/02a_normalise.ipynb #4bf84332
-def _size(d, size):
+def _size(d, measure):
     "Length of each sample, or its root mean square"
-    return _norm(d)/(d[:1].numel()**.5 if size == 'rms' else 1)
+    return _norm(d)/(d[:1].numel()**.5 if measure == 'rms' else 1)
 
 @rule(space='epsilon', neutral={'g': 1})
 def power_law(
@@ -190,7 +190,7 @@ def power_law(
     t, # Conditional prediction, same shape
     g:float=2., # Guidance scale at `|d| = 1`, as in `cfg`; usually 0 to 15
     alpha:float=.9, # Power of the length of `d`, above -1; 0 is `cfg`; usually 0 to 2
-    size:Literal['norm', 'rms']='norm', # Measure of `d`: its length as in the paper, or its root mean square
+    measure:Literal['norm', 'rms']='norm', # Measure of `d`: its length as in the paper, or its root mean square
     units:Literal['noise', 'score']='noise', # Whether `d` is measured as noise or as a score, which needs a `Step`
     step=None, # The `Step`
 ): # Guided prediction, same shape
@@ -201,7 +201,7 @@ def power_law(
     b = getattr(step, 'b', None) if units == 'score' else 1
     if not b: raise ValueError(f"`units='score'` needs a `Step` that knows the share of the noise, `b` above 0; got {step!r}")
     d = _wide(t) - _wide(u)
-    n = _size(d, size)/b
+    n = _size(d, measure)/b
     return (_wide(t) + (g - 1)*n.where(n > 0, 1)**alpha*d).to(t.dtype)
 
 @transform
@@ -216,14 +216,14 @@ def beta_norm(
     t, # Conditional prediction, same shape
     g:float=7.5, # Length of the step at `gamma` 1; usually 0 to 15
     gamma:float=1., # Power of the length of `d` that is divided by; 0 is `cfg`; usually 0 to 1
-    size:Literal['norm', 'rms']='norm', # Measure of `d`: its length as in the paper, or its root mean square
+    measure:Literal['norm', 'rms']='norm', # Measure of `d`: its length as in the paper, or its root mean square
 ): # Guided prediction, same shape
     "Go from `u` along `d`, divided by a power of its length (Malarz et al., arXiv 2502.10574)"
     if g == 0 and u is not None: return u
     _check(u, t)
     d = _wide(t) - _wide(u)
-    n = _size(d, size)
-    unit = _unit(d)*(d[:1].numel()**.5 if size == 'rms' else 1)
+    n = _size(d, measure)
+    unit = _unit(d)*(d[:1].numel()**.5 if measure == 'rms' else 1)
     return (_wide(u) + g*unit*n.where(n > 0, 1)**(1 - gamma)).to(u.dtype)
 
 @transform

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Literal
 import torch
 import torch.nn.functional as F
+from .normalise import _between
 
 # %% ../nbs/02ga_passes.ipynb #0926e242
 _PLACES = {'down': 'down_blocks', 'mid': 'mid_block', 'up': 'up_blocks'}
@@ -92,10 +93,6 @@ def _draws(*what):
     "A generator that depends on `what` alone"
     return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(repr(what).encode()).digest()[:7], 'big'))
 
-def _at_least(least, **vals):
-    for k, v in vals.items():
-        if not v >= least: raise ValueError(f'`{k}` must be {least} or more; got {v!r}')
-
 # %% ../nbs/02ga_passes.ipynb #3d3458bd
 class _Alone(torch.overrides.TorchFunctionMode):
     "Attention in which each token takes the value of itself"
@@ -151,7 +148,7 @@ class SmoothedAttention(Pass):
     "Self-attention whose queries are blurred (SEG, arXiv 2408.00760)"
     layers:str='mid' # Which layers: 'mid', 'up', 'down', 'all', or names, with commas
     blur:float=100. # Width of the blur in tokens: 0 is none, 100 or more infinite; usually 0 to 100
-    def __post_init__(self): _at_least(0, blur=self.blur)
+    def __post_init__(self): _between('blur', self.blur, 0)
     def on(self, net, x=None, timestep=None):
         if self.blur and x is None: raise ValueError('`x` must be the latents: the blur wants the size of their plane; got None')
         queries = [m.to_q for m in _named(net, _is_attention, self.layers)]
@@ -179,15 +176,14 @@ class DroppedLayers(Pass):
     layers:str='all' # Which layers: 'mid', 'up', 'down', 'all', or names, with commas
     share:float=.5 # Chance of each number to be left out; usually 0 to 1
     seed:int=0 # Seed of the chance, a whole number
-    def __post_init__(self):
-        if not 0 <= self.share <= 1: raise ValueError(f'`share` must be 0 to 1; got {self.share!r}')
+    def __post_init__(self): _between('share', self.share, 0, 1)
     def on(self, net, x=None, timestep=None):
         if 0 < self.share < 1: _timed(timestep)
         def thinned(forward, k):
             def _forward(*args, **kwargs):
                 old = _tokens(args, kwargs)
                 if self.share == 1: return old
-                kept = torch.rand(old.shape[1:], generator=_draws('dropped', int(self.seed), 0. if self.share == 1 else float(timestep), k)) >= self.share
+                kept = torch.rand(old.shape[1:], generator=_draws('dropped', int(self.seed), float(timestep), k)) >= self.share
                 return old + (forward(*args, **kwargs) - old)*kept.to(old)/(1 - self.share)
             return _forward
         return _instead(_named(net, _is_block, self.layers) if self.share else [], thinned)
@@ -209,6 +205,8 @@ def _loaded(model, dtype, device):
 class WeakModel:
     "Another, weaker network with a text encoder of its own (autoguidance, arXiv 2406.02507)"
     model:str='shapes-weak' # Name or folder, as in `get_sd_pieces`
+    def pieces(self, pieces): return _loaded(self.model, pieces.dtype, str(pieces.device))
+    def fingerprint(self, pieces): return self.pieces(pieces).fingerprint
     def __call__(self,
         pieces, # The model that is guided
         x, # Latents as the network takes them, (b, c, h, w)
@@ -217,7 +215,7 @@ class WeakModel:
         texts, # The b prompts
     ): # Prediction, (b, c, h, w)
         "Predict with the weaker network"
-        weak = _loaded(self.model, pieces.dtype, str(pieces.device))
+        weak = self.pieces(pieces)
         want, have = [(p.unet.config.in_channels, c.get('prediction_type'), c.num_train_timesteps) for p in (pieces, weak) for c in [p.scheduler.config]]
         if want != have: raise ValueError(f"`model` must have the channels, prediction and steps of the model it guides, {want}; got {self.model!r} with {have}")
         return _plain(weak, x, timestep, _read(texts, weak, lambda said: None))
@@ -247,7 +245,8 @@ class PerturbedTime(Pass):
     scale:float=2. # Size of the noise, in standard deviations of the embedding; usually 0 to 5
     power:float=1. # How it falls with the time, which goes from 1, noise, to 0, image; usually 0 to 2
     seed:int=0 # Seed of the noise, a whole number
-    def __post_init__(self): _at_least(0, scale=self.scale, power=self.power)
+    def __post_init__(self):
+        for k in ('scale', 'power'): _between(k, getattr(self, k), 0)
     def on(self, net, x=None, timestep=None):
         if not hasattr(net, 'time_embedding'): raise ValueError(f'the network must have a `time_embedding`, as a U-Net has; got {type(net).__name__}')
         if self.scale: _timed(timestep)

@@ -9,11 +9,9 @@ __all__ = ['apg_presets', 'along', 'apg', 'APGGuidance', 'apg_mix', 'APGMixGuida
 # %% ../nbs/02c_project.ipynb #b12c7f15
 from typing import Literal
 import torch
-from .transforms import GuidanceTfm, _check, _wide, cfg, rule, transform
+from .transforms import GuidanceTfm, _check, _inner, _wide, cfg, rule, transform
 
 # %% ../nbs/02c_project.ipynb #64915825
-def _inner(x, y, dims): return (x.double()*y.double()).sum(dims, keepdim=True)
-
 def _share(x, onto, dims):
     "How many times `onto` the part of `x` along `onto` is, in float64; 0 where `onto` is nothing"
     n2 = _inner(onto, onto, dims)
@@ -25,7 +23,7 @@ def along(
     dims=None, # Dimensions that the sums run over; all but the first by default
 ): # Part of `x` along `onto`, same shape, in float64
     "Project each sample of `x` on that of `onto`"
-    return _share(x, onto, tuple(range(1, x.ndim)) if dims is None else dims)*onto.double()
+    return _share(x, onto, dims)*onto.double()
 
 # %% ../nbs/02c_project.ipynb #6bd066d0
 def _pushed(u, t, beta, state):

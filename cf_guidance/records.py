@@ -65,7 +65,8 @@ def recipe(
     (h, w), seed = latent_size(pieces, width, height), _whole('seed', seed, -2**63, 2**64 - 1)
     config, rule = {k: v for k, v in course.scheduler.config.items() if not k.startswith('_')}, _rule_name(tfm)
     own = {'nonce': uuid.uuid4().hex} if rule is None else _settings(tfm) if ':' not in rule else {k: v for k, v in _own(tfm).items() if isinstance(v, (bool, int, float, str))}
-    return dict(**{'exact': True} if exact else {}, version=1, model=pieces.fingerprint, model_name=pieces.name, prompt=prompt, negative_prompt=negative_prompt, seed=seed, rule=rule,
+    weak = getattr(tfm.weak_pass(course.steps[0]), 'fingerprint', None) if isinstance(tfm, GuidanceTfm) else None
+    return dict(**{'exact': True} if exact else {}, **{'weak_model': weak(pieces)} if weak else {}, version=1, model=pieces.fingerprint, model_name=pieces.name, prompt=prompt, negative_prompt=negative_prompt, seed=seed, rule=rule,
                 values=_values(tfm, course.steps), options=own,
                 sampler=type(course.scheduler).__name__, sampler_config=json.loads(json.dumps(config, default=str)),
                 steps=len(course.steps), width=w*pieces.factor, height=h*pieces.factor, dtype=str(pieces.dtype).removeprefix('torch.'))

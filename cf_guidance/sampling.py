@@ -69,13 +69,16 @@ def generate(
 # %% ../nbs/06_sampling.ipynb #a680d044
 def _rms(x): return x.float().square().mean().sqrt().item()
 
-class Traced:
-    "A transform that notes what it saw in `rows`; each run starts them afresh"
+class _Watch:
+    "A transform inside, which sees both predictions at every step, and what it reads besides"
     def __init__(self,
         tfm, # The transform
     ): self.tfm, self.rows = tfm, []
     def needs(self, idx): return frozenset('ut') | (self.tfm.needs(idx) if hasattr(self.tfm, 'needs') else frozenset())
     def how(self, name, idx): return self.tfm.how(name, idx) if hasattr(self.tfm, 'how') else None
+
+class Traced(_Watch):
+    "A transform that notes what it saw in `rows`; each run starts them afresh"
     def __call__(self, u, t, idx, **weak):
         last = self.rows[-1]['step'] if self.rows else 0
         if int(idx) < last or getattr(idx, 'n', 0) == 1: self.rows = []

@@ -9,7 +9,7 @@ __all__ = ['effective_guidance', 'Effective', 'equal_constant', 'scaled', 'match
 import copy
 import numpy as np
 from scipy.optimize import brentq
-from .sampling import built_in, sample_latents
+from .sampling import _Watch, built_in, sample_latents
 from .schedules import _number, _positive, lift
 from .transforms import GuidanceTfm
 
@@ -26,14 +26,8 @@ def effective_guidance(
     return (push*way).sum(1)/way.square().sum(1)
 
 # %% ../nbs/07c_strength.ipynb #4b5312e5
-class Effective:
+class Effective(_Watch):
     "A transform that notes its effective guidance in `rows`; each run starts them afresh"
-    def __init__(self,
-        tfm, # The transform
-    ): self.tfm, self.rows = tfm, []
-    def needs(self, idx): return frozenset('ut') | (self.tfm.needs(idx) if hasattr(self.tfm, 'needs') else frozenset())
-    def how(self, name, idx): return self.tfm.how(name, idx) if hasattr(self.tfm, 'how') else None
-
     def __call__(self, u, t, idx, **weak):
         ts = getattr(idx, 'timestep', None)
         now = dict(step=int(idx), timestep=None if ts is None else float(ts))

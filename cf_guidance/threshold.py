@@ -11,7 +11,7 @@ __all__ = ['static_threshold', 'StaticThresholdGuidance', 'dynamic_threshold', '
 from typing import Literal
 import torch
 from .normalise import _above_zero, _between, _guided, _length, _std
-from .transforms import GuidanceTfm, _check, _norm, _unit, _wide, rule, transform
+from .transforms import GuidanceTfm, _check, _inner, _norm, _unit, _wide, rule, transform
 
 # %% ../nbs/02b_threshold.ipynb #29d35a78
 @rule(space='sample')
@@ -169,15 +169,13 @@ def adg(
     _between('angle', angle, 0, 3.15)
     if g == 1 and t is not None: return t
     _check(u, t)
-    wide, unit, dims = _wide(t), _unit(u), tuple(range(1, t.ndim))
-    top = wide.abs().amax(dims, keepdim=True)
-    v = wide/top.where(top > 0, 1)                                   # so that no product overflows
-    along = (v*unit).sum(dims, keepdim=True)
+    v, unit = _unit(t), _unit(u)                                     # so that no product overflows
+    along = _inner(v, unit).to(v.dtype)
     e = v - along*unit
     theta, w = torch.atan2(_norm(e), along), max(g - 1, 0)
     turn = (w*theta).clamp(max=angle)
     share = torch.where(theta.sin() > 1e-3, turn.sin()/theta.sin().where(theta.sin() > 1e-3, 1), w)
-    return ((turn.cos()*v + share*e)*top).to(t.dtype)
+    return ((turn.cos()*v + share*e)*_norm(t)).to(t.dtype)
 
 @transform
 class ADGGuidance(GuidanceTfm):

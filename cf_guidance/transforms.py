@@ -65,6 +65,11 @@ def _unit(x, per_sample=True):
     n = _norm(x, per_sample)
     return x/n.where(n > 0, 1)
 
+def _inner(x, y, dims=None):
+    "Inner product of each sample in float64, over all dimensions but the first, or over `dims`"
+    p, dims = x.double()*y.double(), tuple(range(1, x.ndim)) if dims is None else dims
+    return p.sum(dims, keepdim=True) if dims else p
+
 # %% ../nbs/02_transforms.ipynb #cbb76f93
 @rule(space='epsilon')
 def base_norm(
@@ -182,12 +187,13 @@ class GuidanceTfm:
         **kwargs): # Options of the rule; for subclasses what they want
         if not isinstance(schedules, dict) or 'g' not in schedules: raise ValueError(f"`schedules` must be a dict with a schedule for 'g'; got {schedules!r}")
         if not isinstance(per_sample, bool): raise ValueError(f'`per_sample` must be True or False; got {per_sample!r}')
-        known = set(parameters(type(self))) - set(options(type(self)))
-        extra = sorted(set(schedules) - known)
-        if extra and type(self) in OWN: raise ValueError(f'`schedules` of {self.rule.__name__} must be among {sorted(known)}; got {extra}')
+        own = set(parameters(type(self))) - set(options(type(self)))
+        extra = sorted(set(schedules) - own)
+        if extra and type(self) in OWN: raise ValueError(f'`schedules` of {self.rule.__name__} must be among {sorted(own)}; got {extra}')
         self.schedules, self.per_sample, self.pred = schedules, per_sample, None
         self._lifted = {k: lift(v, k) for k, v in schedules.items()}
-        if type(self) in OWN: vars(self).update(_chosen(type(self), kwargs))
+        known = options(type(self))
+        vars(self).update(_chosen(type(self), kwargs if type(self) in OWN else {k: v for k, v in kwargs.items() if k in known}))
 
 OWN = [GuidanceTfm]                     # the classes of this library, whose hooks are known
 TRANSFORMS = {'cfg': GuidanceTfm}       # name of each rule: the class that schedules it
@@ -285,14 +291,14 @@ def encode(self:GuidanceTfm,
     "Guide `u` and `t` at step `idx`, in the space of the rule"
     src, dst = getattr(idx, 'space', None), self.chosen().get('space', getattr(self.rule, 'space', None))       # an option may name the space
     turn = src and dst not in (None, 'raw', src) and idx.x is not None
-    if turn and idx.a < 1e-6*idx.b and t is not None: self.pred = t; return t          # `x` is noise alone: on the noise `u` and `t` are one
+    there = next((p for p in (t, u, weak) if p is not None), None)
+    if turn and idx.a < 1e-6*idx.b and there is not None: self.pred = there; return there          # `x` is noise alone: on the noise they are one
     if turn and t is not None and _matches(self, 'neutral', idx): self.pred = t; return t          # to the bit
     *seen, self._weak = [p if p is None or not turn else convert(p, src, dst, idx.a, idx.b, idx.x) for p in (u, t, weak)]
     try:
         for hook in (self.pre_proc, self.guide, self.post_proc): hook(*seen, idx)
     finally: self._weak = None
-    like = next((p for p in (t, u, weak, getattr(idx, 'x', None)) if p is not None), self.pred)
-    if turn: self.pred = convert(self.pred, dst, src, max(idx.a, 1e-6*idx.b), idx.b, idx.x).to(like.dtype)
+    if turn: self.pred = convert(self.pred, dst, src, max(idx.a, 1e-6*idx.b), idx.b, idx.x).to((idx.x if there is None else there).dtype)
     return self.pred
 
 @patch

@@ -9,6 +9,7 @@ __all__ = ['autoguidance', 'icg', 'tsg', 'pag', 'seg', 'slg', 'perp_neg', 'compo
 # %% ../nbs/02h_weaker.ipynb #02f3ec6f
 from typing import Literal
 from .passes import DroppedLayers, OtherText, PerturbedAttention, PerturbedTime, RandomCondition, SkippedLayers, SmoothedAttention, WeakModel
+from .project import along
 from .transforms import GuidanceTfm, _unit, _wide, cfg, rule, transform
 
 # %% ../nbs/02h_weaker.ipynb #f416071f
@@ -114,10 +115,7 @@ def perp_neg(
     if u is None: raise ValueError('`u` must be a tensor: this rule reads it; got None')
     _like(weak, t, u)
     d, n = _wide(t) - _wide(u), _wide(weak) - _wide(u)
-    along = _unit(d)
-    dims = tuple(range(1, d.ndim))
-    n = n - along*((along*n).sum(dims, keepdim=True) if dims else along*n)
-    return (_wide(u) + g*(d - beta*n)).to(t.dtype)
+    return (_wide(u) + g*(d - beta*(n - along(n, _unit(d))))).to(t.dtype)
 
 # %% ../nbs/02h_weaker.ipynb #53aa45be
 def _either(g, g_other):
@@ -140,13 +138,13 @@ def compose(
 
 # %% ../nbs/02h_weaker.ipynb #00889465
 def worse(
-    model:str='', # Name or folder of a weaker model; '': dropout in the network itself
+    weak_model:str='', # Name or folder of a weaker model; '': dropout in the network itself
     layers:str='all', # Where the dropout is: 'mid', 'up', 'down', 'all', or names, with commas
     share:float=.5, # Chance of each number to be dropped; usually 0 to 1
-    seed:int=0, # Seed of the dropout, a whole number
+    weak_seed:int=0, # Seed of the dropout, a whole number
 ): # A pass
     "The weaker network of autoguidance"
-    return WeakModel(model) if model else DroppedLayers(layers, share, seed)
+    return WeakModel(weak_model) if weak_model else DroppedLayers(layers, share, weak_seed)
 
 # %% ../nbs/02h_weaker.ipynb #15db89c3
 @transform
@@ -191,8 +189,8 @@ class ICGGuidance(GuidanceTfm):
     @staticmethod
     def weaker(
         draw:Literal['tokens', 'gaussian']='tokens', # Random words, or an embedding with the mean and the spread of the prompt's
-        seed:int=0, # Seed of the draw, a whole number
-    ): return RandomCondition(draw, seed)
+        weak_seed:int=0, # Seed of the draw, a whole number
+    ): return RandomCondition(draw, weak_seed)
 
 @transform
 class TSGGuidance(GuidanceTfm):
@@ -202,8 +200,8 @@ class TSGGuidance(GuidanceTfm):
     def weaker(
         scale:float=2., # Size of the noise, in standard deviations of the embedding; usually 0 to 5
         power:float=1., # How it falls with the time, which goes from 1, noise, to 0, image; usually 0 to 2
-        seed:int=0, # Seed of the noise, a whole number
-    ): return PerturbedTime(scale, power, seed)
+        weak_seed:int=0, # Seed of the noise, a whole number
+    ): return PerturbedTime(scale, power, weak_seed)
 
 # %% ../nbs/02h_weaker.ipynb #189a4cfc
 @transform

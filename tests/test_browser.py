@@ -3,7 +3,8 @@ import re
 from types import SimpleNamespace
 import pytest
 from cf_guidance import schedules
-from cf_guidance.methods import guidance
+from cf_guidance.methods import TRANSFORMS, guidance
+from cf_guidance.transforms import parameters
 from hosts import chromium, drag, free_port, notebook, served, slider
 
 playwright = pytest.importorskip('playwright.sync_api', reason="playwright comes with the extra 'dev'")
@@ -127,7 +128,7 @@ def test_explorer(page):
         chosen, first = whole(page, f"guidance('{name}'"), other_image(page, first)
         drag(page, slider(page, own), 40 if own == 'eta' else -40)
         line, first = whole(page, f', {own}='), other_image(page, first)
-        assert line != chosen and transform(line).every(schedules.Step(0, 20, sigma=3.))[own] > 0
+        assert line != chosen and transform(line).every(schedules.Step(0, 20, sigma=3.))[own] != parameters(TRANSFORMS[name])[own].default
     page.get_by_label('space', exact=True).select_option('epsilon')
     assert transform(whole(page, 'epsilon')).chosen()['space'] == 'epsilon' and other_image(page, first)
 
