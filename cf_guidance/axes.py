@@ -12,6 +12,7 @@ from itertools import product
 from fastcore.docments import docments
 from fastcore.foundation import L
 from .expressions import _NAMES
+from .inputs import init_image
 from .methods import CURVES, TRANSFORMS, _near
 from .schedules import Schedule, _whole, get_cos_sched, lift
 from .transforms import _params, options
@@ -19,7 +20,7 @@ from .transforms import _params, options
 # %% ../nbs/06h_axes.ipynb #eac2642e
 DEFAULT_COS_PARAMS = {'max_val': 7.5, 'num_steps': 50, 'min_val': 1, 'num_cycles': .5, 'k_decay': 1, 'num_warmup_steps': 0, 'warmup_init_val': 0}
 
-AXIS_ORDER = 'model', 'size', 'steps', 'sampler', 'prompt', 'negative_prompt', 'seed', 'transform', 'schedule'
+AXIS_ORDER = 'model', 'size', 'steps', 'sampler', 'strength', 'pos_by', 'image', 'prompt', 'negative_prompt', 'seed', 'transform', 'schedule'
 _INNER = Schedule, callable      # annotations of what a number cannot stand for
 MAKERS = {**{k: f for k, f in CURVES.items() if k != 'listed' and not any(p.annotation in _INNER for p in inspect.signature(f).parameters.values())},
           'get_cos_sched': get_cos_sched}     # schedules that numbers make
@@ -44,6 +45,13 @@ def _axis(name, vals):
             res[label] = v
     if not res: raise ValueError(f'`{name}` must have a value to try; got {vals!r}')
     return res
+
+# %% ../nbs/06h_axes.ipynb #41fb4d1d
+def _images(vals):
+    "Initial images as values; `None` is none"
+    one = lambda v: None if v is None else init_image(v)
+    if isinstance(vals, dict): return {k: one(v) for k, v in vals.items()}
+    return [one(v) for v in vals] if isinstance(vals, (list, tuple, L)) else one(vals)
 
 # %% ../nbs/06h_axes.ipynb #ba28ce75
 def places(

@@ -10,7 +10,9 @@ import warnings
 from dataclasses import dataclass, field
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 from PIL import Image
+from .inputs import known_strength
 from .pieces import latent_size
 from .plans import Plan
 from .records import image_id, made_image, open_folder, recipe, save_image, write_failures, write_metadata
@@ -60,7 +62,7 @@ def _list(folder):
 # %% ../nbs/06g_cells.ipynb #06a7a438
 def _recipe(cell, pieces, course, size):
     "Recipe of a cell, or what can be told of it, and then the error"
-    r, how = cell.run, dict(negative_prompt=cell.run.negative_prompt, seed=cell.run.seed, course=course, **size)       # `size` may hold `exact`, too
+    r, how = cell.run, dict(negative_prompt=cell.run.negative_prompt, seed=cell.run.seed, course=course, image=cell.run.image, **size)       # `size` may hold `exact`, `strength` and `pos_by`, too
     called = dict(title=cell.title, labels=cell.labels)
     try: return {**recipe(r.prompt, r.tfm, pieces, **how), **called}, None
     except Exception as e: return {**recipe(r.prompt, GuidanceTfm({'g': 1}), pieces, **how), 'values': {}, 'options': {'asked': f'{r.tfm!r:.2000}'}, **called}, e
@@ -87,18 +89,21 @@ def missing(
     steps:int=50, # Number of steps
     sampler=None, # Name or object, as in `get_scheduler`
     exact:bool=False, # Whether each row is given to the network alone
+    strength:float=None, # Share of the steps that are made from the runs' images; .8 by default
+    pos_by:str='step', # What progress counts then, as in `begin_run`
     **size # Width and height
 )->list: # Those of the cells whose image is not there
     "Which cells a folder does not hold; nothing is written"
-    course = begin_run(pieces, sampler, steps)
-    ids = [image_id(_recipe(c, pieces, course, dict(size, exact=exact))[0]) for c in cells]
+    strength = known_strength(strength, [c.run.image for c in cells])
+    course = begin_run(pieces, sampler, steps, strength, pos_by)
+    ids = [image_id(_recipe(c, pieces, course, dict(size, exact=exact, strength=strength, pos_by=pos_by))[0]) for c in cells]
     return [c for c, name in zip(cells, ids) if not (Path(folder).expanduser()/'images'/f'{name}.png').is_file()]
 
 # %% ../nbs/06g_cells.ipynb #21304780
 def _refused(cells, pieces, folder, e, **how):
     "Cells that all failed by the error `e`, before anything was made"
     for c in cells: c.failed = e
-    asked = {k: v if isinstance(v, (int, str)) else getattr(v, '__name__', type(v).__name__) for k, v in how.items() if v is not None}
+    asked = {k: v if isinstance(v, (int, float, str)) else getattr(v, '__name__', type(v).__name__) for k, v in how.items() if v is not None}
     course = begin_run(pieces)
     made_of = [_recipe(c, pieces, course, {})[0] for c in cells]
     made_of = [{**r, **asked, 'values': {}, 'options': {'asked': f'{c.run.tfm!r:.2000}'}} for r, c in zip(made_of, cells)]
@@ -119,16 +124,20 @@ def fill(
     max_rows:int=None, # Rows that the network is given at a time, as in `Plan`
     exact:bool=False, # Give the network each row alone
     warn=None, # Called with each remark on the prompts; a Python warning by default
+    strength:float=None, # Share of the steps that are made from the runs' images, above 0 to 1; .8 by default
+    pos_by:Literal['step', 'sigma']='step', # What progress counts then, as in `begin_run`
+    record:bool=False, # Note what each step saw, in the images that are made
 ): # Yields the cells that are done, wave by wave
     "Fill cells with their images, each made once"
-    how, size = dict(steps=steps, sampler=sampler), dict(width=width, height=height)
-    try: course, _ = begin_run(pieces, sampler, steps), latent_size(pieces, width, height)
+    strength = known_strength(strength, [c.run.image for c in cells])
+    how, size = dict(steps=steps, sampler=sampler, strength=strength, pos_by=pos_by), dict(width=width, height=height)
+    try: course, _ = begin_run(pieces, **how), latent_size(pieces, width, height)
     except ValueError as e: yield _refused(cells, pieces, folder, e, **how, **size); return
-    left = _ready(cells, pieces, folder, course, dict(size, exact=exact)) if folder else [(None, [c]) for c in cells]
+    left = _ready(cells, pieces, folder, course, dict(size, exact=exact, strength=strength, pos_by=pos_by)) if folder else [(None, [c]) for c in cells]
     todo = {id(c) for _, same in left for c in same}
     if done := [c for c in cells if id(c) not in todo]: yield done
     if not left: return
-    plan = Plan([same[0].run for _, same in left], pieces, **how, **size, max_rows=max_rows, exact=exact, warn=warn)
+    plan = Plan([same[0].run for _, same in left], pieces, **how, **size, max_rows=max_rows, exact=exact, warn=warn, record=record)
     for wave in (images or Plan.images)(plan, progress=progress):
         for i, res in wave.items(): _put(res, *left[i], folder)
         failed = [(left[i][0], e) for i, e in wave.items() if isinstance(e, Exception)]

@@ -120,14 +120,28 @@ def listing()->str:
             'Transforms, for --transform:', *[f'  {k}({own(parameters(c))})\n      {said(c.rule)}' for k, c in TRANSFORMS.items()]]
     return '\n'.join(rows)
 
-def _axes(model, prompt, negative_prompt, seed, sampler, steps, size, transform, schedule, sweep, base):
-    "The axes of a `Sweep` from the words of the command line"
+def _begun(prompt, prompts, image, strength, pos_by):
+    "The axes of what images begin with, from the words of the command line"
+    if prompt and prompts: raise ValueError('`prompt` and `prompts` cannot both be given')
+    texts = {'prompt': parse_values(prompt, words='whole')} if prompt else {'prompt': Path(prompts)} if prompts else {}
+    if strength and not image: raise ValueError(f'`strength` belongs to an initial `image`: give --image, too; got {strength}')
+    return {**texts, **({'image': parse_values(image, words='whole'), 'pos_by': [p.strip() for p in pos_by.split(',')]} if image else {}), **({'strength': parse_values(strength)} if strength else {})}
+
+def _made_steps(axes):
+    "How many steps a schedule of 2022 is to have"
+    from cf_guidance.inputs import known_strength
+    from cf_guidance.samplers import _left_out
     from cf_guidance.schedules import _whole
+    n, (by,), (strength,) = _whole('steps', axes['steps'][0], 1), axes.get('pos_by', ['step']), axes.get('strength', [None])
+    return n if by == 'sigma' else n - _left_out(n, known_strength(strength, axes.get('image', [None])), by)
+
+def _axes(model, prompt, negative_prompt, seed, sampler, steps, size, transform, schedule, sweep, base, prompts='', image='', strength='', pos_by='step'):
+    "The axes of a `Sweep` from the words of the command line"
     words = lambda text: parse_values(text, words=True)
     axes = dict(seed=parse_values(seed), steps=parse_values(steps), transform=[str(t) for t in words(transform)])
     if model: axes['model'] = [None if m == 'shapes' else m for m in words(model)]
-    for name, text in (('prompt', prompt), ('negative_prompt', negative_prompt)):
-        if text: axes[name] = parse_values(text, words='whole')
+    axes |= _begun(prompt, prompts, image, strength, pos_by)
+    if negative_prompt: axes['negative_prompt'] = parse_values(negative_prompt, words='whole')
     for name, text in (('sampler', sampler), ('size', size)):
         if text: axes[name] = [str(v) if name == 'sampler' else v for v in words(text)]
     tried = parse_params(sweep)
@@ -135,9 +149,9 @@ def _axes(model, prompt, negative_prompt, seed, sampler, steps, size, transform,
         if base: raise ValueError('`base` belongs to the schedules of 2022, and cannot be given with `schedule`, or with parameters of transforms in `sweep`: leave it out, and put them all in `sweep`')
         if both := set(tried) & set(axes): raise ValueError(f'`{min(both)}` is an axis of its own, and no parameter: use --{min(both)}')
         return {**axes, **({'schedule': [v for part in _parts(schedule) for v in (words(part) if '||' in part or ',' not in part else [part.strip()])]} if schedule else {}), **tried}
-    for name in ('steps', 'transform'):
-        if len(axes[name]) > 1: raise ValueError(f'`schedule` must be given with several values of `{name}`, such as --schedule cosine: the schedules of 2022 are made for one')
-    return {**axes, 'schedule': {e['title']: e['schedule'] for e in experiments(axes['transform'][0], sweep, base, _whole('steps', axes['steps'][0], 1))}}
+    for name in ('steps', 'transform', 'strength', 'pos_by'):
+        if len(axes.get(name, ())) > 1: raise ValueError(f'`schedule` must be given with several values of `{name}`, such as --schedule cosine: the schedules of 2022 are made for one')
+    return {**axes, 'schedule': {e['title']: e['schedule'] for e in experiments(axes['transform'][0], sweep, base, _made_steps(axes))}}
 
 # %% ../nbs/11_cli.ipynb #e43f927c
 def _report(sweep, folder):
@@ -159,6 +173,7 @@ def _report(sweep, folder):
 def cfg_sweep(
     model:str='shapes', # The built-in model ('shapes'), a folder in Stable Diffusion's layout, or a hub name; several with commas
     prompt:str='', # What the images should show, several with || between them; the model's own prompt by default
+    prompts:str='', # A file of prompts in place of prompt: one a line, in UTF-8; blank lines, and lines that begin with #, are left out
     negative_prompt:str='', # What they should not show, several with || between them
     seed:str='1024', # Seeds of the starting noise, such as 1024 or 1-10 or 1-100 [5]
     sampler:str='', # lms, ddim, euler, heun, dpm++_2m ..., or the name of a diffusers scheduler; the model's own by default
@@ -166,12 +181,16 @@ def cfg_sweep(
     size:str='', # Sizes in pixels, such as 512 or 512x768; the model's own by default
     transform:str='cfg', # Names of transforms, such as cfg,base_norm,apg; --list shows all
     schedule:str='', # Numbers, names of schedules, or expressions, such as 3-9 [4],cosine,7.5*pos; --list shows the names; the ten of 2022 by default
+    image:str='', # File of an image to begin with, several with || between them, of the size of what is made
+    strength:str='', # Share of the steps that are made from the image, such as .5,.8; .8 by default
+    pos_by:str='step', # What progress counts then: step, the steps that are made, or sigma, as in the whole run; or both with a comma
     sweep:str='', # Parameters of schedules and transforms, such as 'k_decay=0.8,0.6 max_val=5-10 [3]'; without schedule, those of get_cos_sched, one at a time
     base:str='', # Without schedule: parameters of the baseline that differ, such as 'min_val=0.5'
     how:str='grid', # grid: all together; pairs: one change at a time from the first values; list: first with first
     out:str='cfg_sweep', # Folder for the images, metadata.jsonl, index.html and grid.png; finished images are used again
     max_rows:int=0, # Rows that the network is given at a time; by the size of the images by default
     exact:store_true=False, # Give the network each row alone, so that no image depends on another, not by a bit
+    record:store_true=False, # Note in each PNG what its steps saw
     workers:int=0, # Number of Ray workers, as many as there are GPUs with --ray; none by default
     ray:str='', # Address of a Ray cluster, such as auto
     dry_run:store_true=False, # List what would be made and about how long it takes, and make nothing
@@ -185,7 +204,7 @@ def cfg_sweep(
         from cf_guidance import __version__
         return print(f'cfg_sweep {__version__}')
     if list: return print(listing())
-    axes, rows = _axes(model, prompt, negative_prompt, seed, sampler, steps, size, transform, schedule, sweep, base), max_rows or None
+    axes, rows = _axes(model, prompt, negative_prompt, seed, sampler, steps, size, transform, schedule, sweep, base, prompts, image, strength, pos_by), max_rows or None
     from cf_guidance.records import open_folder
     from cf_guidance.sweeps import Sweep
     todo = Sweep(how=how, **axes)
@@ -193,7 +212,7 @@ def cfg_sweep(
         for name in todo.names()[:60]: print(f'  {name}')
         return print(('  ...\n' if len(todo.cells) > 60 else '') + todo.explain(folder=out, max_rows=rows, exact=exact) + '\nNothing made (--dry-run).')
     folder = open_folder(out)
-    try: todo.run(folder, max_rows=rows, exact=exact, workers=workers or None, ray=ray or None)
+    try: todo.run(folder, max_rows=rows, exact=exact, record=record, workers=workers or None, ray=ray or None)
     except KeyboardInterrupt: sys.exit(f'cfg_sweep: stopped; {sum(c.made for c in todo.cells)} of {len(todo.cells)} images are in {folder}, and the same command goes on from there')
     _report(todo, folder)
 

@@ -19,7 +19,7 @@ from .schedules import _whole
 # %% ../nbs/06f_cluster.ipynb #c66ef392
 def _tasks(plan, n):
     "What to send to `n` workers: waves, or the trees in them where the waves are too few"
-    tree = lambda i: (plan.runs[i].seeds, plan.runs[i].prompts, plan.runs[i].negative_prompt)
+    tree = lambda i: (plan.runs[i].root, plan.runs[i].prompts, plan.runs[i].negative_prompt)
     return plan.waves if len(plan.waves) >= n else [list(g) for wave in plan.waves for _, g in groupby(wave, tree)]
 
 # %% ../nbs/06f_cluster.ipynb #76ea2bce
@@ -57,8 +57,8 @@ def _model_name(pieces):
 
 def _settings(plan):
     "The settings of a plan, for a plan of some of its runs"
-    (h, w), p, (sampler, steps) = plan.size, plan.pieces, plan.how
-    return dict(steps=steps, sampler=get_scheduler(sampler or p.scheduler, p.scheduler.config), width=w*p.factor, height=h*p.factor, max_rows=None if plan.exact else plan.max_rows, exact=plan.exact)
+    (h, w), p, (sampler, steps), (strength, pos_by) = plan.size, plan.pieces, plan.how, plan.late
+    return dict(**{} if strength is None else dict(strength=strength, pos_by=pos_by), steps=steps, sampler=get_scheduler(sampler or p.scheduler, p.scheduler.config), width=w*p.factor, height=h*p.factor, max_rows=None if plan.exact else plan.max_rows, exact=plan.exact, record=plan.record)
 
 # %% ../nbs/06f_cluster.ipynb #1cc3fa4e
 def _team(machines, workers=None, grows=False):

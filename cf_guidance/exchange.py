@@ -86,6 +86,7 @@ def infotext(
     keys = {'Steps': recipe['steps'], 'Sampler': _sampler(recipe['sampler'], config),
             'Schedule type': 'Karras' if config.get('use_karras_sigmas') else None, 'CFG scale': _num(sum(g)/len(g)) if g else None,
             'Seed': recipe['seed'], 'Size': f"{recipe['width']}x{recipe['height']}", 'Model': recipe['model_name'], 'RNG': 'CPU',
+            'Denoising strength': _num(recipe['strength']) if 'strength' in recipe else None,
             'CFG schedule': schedule, 'Guidance rule': recipe['rule'], 'Version': f'cf_guidance {__version__}'}
     settings = ', '.join(f'{k}: {_quoted(v)}' for k, v in keys.items() if v not in (None, ''))
     negative = f"\nNegative prompt: {recipe['negative_prompt']}" if recipe['negative_prompt'] else ''

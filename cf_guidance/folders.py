@@ -132,7 +132,7 @@ def sweep_failures(
     return failed
 
 # %% ../nbs/06c_folders.ipynb #a1ad9cf9
-AXES = ('prompt', 'negative_prompt', 'seed', 'rule', 'sampler', 'steps', 'model_name', 'width', 'height', 'dtype')
+AXES = ('prompt', 'negative_prompt', 'seed', 'rule', 'sampler', 'steps', 'strength', 'pos_by', 'model_name', 'width', 'height', 'dtype')
 
 def _at(cell, axis):
     "Where a cell stands on an axis"

@@ -102,17 +102,17 @@ def _length(x, dim):
     top = x.abs().amax(dim, keepdim=True)
     return (x/top.where(top > 0, 1)).square().sum(dim, keepdim=True).sqrt()*top
 
-@rule(space='sample', neutral={'g': 1, 'strength': 1})
+@rule(space='sample', neutral={'g': 1, 'factor': 1})
 def cfg_norm(
     u, # Unconditional prediction, (b, c, ...)
     t, # Conditional prediction, same shape
     g:float=4., # Guidance scale, as in `cfg`; usually 0 to 15
-    strength:float=1., # Factor of the result; usually 0 to 1
+    factor:float=1., # What the result is multiplied with; usually 0 to 1
 ): # Guided prediction, same shape
     "Guide as `cfg`, then shorten the channels of each pixel to the length they have in `t` (ComfyUI CFGNorm)"
-    if g == 1 and strength == 1 and t is not None: return t
+    if g == 1 and factor == 1 and t is not None: return t
     pred = _guided(u, t, g)
-    return (strength*_to_size(pred, _length(pred, 'channel'), _length(t, 'channel'), only_down=True)).to(t.dtype)
+    return (factor*_to_size(pred, _length(pred, 'channel'), _length(t, 'channel'), only_down=True)).to(t.dtype)
 
 @transform
 class CFGNormGuidance(GuidanceTfm):

@@ -53,7 +53,10 @@ MODELS = files('cf_guidance')/'models'
 class Pieces(namedtuple('Pieces', 'tokenizer text_encoder vae unet scheduler')):
     "The parts of a pipeline; `name`, `prompt`, `words` and `fingerprint` tell of the model"
     name, prompt, words = 'unnamed', None, None
-    device = property(lambda self: _first(self.unet).device)
+    @property
+    def device(self):
+        d = _first(self.unet).device
+        return torch.device('cpu') if d.type == 'meta' else d                      # accelerate moves what it gets, where it offloads each layer
     dtype = property(lambda self: _first(self.unet).dtype)
     @property
     def factor(self): return 2**(len(self.vae.config.block_out_channels) - 1)      # pixels to a latent, each way

@@ -11,14 +11,16 @@ from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 import numpy as np, torch
 from fastcore.basics import patch
 from PIL import Image
 from tqdm.auto import tqdm
+from .inputs import check_image, count_tokens, known_strength
 from .pieces import images_from_latents, latent_size
 from .samplers import begin_again, begin_run
 from .schedules import _whole
-from .waves import Run, Wave, all_texts, built_in, embed, in_batches, reads, script
+from .waves import Run, Wave, all_texts, built_in, embed, in_batches, script, unheard_of
 
 # %% ../nbs/06e_plans.ipynb #8aa23feb
 def _keeps(tfm):
@@ -34,17 +36,17 @@ def _copied(run):
 # %% ../nbs/06e_plans.ipynb #251ab867
 TREE = 64        # runs that a tree may have before it is cut
 
-def _waves(runs, scripts, most):
-    "Numbers of the runs of each wave, no more than `most` rows in a wave unless a tree alone has more"
+def _waves(runs, scripts, most, tokens={}):
+    "Numbers of the runs of each wave, of one number of `tokens` by run, no more than `most` rows in a wave unless a tree alone has more"
     trees, waves, shared = {}, [], Counter(id(runs[i].tfm) for i in scripts if _keeps(runs[i].tfm))
     apart = {i for i in scripts if shared[id(runs[i].tfm)] > 1}
-    for i in scripts: trees.setdefault((runs[i].seeds, runs[i].prompts, runs[i].negative_prompt, i if i in apart else None), []).append(i)
+    for i in scripts: trees.setdefault((runs[i].root, runs[i].prompts, runs[i].negative_prompt, i if i in apart else None), []).append(i)
     for tree in trees.values():
         if len(tree) > TREE: tree = sorted(tree, key=lambda i: [str(key) for _, key in scripts[i]])
         k = -(-len(tree)//TREE)
         cuts = [len(tree)*j//k for j in range(k + 1)]
         for part in (tree[a:b] for a, b in zip(cuts, cuts[1:])):
-            if waves and 2*(len(waves[-1]) + len(part)) <= most and not apart & {*part, *waves[-1]}: waves[-1] += part
+            if waves and 2*(len(waves[-1]) + len(part)) <= most and tokens.get(part[0]) == tokens.get(waves[-1][0]) and not apart & {*part, *waves[-1]}: waves[-1] += part
             else: waves.append(part)
     return waves
 
@@ -56,7 +58,7 @@ def count_passes(
 )->tuple: # Passes at most, and passes one by one
     "Count the passes of a wave without making any"
     most, alone, nodes = 0, 0, {}
-    for i, r in enumerate(runs): nodes.setdefault(r.seeds, []).append(i)
+    for i, r in enumerate(runs): nodes.setdefault(r.root, []).append(i)
     nodes = list(nodes.values())
     for k in calls:
         parts = []
@@ -85,23 +87,30 @@ class Plan:
         max_rows:int=None, # Rows that the network is given at a time; by the size of the latents by default
         exact:bool=False, # Give the network each row alone, so that no image depends on another, not by a bit
         warn=None, # Called with each remark on the prompts; a Python warning by default
+        strength:float=None, # Share of the steps that are made from the runs' images, above 0 to 1; .8 by default
+        pos_by:Literal['step', 'sigma']='step', # What progress counts then, as in `begin_run`
+        record:bool=False, # Note what each step saw, in each image's `info['record']`
     ):
-        self.runs, self.pieces, self.exact, self.warn, self.how = list(runs), pieces or built_in(), exact, warn, (sampler, steps)
+        self.runs, self.pieces, self.exact, self.warn, self.how, self.record = list(runs), pieces or built_in(), exact, warn, (sampler, steps), record
         if not self.runs or any(len(r.seeds) > 1 for r in self.runs): raise ValueError(f'`runs` must be a list of runs with one seed each; got {runs!r:.80}')
         if exact and max_rows is not None: raise ValueError(f'`max_rows` cannot be given with `exact`, which is one row at a time; got {max_rows!r}')
-        self.size, self.course = latent_size(self.pieces, width, height), begin_run(self.pieces, *self.how)
+        self.late = known_strength(strength, [r.image for r in self.runs]), pos_by
+        self.size, self.course = latent_size(self.pieces, width, height), begin_run(self.pieces, *self.how, *self.late)
         self.max_rows = 1 if exact else _whole('max_rows', max_rows, 1) if max_rows is not None else max(2, min(64, 65536//(self.size[0]*self.size[1])))
-        self.scripts, self.failed, self.made, self.done, kept = {}, {}, 0, 0, {}  # passes made so far, and one by one
+        self.scripts, self.failed, self.made, self.done, self.tokens, kept = {}, {}, 0, 0, {}, {}  # passes made so far, and one by one
         for i, run in enumerate(self.runs):
-            try: self.scripts[i] = [kept.setdefault(s, s) for s in script(run, self.course.steps)]       # equal ones are one object
+            try: self._check(i, run); self.scripts[i] = [kept.setdefault(s, s) for s in script(run, self.course.steps)]       # equal ones are one object
             except Exception as e: self.failed[i] = e
-        self.waves, self.calls = _waves(self.runs, self.scripts, self.max_rows), self.course.calls
+        self.waves, self.calls = _waves(self.runs, self.scripts, self.max_rows, self.tokens), self.course.calls
         self.counts = [count_passes(*self._of(wave), self.calls) for wave in self.waves]
 
     most = property(lambda self: sum(most for most, _ in self.counts))            # passes at most
     alone = property(lambda self: sum(alone for _, alone in self.counts))         # passes one by one
     saved = property(lambda self: self.done - self.made)                          # passes saved so far
 
+    def _check(self, i, run):
+        check_image(run.image, self.pieces, self.size, self.late[0])
+        self.tokens[i] = count_tokens([*run.prompts, run.negative_prompt], self.pieces)
     def _of(self, wave): return [self.runs[i] for i in wave], [self.scripts[i] for i in wave]
 
 # %% ../nbs/06e_plans.ipynb #84268303
@@ -125,7 +134,7 @@ def explain(self:Plan,
 )->str:
     "Say in words what the runs cost"
     n, waves, fewer = len(self.runs) - len(self.failed), len(self.waves), self.alone/max(1, self.most)
-    text = (f"{n} image{'s'*(n != 1)} of {self.how[1]} steps, in {waves} wave{'s'*(waves != 1)}, {self.max_rows} row{'s'*(self.max_rows != 1)} at a time.\n"
+    text = (f"{n} image{'s'*(n != 1)} of {f'the last {len(self.course.steps)} of '*(self.course.start > 0)}{self.how[1]} steps, in {waves} wave{'s'*(waves != 1)}, {self.max_rows} row{'s'*(self.max_rows != 1)} at a time.\n"
             f'Passes of the network: {self.alone:,} one by one, at most {self.most:,} together, {fewer:.2f} times fewer.')
     if self.failed: text += '\nNot possible: ' + '; '.join(dict.fromkeys(f'{e}' for e in self.failed.values())) + '.'
     return text + (f'\nAbout {duration(self.seconds())}.' if timed and self.waves else '')
@@ -151,7 +160,7 @@ def images(self:Plan,
             own = {text: words[text] for text in all_texts(runs, self.course.steps)}
             try:
                 runs = [_copied(r) if any(key is None for _, key in s) else r for r, s in zip(runs, scripts)]
-                wave = Wave(runs, self.pieces, begin_again(self.course, self.pieces), self.size, own, self.max_rows, scripts)
+                wave = Wave(runs, self.pieces, begin_again(self.course, self.pieces), self.size, own, self.max_rows, scripts, self.record)
                 for _ in wave.walk():
                     bar.update(done + wave.alone - self.done)
                     self.made, self.done, self.max_rows = made + wave.made, done + wave.alone, wave.most
@@ -162,11 +171,16 @@ def images(self:Plan,
             yield {nums[i]: _light(x) for i, x in res.items()}
 
 @patch
+def _unheard(self:Plan):
+    "What was asked for and has no effect in any run of one negative prompt, or in guidance at all"
+    by = {}
+    for i, said in self.scripts.items(): by.setdefault(self.runs[i].negative_prompt, []).append(set(unheard_of(self.runs[i], said)))
+    return list(dict.fromkeys(words for sets in by.values() for words in sorted(set.intersection(*sets) | {w for w in set.union(*sets) if w.startswith('guidance')})))
+
+@patch
 def texts(self:Plan)->dict: # Embedding of each text, (tokens, dim)
     "Read every text once, and make what remarks there are on the prompts"
-    for text in dict.fromkeys(r.negative_prompt for r in self.runs if r.negative_prompt):
-        if not any('u' in names for i, said in self.scripts.items() if self.runs[i].negative_prompt == text for names in reads(said)):
-            (self.warn or partial(warnings.warn, stacklevel=4))(f'the negative prompt {text!r} has no effect: no step of these schedules reads `u`')
+    for words in self._unheard(): (self.warn or partial(warnings.warn, stacklevel=4))(words)
     return embed([self.runs[i] for i in self.scripts], self.pieces, self.max_rows, self.warn, self.course.steps)
 
 def _let_go(tfm):
@@ -188,4 +202,6 @@ def _decoded(self:Plan, wave):
     if not wave.nodes: return res
     data, _ = in_batches(lambda part: images_from_latents(wave.x[part], self.pieces), len(wave.x), max(1, wave.most//4))
     for node, data in zip(wave.nodes, np.concatenate(data)): res |= {i: Image.fromarray(data) for i in node}
+    for i, rows in (wave.rows or {}).items():
+        if i not in wave.failed: res[i].info['record'] = rows
     return res

@@ -8,9 +8,10 @@ __all__ = ['Course', 'call_steps', 'run_sigmas', 'begin_run', 'begin_again', 'lm
 # %% ../nbs/05c_samplers.ipynb #8cfa748b
 import math
 from collections import namedtuple
+from typing import Literal
 import torch
 from .pieces import Pieces, get_scheduler, scalings
-from .schedules import Step, _whole
+from .schedules import Step, _number, _whole
 
 # %% ../nbs/05c_samplers.ipynb #893da5d1
 def call_steps(
@@ -37,15 +38,26 @@ def run_sigmas(
     return tuple(b/a if a > 0 else float('inf') for a, b, _ in shares)
 
 # %% ../nbs/05c_samplers.ipynb #5c1bd311
-Course = namedtuple('Course', 'scheduler calls sigmas steps')
+Course = namedtuple('Course', 'scheduler calls sigmas steps start', defaults=[0])
+
+def _left_out(n, strength, pos_by):
+    "How many of the steps are not made"
+    if pos_by not in ('step', 'sigma'): raise ValueError(f"`pos_by` must be 'step' or 'sigma'; got {pos_by!r}")
+    if strength is None: return 0
+    if not 0 < _number('strength', strength) <= 1: raise ValueError(f'`strength` must be above 0, and 1 at most; got {strength!r}')
+    if int(n*strength) < 1: raise ValueError(f'`strength` must be such that a step is made, int({n}*strength) 1 or more; got {strength!r}')
+    return n - int(n*strength)
 
 def begin_run(
     pieces:Pieces, # The model
     sampler=None, # Name or object, as in `get_scheduler`; the pieces' own by default
     steps:int=50, # Number of steps, 1 or more
-)->Course: # scheduler; step of each call; noise levels and `Step` of each step
+    strength:float=None, # Share of the steps that are made, the last ones, above 0 to 1; all by default
+    pos_by:Literal['step', 'sigma']='step', # What progress counts: the steps that are made, or the noise level, as in the whole run
+)->Course: # scheduler; step of each call; noise levels and `Step` of each step; number of steps left out
     "Set a fresh scheduler to its steps"
     n = _whole('steps', steps, 1)
+    start = _left_out(n, strength, pos_by)
     try: scheduler = get_scheduler(sampler or pieces.scheduler, pieces.scheduler.config)
     except (TypeError, NotImplementedError, KeyError, AttributeError) as e: raise ValueError(f'`sampler` cannot be {sampler!r} with this model: {e}') from e
     kind, own = ['flow' if hasattr(s, 'scale_noise') else s.config.get('prediction_type') for s in (scheduler, pieces.scheduler)]
@@ -57,16 +69,17 @@ def begin_run(
     except Exception as e: raise ValueError(f'`sampler` cannot be {type(scheduler).__name__} with {n} steps: {e or type(e).__name__}') from e
     first = dict(zip(reversed(calls), reversed(scheduler.timesteps.tolist())))                             # of the calls of a step the first
     times = tuple(first[k] for k in range(n))
-    return Course(_quick(scheduler), calls, sigmas, [Step(k, n, sigmas=sigmas, timesteps=times) for k in range(n)])
+    made = [Step(k, n, sigmas=sigmas, timesteps=times) for k in range(start, n)]
+    return Course(*_late(scheduler, calls, start, pieces.device), sigmas[start:], [s.part(start, n - start) for s in made] if start and pos_by == 'step' else made, start)
 
 def begin_again(
     course:Course, # From `begin_run`
     pieces:Pieces, # The model
 )->Course: # The same, with a scheduler that has no run behind it
     "Set the scheduler of a course to its start, without finding out again what belongs to which step"
-    scheduler = get_scheduler(course.scheduler)
-    scheduler.set_timesteps(len(course.steps), device=pieces.device)
-    return course._replace(scheduler=_quick(scheduler))
+    scheduler, n = get_scheduler(course.scheduler), course.start + len(course.steps)
+    scheduler.set_timesteps(n, device=pieces.device)
+    return course._replace(scheduler=_late(scheduler, call_steps(scheduler, n), course.start, pieces.device)[0])
 
 # %% ../nbs/05c_samplers.ipynb #62d97101
 def lms_coefficient(
@@ -81,12 +94,30 @@ def lms_coefficient(
     at = lambda x: math.prod((x - s)/(own - s) for s in others)
     return half*(at(mid - half/3**.5) + at(mid + half/3**.5))
 
-def _quick(scheduler):
-    "`scheduler`, with the coefficients of LMS by `lms_coefficient`"
-    if hasattr(scheduler, 'get_lms_coefficient'):
-        sigmas, plain = scheduler.sigmas.tolist(), scheduler.get_lms_coefficient
-        scheduler.get_lms_coefficient = lambda order, t, current: (lms_coefficient if order <= 4 else lambda _, *key: plain(*key))(sigmas, order, int(t), current)
+def _quick(scheduler, start=0):
+    "`scheduler`, with the coefficients of LMS by `lms_coefficient`, for the derivatives that a run from step `start` on has"
+    if not hasattr(scheduler, 'get_lms_coefficient'): return scheduler
+    sigmas, plain = scheduler.sigmas.tolist(), scheduler.get_lms_coefficient
+    def coefficient(order, t, current):
+        known = min(order, int(t) - start + 1)
+        if current >= known: return 0.
+        return lms_coefficient(sigmas, known, int(t), current) if known <= 4 else plain(known, int(t), current)
+    scheduler.get_lms_coefficient = coefficient
     return scheduler
+
+# %% ../nbs/05c_samplers.ipynb #37fd1de6
+def _late(scheduler, calls, start, device):
+    "A scheduler that begins at step `start`, and the step of each call from there"
+    if start and type(scheduler).__name__ == 'PNDMScheduler':
+        own, n = scheduler.timesteps, calls[-1] + 1
+        at = [own[calls.index(k)] for k in range(start, n)]
+        scheduler = type(scheduler).from_config(dict(scheduler.config, skip_prk_steps=True))
+        scheduler.set_timesteps(n, device=device)
+        scheduler.timesteps, calls = torch.stack(at[:2] + at[1:]), [max(0, k - 1) for k in range(n - start + (n - start > 1))]
+        return scheduler, calls
+    left = [k - start for k in calls if k >= start]
+    if start and hasattr(scheduler, 'set_begin_index'): scheduler.set_begin_index(len(calls) - len(left))
+    return _quick(scheduler, start), left
 
 # %% ../nbs/05c_samplers.ipynb #b1032116
 def _taken(x, rows, shape):

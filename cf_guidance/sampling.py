@@ -8,13 +8,16 @@ __all__ = ['sample_latents', 'generate', 'Traced']
 # %% ../nbs/06_sampling.ipynb #397d1a01
 import warnings
 from functools import partial
+from typing import Literal
 import torch
 from fastcore.meta import delegates
 from tqdm.auto import tqdm
+from .diagnostics import Recorded
+from .inputs import Embedded, check_image, known_strength
 from .pieces import Pieces, image_from_latents, latent_size
 from .samplers import begin_run
 from .schedules import _whole
-from .waves import Run, Wave, _transform, built_in, embed, reads, script
+from .waves import Run, Wave, _transform, built_in, embed, script, unheard_of
 
 # %% ../nbs/06_sampling.ipynb #1af0e3fa
 def _pairs(prompts, seeds):
@@ -38,13 +41,21 @@ def sample_latents(
     progress:bool=True, # Show a progress bar
     callback=None, # Called as `callback(step, latents)` after each call; returning `True` stops the run
     warn=None, # Called with each remark on the prompts; a Python warning by default
+    image=None, # Image to begin with: a PIL image, or the path of a file; none by default
+    strength:float=None, # Share of the steps that are made from the `image`, above 0 to 1; .8 by default
+    pos_by:Literal['step', 'sigma']='step', # What progress counts then: the steps that are made, or the noise level, as in the whole run
+    prompt_embeds=None, # Embedding in place of the prompts' own, (tokens, dim) or (1, tokens, dim)
+    negative_prompt_embeds=None, # The same for the negative prompt
 ): # Latents, (seeds, c, h, w), or `None` when the callback stopped the run
     "Take the noise of each of the `seeds` to latents, all in one batch"
-    pieces, prompts = pieces or built_in(), _pairs(prompts, seeds)
-    run, course = Run(prompts, _transform('guide_tfm', guide_tfm), tuple(seeds), negative_prompt), begin_run(pieces, sampler, steps)
-    size, said = latent_size(pieces, width, height), script(run, course.steps)
-    if negative_prompt and not any('u' in names for names in reads(said)):
-        (warn or partial(warnings.warn, stacklevel=3))(f'the negative prompt {negative_prompt!r} has no effect: no step of this schedule reads `u`')
+    pieces, prompts, strength = pieces or built_in(), _pairs('' if prompts is None and prompt_embeds is not None else prompts, seeds), known_strength(strength, [image])
+    if prompt_embeds is not None: prompts = tuple(Embedded(prompt_embeds, p) for p in prompts)
+    if negative_prompt_embeds is not None: negative_prompt = Embedded(negative_prompt_embeds, negative_prompt)
+    run, size = Run(prompts, _transform('guide_tfm', guide_tfm), tuple(seeds), negative_prompt, image), latent_size(pieces, width, height)
+    check_image(run.image, pieces, size, strength)
+    course = begin_run(pieces, sampler, steps, strength, pos_by)
+    said = script(run, course.steps)
+    for words in unheard_of(run, said): (warn or partial(warnings.warn, stacklevel=3))(words)
     most = 2*len(seeds) if max_rows is None else _whole('max_rows', max_rows, 1)
     wave = Wave([run], pieces, course, size, embed([run], pieces, most, warn, course.steps), most, [said])
     for at in tqdm(wave.walk(), total=len(course.calls), disable=not progress, leave=False):
@@ -59,12 +70,16 @@ def generate(
     guide_tfm, # Transform that puts the predictions together at each step
     pieces:Pieces=None, # The model; the built-in one by default
     *, seed:int=1024, # Seed of the starting noise
+    record:bool=False, # Note what each step saw, in the image's `info['record']`
     **kwargs
 ): # A PIL image, or `None` when the callback stopped the run
     "Make one image, with guidance that may change at every step"
-    pieces = pieces or built_in()
-    latents = sample_latents([prompt], guide_tfm, pieces, seeds=[seed], **kwargs)
-    return None if latents is None else image_from_latents(latents, pieces)
+    pieces, tfm = pieces or built_in(), Recorded(_transform('guide_tfm', guide_tfm)) if record else guide_tfm
+    latents = sample_latents([prompt], tfm, pieces, seeds=[seed], **kwargs)
+    if latents is None: return None
+    image = image_from_latents(latents, pieces)
+    if record: image.info['record'] = tfm.rows
+    return image
 
 # %% ../nbs/06_sampling.ipynb #a680d044
 def _rms(x): return x.float().square().mean().sqrt().item()

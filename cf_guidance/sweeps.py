@@ -9,16 +9,19 @@ __all__ = ['Sweep', 'COS_SWEEP', 'DEFAULT_COS_PARAMS', 'cos_harness', 'minimum_p
 from dataclasses import replace
 from functools import partial
 from itertools import product
+from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, torch
 from fastcore.basics import patch
 from PIL import Image
-from .axes import AXIS_ORDER, DEFAULT_COS_PARAMS, MAKERS, _axis, _made_of, _near, _size, places, usual_g
+from .axes import AXIS_ORDER, DEFAULT_COS_PARAMS, MAKERS, _axis, _images, _made_of, _near, _size, places, usual_g
 from .cells import Cell, fill, kept_folder, missing
 from .cluster import ray_images
+from .inputs import known_strength, read_prompts
 from .pieces import best_device, get_scheduler, get_sd_pieces
 from .pairs import COS_SWEEP, cos_harness, minimum_pairs, run, _fresh
 from .plans import Plan
 from .plots import axes_grid, image_grid
+from .samplers import _left_out
 from .schedules import _whole
 from .methods import TRANSFORMS
 from .transforms import _params, parameters
@@ -31,8 +34,8 @@ _all_ = ['COS_SWEEP', 'DEFAULT_COS_PARAMS', 'cos_harness', 'minimum_pairs', 'run
 class Sweep:
     "Images for all values of some axes"
     def __init__(self, *,
-        prompt=None, # What the images should show; the model's own prompt by default
-        negative_prompt='', # What they should not show
+        prompt=None, # What the images should show, or the `Path` of a file as for `read_prompts`; the model's own prompt by default
+        negative_prompt='', # What they should not show, or a `Path`
         seed=1024, # Seed of the starting noise
         schedule=None, # A schedule, number, function, list in a list, or the name of one whose parameters are axes: 'cosine', 'get_cos_sched' ...; the transform's usual `g` by default
         transform='cfg', # Name of a transform, or a class
@@ -40,11 +43,15 @@ class Sweep:
         steps=50, # Number of steps
         size=None, # Width and height in pixels: a number, a pair, or '512x768'; the model's own by default
         model=None, # Name of a model, as in `get_sd_pieces`; the built-in one by default
+        image=None, # Image to begin with: a PIL image, or the path of a file; none by default
+        strength=None, # Share of the steps that are made from an `image`, above 0 to 1; .8 by default
+        pos_by='step', # What progress counts then: 'step', those that are made, or 'sigma', as in the whole run
         how:str='grid', # 'grid': all together; 'pairs': one change at a time from the first values; 'list': first with first
         **params # Parameters of the schedules that are named, and of the transforms
     ):
         if schedule is None: schedule = self._usual(transform)
-        given = dict(prompt=prompt, negative_prompt=negative_prompt, seed=seed, schedule=schedule, transform=transform, sampler=sampler, steps=steps, size=size, model=model)
+        prompt, negative_prompt = [read_prompts(p) if isinstance(p, Path) else p for p in (prompt, negative_prompt)]
+        given = dict(image=_images(image), strength=strength, pos_by=pos_by, prompt=prompt, negative_prompt=negative_prompt, seed=seed, schedule=schedule, transform=transform, sampler=sampler, steps=steps, size=size, model=model)
         self.values = {k: _axis(k, v) for k, v in {**{k: given[k] for k in AXIS_ORDER[:-1]}, **params, 'schedule': schedule}.items()}
         self.params, self.made, self.saved = list(params), 0, 0
         self._check()
@@ -74,15 +81,23 @@ def _check(self:Sweep):
     for n in self.values['steps'].values(): _whole('steps', n, 1)
     for s in self.values['size'].values(): s is None or _size(s)
     for s in self.values['sampler'].values(): s is None or get_scheduler(s)
+    for by in self.values['pos_by'].values(): _left_out(1, None, by)
+    lone = [s for s in self.values['strength'].values() if s is not None]
+    if lone and not self._begun(): raise ValueError(f'`strength` belongs to an initial `image`; got {lone[0]!r} and no image')
+
+@patch
+def _begun(self:Sweep): return any(image is not None for image in self.values['image'].values())
 
 @patch
 def _cell(self:Sweep, place):
     vals = {k: self.values[k][label] for k, label in place.items()}
-    tfm, title = _made_of(vals, self.params, self.taken)
+    n = vals['steps'] - _left_out(vals['steps'], known_strength(vals['strength'], [vals['image']]), vals['pos_by']) if vals['image'] is not None else vals['steps']
+    tfm, title = _made_of({**vals, 'steps': n if vals['pos_by'] == 'step' else vals['steps']}, self.params, self.taken)
     if vals['schedule'] is not None and not isinstance(vals['schedule'], str): title = str(place['schedule'])
     labels = {k: place[k] for k in ('schedule', *self.params)}
     if not isinstance(vals['transform'], str): labels['transform'] = place['transform']
-    return Cell(Run('' if vals['prompt'] is None else vals['prompt'], tfm, vals['seed'], vals['negative_prompt']), labels, title)
+    if self._begun(): labels['initial image'] = place['image'] or 'none'
+    return Cell(Run('' if vals['prompt'] is None else vals['prompt'], tfm, vals['seed'], vals['negative_prompt'], vals['image']), labels, title)
 
 # %% ../nbs/07_sweeps.ipynb #0f96862f
 @patch
@@ -91,16 +106,16 @@ def _one_model(self:Sweep, pieces):
 
 @patch
 def _groups(self:Sweep, pieces=None):
-    "For each model, sampler, size and number of steps: the model, how to sample, and the cells"
+    "For each model, sampler, size, number of steps and strength: the model, how to sample, and the cells"
     groups = {}
-    for p, c in zip(self.places, self.cells): groups.setdefault(tuple(p[k] for k in AXIS_ORDER[:4]), []).append(c)
+    for p, c in zip(self.places, self.cells): groups.setdefault(tuple(p[k] for k in AXIS_ORDER[:4 if c.run.image is None else 6]), []).append(c)
     name = own = None
     for labels, cells in groups.items():
-        model, size, steps, sampler = [self.values[k][label] for k, label in zip(AXIS_ORDER, labels)]
+        model, size, steps, sampler, *late = [self.values[k][label] for k, label in zip(AXIS_ORDER, labels)]
         if own is None or model != name: name, own = model, _fresh(pieces if model is None else _loaded(model))
         for c in cells:
             if id(c) in self.open: c.run = replace(c.run, prompt=own.prompt or 'a photograph of an astronaut riding a horse')
-        yield own, dict(steps=steps, sampler=sampler, **({} if size is None else _size(size))), cells
+        yield own, dict(steps=steps, sampler=sampler, **dict(zip(AXIS_ORDER[4:], late)), **({} if size is None else _size(size))), cells
 
 def _loaded(model): return get_sd_pieces(model, dtype=torch.float16 if best_device() == 'cuda' else torch.float32)
 

@@ -16,3 +16,9 @@ def test_sharing(tmp_path):
     assert [(r['model'], r['ours']['rows'], r['pipeline']['rows']) for r in res['apart']] == [('shapes', [36], [80]), ('small', [13], [27])]
     assert [(r['images'], r['made'], r['alone']) for r in res['growth']['rows']] == [(n, n*72//10, 9*n) for n in (10, 20, 30)]        # the last step is `t` alone
     assert counted == {r['name']: tuple(r['counted'].values()) for r in kept['workloads']} and shape(res) == shape(kept)     # the table that is kept is this program's
+
+def test_hosts(tmp_path):
+    subprocess.run([sys.executable, str(bench/'hosts.py'), '--quick', '--threads', '1', '--out', str(tmp_path/'t.json')], check=True, capture_output=True)
+    res, kept = json.loads((tmp_path/'t.json').read_text()), json.loads((bench/'hosts.json').read_text())
+    assert [r['rows'] for r in res['rows']] == [{'hosted': 20, 'interval': 15}] and kept['rows'][0]['rows'] == res['rows'][0]['rows']
+    assert shape(res) == shape(kept)
