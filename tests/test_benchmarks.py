@@ -1,12 +1,14 @@
 "The timed comparisons run from end to end, in small; what they count is exact, what they time is not asked"
 import json, subprocess, sys
 from pathlib import Path
+import pytest
 
 bench = Path(__file__).parent.parent/'benchmarks'
 
 def shape(x): return {k: shape(v) for k, v in x.items()} if isinstance(x, dict) else [shape(v) for v in x[:1]] if isinstance(x, list) else None
 
-def test_sharing(tmp_path):
+def test_sharing(tmp_path, every):
+    if not every: pytest.skip('one of the heavier cases')
     subprocess.run([sys.executable, str(bench/'sharing.py'), '--quick', '--threads', '1', '--out', str(tmp_path/'t.json')], check=True, capture_output=True)
     res, kept = json.loads((tmp_path/'t.json').read_text()), json.loads((bench/'sharing.json').read_text())
     counted = {r['name']: tuple(r['counted'].values()) for r in res['workloads']}
