@@ -6,17 +6,20 @@
 __all__ = ['NETWORKS', 'TWICE', 'CHANNELS', 'Host', 'guided', 'as_pipeline']
 
 # %% ../nbs/10_adapters.ipynb #7e01663c
-import copyreg, inspect, threading, warnings
+import copyreg, inspect, json, threading, warnings
 from contextlib import contextmanager
 from functools import cache, partial, wraps
+from pathlib import Path
 from types import SimpleNamespace
 import torch
 from fastcore.basics import patch
+from PIL.PngImagePlugin import PngInfo
 from .diagnostics import Recorded
 from .halves import arguments, formula, halved, off, predicted, shaped, with_predicted, _fine
 from .pieces import Pieces, scalings
-from .methods import guidance
+from .methods import guidance                     # for a script: one line imports both
 from .samplers import call_steps, run_sigmas
+from .records import RECORD, write_whole
 from .schedules import Step
 from .waves import _alike, built_in
 
@@ -51,13 +54,16 @@ class Host:
         pipe, # A diffusers pipeline
         tfm, # The transform
         pos_by:str='step', # 'step': progress counts the steps that are made; 'sigma': a run that begins late, as from an image, begins late in the schedule
+        record:bool=False, # Note what each step saw, in `record`
     ):
         nets = [getattr(pipe, k, None) for k in NETWORKS]
-        self.pipe, self.tfm, self.pos_by, self.nets = pipe, tfm, pos_by, [n for n in nets if isinstance(n, torch.nn.Module)]
+        self.pipe, self.pos_by, self.nets = pipe, pos_by, [n for n in nets if isinstance(n, torch.nn.Module)]
         if not callable(pipe) or not self.nets or not hasattr(getattr(pipe, 'scheduler', None), 'step'):
-            raise ValueError(f'`pipe` must be a diffusers pipeline with a scheduler and one of {", ".join(NETWORKS)}; got {type(pipe).__name__}')
+            raise ValueError(f'`pipe` must be a diffusers pipeline with a `scheduler` and a network called {" or ".join(NETWORKS)}; {type(pipe).__name__} has not both')
         if not callable(tfm): raise ValueError(f'`tfm` must be a transform such as `GuidanceTfm`; got {tfm!r}')
         if pos_by not in ('step', 'sigma'): raise ValueError(f"`pos_by` must be 'step' or 'sigma'; got {pos_by!r}")
+        self.record = Recorded(tfm) if record else None
+        self.tfm = self.record or tfm
         self.two, self.u, self.sign = None, None, 1              # 'halves' or 'calls'; which of the two is `u`; the sign that the scheduler gets
         self.inside = self.timed = self.learned = self.twice = False      # in a call of the pipeline; its timesteps are set; a variance comes with the predictions; both halves are stepped
         self.made = self.saved = self.calls = 0                  # rows that the network was given; rows left out; calls of the transform
@@ -108,7 +114,8 @@ def _whole(self:Host, call, pipe, args, kwargs):
     finally: self.inside = False
     if self.calls == before: raise ValueError(f'`tfm` was never called: {type(pipe).__name__} took no step of its scheduler')
     negative = self.given.get('negative_prompt')
-    if negative and any(negative) and not self.heard: warnings.warn(f'the negative prompt {negative!r} has no effect: no step of this schedule reads `u`', stacklevel=4)
+    told = repr(negative) if negative and any(negative) else 'of `negative_prompt_embeds`' if self.given.get('negative_prompt_embeds') is not None else ''
+    if told and not self.heard: warnings.warn(f'the negative prompt {told} has no effect: no step of this schedule reads `u`', stacklevel=4)
     if self.apart is False: warnings.warn('guidance has no effect: `u` is `t` at every step, as where the prompt is the negative prompt', stacklevel=4)
     return out
 
@@ -131,7 +138,6 @@ def _begin(self:Host):
         calls = list(range(len(times)))
     try: sigmas = run_sigmas(s, calls)
     except Exception: sigmas = None                                                  # a scheduler that does not tell
-    if sigmas and s.config.get('invert_sigmas'): sigmas = tuple(1/v if v else float('inf') for v in sigmas)
     self.run, self.pending = SimpleNamespace(times=times, calls=calls, sigmas=sigmas, start=None, k=0), []
     if hasattr(self.pipe, '_num_timesteps'): self.pipe._num_timesteps = None         # the pipeline says anew how many it takes
 
@@ -330,13 +336,10 @@ def guided(
     pipe, # A diffusers pipeline that makes two predictions for each image
     tfm, # The transform, with its schedules
     pos_by:str='step', # 'step': progress counts the steps that are made; 'sigma': a run that begins late, as from an image, begins late in the schedule
-    record:bool=False, # Note what each step saw, in `rows`
+    record:bool=False, # Note what each step saw, in `record`
 ): # A `Host`: `made` and `saved` rows of the network; `record`, with its `rows`, `plot` and `said`
     "Guide a stock pipeline by a transform for as long as the block is open"
-    seen = Recorded(tfm) if record else None
-    with Host(pipe, seen or tfm, pos_by) as host:
-        host.record = seen
-        yield host
+    with Host(pipe, tfm, pos_by, record) as host: yield host
 
 # %% ../nbs/10_adapters.ipynb #1f4c50b1
 def as_pipeline(
@@ -352,6 +355,20 @@ def as_pipeline(
     return pipe
 
 # %% ../nbs/10_adapters.ipynb #7f59d169
+@patch
+def save(self:Host,
+    image, # A PIL image of the last call
+    path, # Name of the PNG
+)->Path: # Where it is
+    "Write an image with what its steps saw, which `read_record` reads"
+    if self.record is None or self.given is None: raise ValueError('`record` must be True, and the pipeline called, for an image to be saved with what its steps saw')
+    info = PngInfo()
+    info.add_text(RECORD, json.dumps(self.record.rows), zip=True)
+    for k in ('prompt', 'negative_prompt'):
+        if said := self.given.get(k): info.add_itxt(k, said if isinstance(said, str) else json.dumps(said))
+    info.add_itxt('guidance', f'{type(self.pipe).__name__}: {self.record.tfm!r}')
+    return write_whole(path, lambda f: image.save(f, format='png', pnginfo=info))
+
 @patch
 def __repr__(self:Host):
     how = {'halves': 'one doubled batch', 'calls': 'two calls', None: 'not called yet'}[self.two]

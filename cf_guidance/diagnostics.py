@@ -138,9 +138,12 @@ def plot_record(
     return axes
 
 @patch
-def plot(self:Recorded, **kwargs):
+def plot(self:Recorded,
+    title:str='', # Title above all
+    ax=None, # Four axes to draw on; a new figure by default
+): # Array of axes, 2 x 2
     "Draw the last run, as `plot_record` does"
-    return plot_record(self.rows, **kwargs)
+    return plot_record(self.rows, title, ax)
 
 # %% ../nbs/02j_diagnostics.ipynb #c036657c
 def _same(row, what):

@@ -14,10 +14,11 @@ import torch
 from fastcore.basics import patch
 from diffusers.guiders.guider_utils import BaseGuidance, GuiderOutput
 from .adapters import CHANNELS
+from .diagnostics import Recorded
 from .methods import TRANSFORMS
 from .passes import Pass, _instead
 from .pieces import scalings
-from .samplers import call_steps
+from .samplers import as_levels, call_steps
 from .schedules import Step, from_json
 from .transforms import GuidanceTfm, _params, options, parameters
 
@@ -60,7 +61,7 @@ def host_run(
     calls = call_steps(short, n)
     firsts = [part[calls.index(k)] for k in range(calls[-1] + 1)]                                       # of the calls of a step the first
     shares = [scalings(plain, ts) for ts in firsts]
-    return HostRun(part.tolist(), calls, tuple(b/a if a > 0 else float('inf') for a, b, _ in shares), tuple(ts.item() for ts in firsts))
+    return HostRun(part.tolist(), calls, as_levels(plain, shares), tuple(ts.item() for ts in firsts))
 
 # %% ../nbs/10a_guiders.ipynb #34c82719
 def _simple(how):
@@ -70,6 +71,7 @@ def _simple(how):
 def _served(tfm):
     "A `ValueError` that says what a guider cannot do for a transform"
     if not callable(tfm): raise ValueError(f'`tfm` must be a transform such as `GuidanceTfm`, or what `as_data` made of one; got {tfm!r}')
+    if isinstance(tfm, Recorded): raise ValueError('`tfm` must be the transform itself: give `record=True`, and read `guider.record`; got a `Recorded`')
     if not isinstance(tfm, GuidanceTfm): return tfm
     name = tfm.rule.__name__
     if type(tfm).how is not GuidanceTfm.how: raise ValueError(f'`tfm` must not change how `u` or `t` are made, as {name} does: a guider has no hold of the prompt; use `generate`')
@@ -94,26 +96,35 @@ class ScheduledGuider(BaseGuidance):
     def __init__(self,
         tfm, # A transform, or what `as_data` made of one
         pipe=None, # The pipeline that the guider goes in, for transforms that read noise levels, latents or a space
+        record:bool=False, # Note what each step saw, in `record`
     ):
         super().__init__()
         self.tfm = _served(copy.copy(from_data(tfm) if isinstance(tfm, dict) else tfm))
         self._pipe, self._last, self._run, self._open = None if pipe is None else weakref.ref(pipe), None, None, ExitStack()
         self._now = self._net = None
+        self.record = Recorded(self.tfm) if record else None
         try: data = as_data(self.tfm)
         except ValueError as e: data = {'not saved': str(e)}
-        self.register_to_config(tfm=data)
+        self.register_to_config(tfm=data, record=record)
     @property
     def pipe(self):
         "The pipeline, if it was given and is still there"
         return self._pipe and self._pipe()
-    def new(self, **kwargs): return type(self)(**{'tfm': self.tfm, 'pipe': self.pipe, **kwargs})
+    def new(self, **kwargs):
+        "Make a copy with other arguments"
+        return type(self)(**{'tfm': self.tfm, 'pipe': self.pipe, 'record': self.record is not None, **kwargs})
     def save_config(self, save_directory, push_to_hub=False, **kwargs):
+        "Write the guider as JSON; an error if its transform has no name"
         as_data(self.tfm)
         super().save_config(save_directory, push_to_hub, **kwargs)
     @property
-    def num_conditions(self): return 3 if getattr(self.tfm, 'weaker', None) else 2
+    def num_conditions(self):
+        "How many predictions a step may need, at most"
+        return 3 if getattr(self.tfm, 'weaker', None) else 2
     @property
-    def is_conditional(self): return self._now != 'u'
+    def is_conditional(self):
+        "Whether the pass that is made is not that of `u`"
+        return self._now != 'u'
 
 # %% ../nbs/10a_guiders.ipynb #69289793
 @patch
@@ -134,7 +145,7 @@ def set_state(self:ScheduledGuider,
 @patch
 def _begin(self:ScheduledGuider, step, n, ts):
     "Begin a run: nothing is left of the one before"
-    if hasattr(self.tfm, 'reset'): self.tfm.reset()
+    if hasattr(self.record or self.tfm, 'reset'): (self.record or self.tfm).reset()
     if self._pipe is None:
         if space := _space(self.tfm): self._refuse(f'it acts in the space {space!r}')
         return
@@ -259,7 +270,7 @@ def forward(self:ScheduledGuider,
     step, name = self._known(like), getattr(getattr(self.tfm, 'rule', None), '__name__', None)
     if like.ndim == 3 and name in CHANNELS and self.tfm.chosen().get('dim', 'channel') == 'channel':
         raise ValueError(f'`tfm` must not look along channels in this pipeline, which has them in the last of (b, tokens, channels); got {name}' + ", which has `dim='last'`"*(name == 'token_norm'))
-    pred = self.tfm(pred_uncond, pred_cond, idx=step, **({} if pred_weak is None else {'weak': pred_weak}))
+    pred = (self.record or self.tfm)(pred_uncond, pred_cond, idx=step, **({} if pred_weak is None else {'weak': pred_weak}))
     if self._net in _RESIZED and not pred.norm(dim=-1).all():
         raise ValueError(f'`tfm` must not give zero at step {int(step)}, as {self.tfm!r} does: the loop of this pipeline divides by the length of each token')
     self._x = self._input = self._data = self._batches = None                    # no tensor is kept beyond the step

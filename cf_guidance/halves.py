@@ -108,7 +108,7 @@ def arguments(
     f, # A method as its class has it
     args:tuple, # What it is called with by position, without `self`
     kwargs:dict, # By name
-)->dict:
+)->dict: # Arguments by name
     "Name every argument of a call"
     bound = inspect.signature(f).bind(None, *args, **kwargs)
     first, *names = bound.arguments

@@ -33,7 +33,7 @@ def init_image(
 )->Pixels:
     "Read the image that a run begins with"
     if isinstance(image, Pixels): return image
-    if isinstance(image, Image.Image): return Pixels(image)
+    if isinstance(image, Image.Image): return Pixels(ImageOps.exif_transpose(image))
     if not isinstance(image, (str, Path)): raise ValueError(f'`image` must be a PIL image, or the path of a file; got {type(image).__name__}')
     path = Path(image).expanduser()
     try:
@@ -54,7 +54,7 @@ def check_image(
     image, # `Pixels`, or `None`
     pieces:Pieces, # The model
     size:tuple, # Height and width of the latents
-    strength:float=None, # Share of the steps that are made, where an image is
+    strength:float=None, # Share of the steps that are made, above 0 to 1, where an image is
 ):
     "Refuse an image of the wrong size, and a strength with no image"
     if image is None and strength is not None: raise ValueError(f'`strength` belongs to an initial `image`; got {strength!r} and no image')

@@ -8,6 +8,7 @@ __all__ = ['step_at', 'GuidedDenoiser', 'PiecesDenoiser']
 # %% ../nbs/10c_kdiffusion.ipynb #d7bc1bd7
 import math
 import torch
+from .diagnostics import Recorded
 from .schedules import Step
 from .transforms import convert
 
@@ -54,10 +55,12 @@ class GuidedDenoiser:
         sigmas, # Noise levels that the sampler is given, one more than it has steps, falling
         *, weak=None, # Denoiser that makes the weaker prediction from `cond`, for the transforms that read one
         timesteps=None, # Timestep of each step, for the schedules that read it
+        record:bool=False, # Note what each call saw, in `record`
     ):
         for k, v in dict(model=model, tfm=tfm, **({} if weak is None else {'weak': weak})).items():
             if not callable(v): raise ValueError(f'`{k}` must be callable; got {v!r}')
-        self.model, self.tfm, self.weak, self.sigmas, self.last = model, tfm, weak, _levels(sigmas), None
+        self.record = Recorded(tfm) if record else None
+        self.model, self.tfm, self.weak, self.sigmas, self.last = model, self.record or tfm, weak, _levels(sigmas), None
         self.timesteps = None if timesteps is None else tuple(float(v) for v in timesteps)
         for k in range(len(self.sigmas) - 1):
             try: self.reads(self.step(k))

@@ -93,7 +93,7 @@ class _Watch:
     def how(self, name, idx): return self.tfm.how(name, idx) if hasattr(self.tfm, 'how') else None
 
 class Traced(_Watch):
-    "A transform that notes what it saw in `rows`; each run starts them afresh"
+    "A transform that notes what it saw in `rows`, and makes both passes at every step; see `Recorded` for one that does not"
     def __call__(self, u, t, idx, **weak):
         last = self.rows[-1]['step'] if self.rows else 0
         if int(idx) < last or getattr(idx, 'n', 0) == 1: self.rows = []

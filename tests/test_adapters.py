@@ -196,3 +196,14 @@ def test_device_of_weights_that_are_elsewhere(sd):
     "Offloaded layer by layer the weights are on 'meta', where nothing can be computed"
     net = copy.deepcopy(sd[0].unet).to('meta')
     assert next(net.parameters()).is_meta and Pieces(None, None, None, net, None).device == torch.device('cpu')
+
+def test_skip_layers_are_refused():
+    pipe, kw = family('StableDiffusion3Pipeline')
+    with pytest.raises(ValueError, match="`skip_guidance_layers` .* transform 'slg'"), guided(pipe, cfg): draw('StableDiffusion3Pipeline', pipe, kw, 3., skip_guidance_layers=[0])
+
+@pytest.mark.parametrize('name, tfm, words', [('StableCascadePriorPipeline', 'rescale', 'does not tell how predictions are converted'), ('StableDiffusionXLPipeline', 'icg', 'does not allow'),
+                                              ('StableDiffusionGLIGENPipeline', 'pag', 'not certain which arguments'), ('TextToVideoZeroPipeline', 'cfg', 'copies its scheduler')])
+def test_refusals(name, tfm, words):
+    "What cannot be done is said, and not done otherwise"
+    pipe, kw = family(name)
+    with pytest.raises(ValueError, match=words), guided(pipe, guidance(tfm)): draw(name, pipe, kw, 3.)

@@ -99,7 +99,7 @@ def outcome(name):
         pipe, kw = m.FAMILIES[name]()
         own = draw(name, pipe, kw)
         try: same, host = hosted(name, pipe, kw, guidance('cfg', g=5.))
-        except ValueError as e: return {**row, 'result': 'refused', 'why': str(e).split(': ')[0] if 'makes' in str(e) else str(e)}
+        except ValueError as e: return {**row, 'result': 'refused', 'why': str(e)}
         plus, _ = hosted(name, pipe, kw, guidance('cfg', g=6.))
         result, scale = ('bit', 's') if far(same, own) == 'bit' else ('rounding', 's') if close(same, own) else ('rounding', 's + 1') if close(plus, own) else ('own', 's')
         if result == 'own':
