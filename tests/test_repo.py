@@ -29,6 +29,13 @@ def test_no_path_of_a_machine():
     "What a cell shows does not say where the checkout was"
     for nb in nbs: assert not re.search(r'/[\w./-]+/(cf_guidance|nbs)/\w+\.(py|ipynb)', ''.join(json.dumps(c.get('outputs', [])) for c in json.loads(nb.read_text())['cells']).replace('https://', '')), nb.name
 
+def test_names_link_themselves():
+    "A public name in backticks becomes a link on the site, so a link around it would be one inside another"
+    index = (root/'cf_guidance/_modidx.py').read_text()
+    for nb in nbs:
+        text = [''.join(c['source']) for c in json.loads(nb.read_text())['cells'] if c['cell_type'] == 'markdown']
+        assert [n for t in text for n in re.findall(r'\[`(\w+)`\]\([\w./]+\.ipynb\)', t) if f".{n}':" in index] == [], nb.name
+
 def test_wheel_budget():
     size = lambda p: sum(f.stat().st_size for f in ([p] if p.is_file() else p.rglob('*')) if f.is_file())
     most = {'shapes': 20, 'shapes-weak': 3, 'verifier.safetensors': 1}                    # MiB
