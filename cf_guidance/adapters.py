@@ -21,6 +21,7 @@ from .methods import guidance                     # for a script: one line impor
 from .samplers import call_steps, run_sigmas
 from .records import RECORD, write_whole
 from .schedules import Step
+from .transforms import how_of, needs_of
 from .waves import _alike, built_in
 
 # %% ../nbs/10_adapters.ipynb #09509d85
@@ -157,9 +158,6 @@ def _step(self:Host, timestep, **known):
                 timesteps=tuple(first[c] for c in range(off, n)), **known)
 
 # %% ../nbs/10_adapters.ipynb #98afdb72
-def _how(tfm, name, step): return tfm.how(name, step) if hasattr(tfm, 'how') else None
-def _needs(tfm, step): return tfm.needs(step) if hasattr(tfm, 'needs') else frozenset('ut')
-
 @patch
 def _want(self:Host, given):
     "Which predictions the network has to make as it is"
@@ -167,7 +165,7 @@ def _want(self:Host, given):
     at = next((given[k] for k in ('timestep', 'timestep_ratio', 't') if given.get(k) is not None), None)
     step = self._step(None if at is None else float(torch.as_tensor(at).flatten()[0]))
     if step is None or self.u is None: return {'u', 't'}
-    return {k for k in _needs(self.tfm, step) if k != 'weak' and _how(self.tfm, k, step) is None} or {'t'}
+    return {k for k in needs_of(self.tfm, step) if k != 'weak' and how_of(self.tfm, k, step) is None} or {'t'}
 
 def _divisible(net):
     "Whether half of a batch runs as it does in the whole: no attention that looks across it, no cache of its size"
@@ -282,8 +280,8 @@ def _guide(self:Host, made, got, m, x, ts, told):
     if self.run.k == 0: self.run.start = None                                        # what the network was told may be scaled
     step = self._step(float(ts), **known)
     if step is None: self.run.start = 0; step = self._step(float(ts), **known)
-    needs = _needs(tfm, step)
-    preds = {k: got[k] if (how := _how(tfm, k, step)) is None and k in got else self._again(how, k, made, ts, m) for k in needs}
+    needs = needs_of(tfm, step)
+    preds = {k: got[k] if (how := how_of(tfm, k, step)) is None and k in got else self._again(how, k, made, ts, m) for k in needs}
     if sign < 0: preds = {k: -p for k, p in preds.items()}
     if {'u', 't'} <= set(preds): self.apart = bool(self.apart) or not torch.equal(preds['u'], preds['t'])
     self.heard |= 'u' in needs

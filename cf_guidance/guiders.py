@@ -20,7 +20,7 @@ from .passes import Pass, _instead
 from .pieces import scalings
 from .samplers import as_levels, call_steps
 from .schedules import Step, from_json
-from .transforms import GuidanceTfm, _params, options, parameters
+from .transforms import GuidanceTfm, how_of, needs_of, _params, options, parameters
 
 # %% ../nbs/10a_guiders.ipynb #fdbf66ac
 def as_data(
@@ -171,8 +171,8 @@ def _step_at(self:ScheduledGuider, call, n, ts):
 def _asked(self:ScheduledGuider):
     "Which predictions the step needs, and how the weak one is made"
     try:
-        needs = set(getattr(self.tfm, 'needs', lambda idx: 'ut')(self._at)) or {'t'}
-        how = getattr(self.tfm, 'how', lambda name, idx: None)('weak', self._at) if 'weak' in needs else None
+        needs = set(needs_of(self.tfm, self._at)) or {'t'}
+        how = how_of(self.tfm, 'weak', self._at) if 'weak' in needs else None
     except ValueError as e:
         if self._run is None: self._refuse(e)
         raise

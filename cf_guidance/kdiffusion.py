@@ -7,10 +7,11 @@ __all__ = ['step_at', 'GuidedDenoiser', 'PiecesDenoiser']
 
 # %% ../nbs/10c_kdiffusion.ipynb #d7bc1bd7
 import math
+from functools import partial
 import torch
 from .diagnostics import Recorded
 from .schedules import Step
-from .transforms import convert
+from .transforms import convert, how_of, needs_of
 
 # %% ../nbs/10c_kdiffusion.ipynb #4216aa4b
 def step_at(
@@ -77,7 +78,7 @@ class GuidedDenoiser:
         step:Step, # The step
     )->frozenset: # Of 'u', 't' and 'weak'
         "Which predictions the transform reads at a step; a `ValueError` if one is not to be had from a denoiser"
-        names, how = getattr(self.tfm, 'needs', lambda step: frozenset('ut'))(step), getattr(self.tfm, 'how', lambda name, step: None)
+        names, how = needs_of(self.tfm, step), partial(how_of, self.tfm)
         who = getattr(getattr(self.tfm, 'rule', None), '__name__', type(self.tfm).__name__)
         if 'weak' in names and self.weak is None:
             raise ValueError(f'`weak` must be a denoiser for {who!r}, which reads a weaker prediction at step {int(step)}, by {how("weak", step)}; '

@@ -17,6 +17,7 @@ from .inputs import Embedded, check_image, known_strength
 from .pieces import Pieces, image_from_latents, latent_size
 from .samplers import begin_run
 from .schedules import _whole
+from .transforms import how_of, needs_of
 from .waves import Run, Wave, _transform, built_in, embed, script, unheard_of
 
 # %% ../nbs/06_sampling.ipynb #1af0e3fa
@@ -89,8 +90,8 @@ class _Watch:
     def __init__(self,
         tfm, # The transform
     ): self.tfm, self.rows = tfm, []
-    def needs(self, idx): return frozenset('ut') | (self.tfm.needs(idx) if hasattr(self.tfm, 'needs') else frozenset())
-    def how(self, name, idx): return self.tfm.how(name, idx) if hasattr(self.tfm, 'how') else None
+    def needs(self, idx): return frozenset('ut') | needs_of(self.tfm, idx)
+    def how(self, name, idx): return how_of(self.tfm, name, idx)
 
 class Traced(_Watch):
     "A transform that notes what it saw in `rows`, and makes both passes at every step; see `Recorded` for one that does not"

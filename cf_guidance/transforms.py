@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RULES', 'OWN', 'TRANSFORMS', 'rule', 'cfg', 'base_norm', 'match_norm', 't_norm', 'full_norm', 'equal_push', 'convert',
-           'parameters', 'options', 'GuidanceTfm', 'transform', 'BaseNormGuidance', 'TNormGuidance', 'FullNormGuidance']
+           'parameters', 'options', 'GuidanceTfm', 'transform', 'BaseNormGuidance', 'TNormGuidance', 'FullNormGuidance',
+           'needs_of', 'how_of']
 
 # %% ../nbs/02_transforms.ipynb #6f8e98a4
 import inspect
@@ -372,6 +373,21 @@ def weak_pass(self:GuidanceTfm,
     if not self.weaker: return None
     vals = self.every(idx)
     return self.weaker(**{k: vals[k] for k in _params(self.weaker)})
+
+def needs_of(
+    tfm, # A transform, or any function of `u`, `t` and `idx`
+    step, # The step
+)->frozenset: # Of 'u', 't' and 'weak'; 'u' and 't' where it does not say
+    "Which predictions a transform reads at a step"
+    return tfm.needs(step) if hasattr(tfm, 'needs') else frozenset('ut')
+
+def how_of(
+    tfm, # A transform, or any function of `u`, `t` and `idx`
+    name:str, # 'u', 't' or 'weak'
+    step, # The step
+): # As from `weak_pass`; `None` where the network makes it as it is, or where the transform does not say
+    "How a loop makes one of the predictions of a transform"
+    return tfm.how(name, step) if hasattr(tfm, 'how') else None
 
 @patch
 def how(self:GuidanceTfm,

@@ -17,6 +17,7 @@ from .inputs import Embedded, count_tokens, embedding, encode_image, init_image
 from .pieces import Pieces, get_sd_pieces, scalings, text_embeddings
 from .samplers import Course, fork, take_rows
 from .schedules import Step, _whole
+from .transforms import how_of, needs_of
 
 # %% ../nbs/05d_waves.ipynb #e1d99fd2
 @cache
@@ -75,8 +76,7 @@ class Run:
 # %% ../nbs/05d_waves.ipynb #924b2187
 def _asks(run, step):
     "What a run reads at a step: name, texts, and how the prediction is made where the network alone does not make it"
-    needs, how = getattr(run.tfm, 'needs', lambda step: 'ut')(step), getattr(run.tfm, 'how', lambda name, step: None)
-    return tuple((k, run.texts(k, step), how(k, step)) for k in sorted(needs))
+    return tuple((k, run.texts(k, step), how_of(run.tfm, k, step)) for k in sorted(needs_of(run.tfm, step)))
 
 def reads(
     said:list, # The `script` of a run
