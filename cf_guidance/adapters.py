@@ -18,7 +18,7 @@ from .diagnostics import Recorded
 from .halves import arguments, formula, halved, off, predicted, shaped, with_predicted, _fine
 from .pieces import Pieces, scalings
 from .methods import guidance                     # for a script: one line imports both
-from .samplers import call_steps, run_sigmas
+from .samplers import call_steps, first_of_each, run_sigmas
 from .records import RECORD, write_whole
 from .schedules import Step
 from .transforms import how_of, needs_of
@@ -153,9 +153,8 @@ def _step(self:Host, timestep, **known):
     calls = run.calls[run.start:][:n or None]
     if run.k >= len(calls): raise ValueError(f'`pipe` takes more than the {len(calls)} calls that its scheduler was set to')
     off, n = (calls[0], calls[-1] + 1) if self.pos_by == 'step' else (0, run.calls[-1] + 1)
-    first = dict(zip(reversed(run.calls), reversed(run.times)))                      # of the calls of a step the first
     return Step(calls[run.k] - off, n - off, sigmas=run.sigmas and run.sigmas[off:n], timestep=run.times[run.start + run.k],
-                timesteps=tuple(first[c] for c in range(off, n)), **known)
+                timesteps=tuple(first_of_each(run.calls, run.times)[off:n]), **known)
 
 # %% ../nbs/10_adapters.ipynb #98afdb72
 @patch
@@ -183,16 +182,16 @@ def _net(self:Host, call, net, args, kwargs):
     name = next(iter(want)) if len(want) == 1 and self.two == 'halves' and place == 0 and _divisible(net) and not (want == {'u'} and self.learned) else None
     cut = halved(given, rows, self.u if name == 'u' else 1 - self.u) if name else None
     here = names[place != self.u] if self.two == 'calls' else None                   # what this call is for
+    skip = here is not None and here not in want and place in self.last
     if cut:
         out = call(**cut)
         out = with_predicted(out, torch.cat([predicted(out)]*2))
-    elif here and here not in want and place in self.last: out = self.last[place]
-    else: out, name = call(*args, **kwargs), here
-    there = bool(cut) or out is not self.last.get(place)
-    self.made += (rows//2 if cut else rows)*there
-    self.saved += (rows//2 if cut else 0) + rows*(not there)
+    else: out, name = self.last[place] if skip else call(*args, **kwargs), None
+    saved = rows//2 if cut else rows*skip
+    self.made += rows - saved
+    self.saved += saved
     if self.two != 'halves': self.last[place] = out
-    self.pending.append(SimpleNamespace(net=net, call=call, given=given, rows=rows, out=predicted(out), name=name, there=there))
+    self.pending.append(SimpleNamespace(net=net, call=call, given=given, rows=rows, out=predicted(out), name=name, there=not skip))
     return out
 
 # %% ../nbs/10_adapters.ipynb #c6c5eaad

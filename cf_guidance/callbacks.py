@@ -7,7 +7,7 @@ __all__ = ['CALLBACKS', 'guidance_callback']
 
 # %% ../nbs/10b_callbacks.ipynb #61b84125
 import copy
-from .samplers import call_steps, run_sigmas
+from .samplers import call_steps, first_of_each, run_sigmas
 from .schedules import Step, lift
 
 # %% ../nbs/10b_callbacks.ipynb #b692ba36
@@ -29,8 +29,8 @@ def _calls(pipe, timestep):
         if hasattr(s, k): setattr(s, k, None)                                # so that each noise level is found by its timestep
     calls, times = call_steps(s, s.num_inference_steps), [float(t) for t in s.timesteps]
     own = calls[begin:][:n]
-    sigmas, first = run_sigmas(s, calls)[own[0]:own[-1] + 1], dict(zip(reversed(calls), reversed(times)))
-    return [Step(c - own[0], own[-1] - own[0] + 1, sigmas=sigmas, timesteps=tuple(first[k] for k in range(own[0], own[-1] + 1))) for c in own]
+    sigmas, firsts = [tuple(v[own[0]:own[-1] + 1]) for v in (run_sigmas(s, calls), first_of_each(calls, times))]
+    return [Step(c - own[0], own[-1] - own[0] + 1, sigmas=sigmas, timesteps=firsts) for c in own]
 
 def guidance_callback(
     schedule, # Guidance scale over the steps, above 1 throughout: a schedule, a list, a function

@@ -64,13 +64,6 @@ DIT = dict(num_layers=1, num_single_layers=1, attention_head_dim=8, num_attentio
 def euler(**kwargs): return df.FlowMatchEulerDiscreteScheduler(**kwargs)
 def flow_dpm(): return df.DPMSolverMultistepScheduler(prediction_type='flow_prediction', use_flow_sigmas=True, flow_shift=3.)
 
-def scaled(name, pipe, g):
-    "The argument that asks the pipeline for scale `g`; where a part holds the scale it is set there, and no argument is left"
-    *part, key = SCALE[name].split('.')
-    if not part: return {key: g}
-    setattr(getattr(pipe, part[0]), key, g)
-    return {}
-
 # Stable Diffusion 3
 def sd3(name, channels=4, kw={}, **parts):
     dims = dict(sample_size=4, patch_size=2, in_channels=channels, num_layers=2, attention_head_dim=4, num_attention_heads=2,

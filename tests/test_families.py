@@ -113,6 +113,7 @@ def outcome(name):
         try: spaced = far(hosted(name, pipe, kw, guidance('rescale', g=5., phi=.7))[0], own) != 'bit'
         except ValueError: spaced = False
         assert ends(name, pipe, kw)
+        if (read := m.FORMULA[name]).endswith('first'): assert read == 'two calls '*(host.two == 'calls') + 'ut'[host.u] + ' first'      # as it stands in the pipeline's source
         return {**row, 'result': result, 'scale': scale, 'calls': 'two' if host.two == 'calls' else 'one', 'first': 'ut'[host.u], 'sign': host.sign, 'saves': host.saved > 0, 'spaces': spaced, 'callback': called(name, pipe, kw)}
 
 ROWS = {r['name']: r for r in json.loads(FILE.read_text())} if FILE.exists() else {}
