@@ -257,11 +257,12 @@ def called(at,
 
 # %% ../nbs/00_schedules.ipynb #fbfa4191
 def _expressed(text, name):
-    try: return _maker('expression')(text)
-    except ValueError as e: raise ValueError(f'`{name}` as a text must be an expression such as "7.5*pos": {e}') from None
+    _maker('expression')                               # brings every curve that the text may name
+    try: return importlib.import_module('cf_guidance.expressions').typed(text)
+    except ValueError as e: raise ValueError(f'`{name}` as a text must be an expression such as "7.5*pos" or "cosine(10, 3)": {e}') from None
 
 def lift(
-    x, # A `Schedule`, a number, a list or array with one value for each step, a function of the position, or an expression as text
+    x, # A `Schedule`, a number, a list or array with one value for each step, a function of the position, or an expression as text, such as '7.5*pos' or 'cosine(10, 3)'
     name:str='schedule', # What to call it in an error
 )->Schedule: # `x` as a schedule
     "Make a `Schedule` of what stands for one"
