@@ -150,6 +150,14 @@ def _made_steps(axes):
     n, (by,), (strength,) = _whole('steps', axes['steps'][0], 1), axes.get('pos_by', ['step']), axes.get('strength', [None])
     return n if by == 'sigma' else n - _left_out(n, known_strength(strength, axes.get('image', [None])), by)
 
+def _swept(tried, axes):
+    "The swept parameters, none of which may be an axis, or a word of `Sweep` itself"
+    from cf_guidance.axes import AXIS_ORDER
+    for k in tried:
+        if k in AXIS_ORDER: raise ValueError(f'`{k}` is an axis of its own, and no parameter: use --{k}')
+        if k in ('self', 'how'): raise ValueError(f'`sweep` must name parameters of schedules and transforms; got {k!r}')
+    return tried
+
 def _transform(name):
     "The name of a transform that there is"
     from cf_guidance.methods import TRANSFORMS, _near
@@ -170,16 +178,19 @@ def _axes(model, prompt, negative_prompt, seed, sampler, steps, size, transform,
     if negative_prompt: axes['negative_prompt'] = parse_values(negative_prompt, words='whole')
     for name, text in (('sampler', sampler), ('size', size)):
         if text: axes[name] = [str(v) if name == 'sampler' else v for v in parse_values(text, words=True, whole=name == 'size')]
-    tried = parse_params(sweep, _whole_of(axes['transform']))
+    tried = _swept(parse_params(sweep, _whole_of(axes['transform'])), axes)
     if schedule or _of_transforms(tried, axes['transform']):
         if base: raise ValueError('`base` belongs to the schedules of 2022, and cannot be given with `schedule`, or with parameters of transforms in `sweep`: leave it out, and put them all in `sweep`')
-        if both := set(tried) & set(axes): raise ValueError(f'`{min(both)}` is an axis of its own, and no parameter: use --{min(both)}')
         return {**axes, **({'schedule': [v for part in _parts(schedule) for v in (words(part) if '||' in part or ',' not in part else [part.strip()])]} if schedule else {}), **tried}
     for name in ('steps', 'transform', 'strength', 'pos_by'):
         if len(axes.get(name, ())) > 1: raise ValueError(f'`schedule` must be given with several values of `{name}`, such as --schedule cosine: the schedules of 2022 are made for one')
     return {**axes, 'schedule': {e['title']: e['schedule'] for e in experiments(axes['transform'][0], sweep, base, _made_steps(axes))}}
 
 # %% ../nbs/11_cli.ipynb #e43f927c
+def _say(text):
+    "Print text whose labels came from somewhere; what would steer the terminal is written out"
+    print(''.join(c if c.isprintable() or c == '\n' else repr(c)[1:-1] for c in text))
+
 def _report(sweep, folder):
     "Draw the pages of the grid, and say what is where"
     import matplotlib.pyplot as plt, numpy as np
@@ -232,11 +243,13 @@ def cfg_sweep(
     if list: return print(listing())
     axes, rows = _axes(model, prompt, negative_prompt, seed, sampler, steps, size, transform, schedule, sweep, base, prompts, image, strength, pos_by), max_rows or None
     from cf_guidance.records import open_folder
+    from cf_guidance.schedules import _whole
     from cf_guidance.sweeps import Sweep
     todo = Sweep(how=how, **axes)
     if dry_run:
-        for name in todo.names()[:60]: print(f'  {name}')
-        return print(('  ...\n' if len(todo.cells) > 60 else '') + todo.explain(folder=out, max_rows=rows, exact=exact) + '\nNothing made (--dry-run).')
+        for name in todo.names()[:60]: _say(f'  {name}')
+        return _say(('  ...\n' if len(todo.cells) > 60 else '') + todo.explain(folder=out, max_rows=rows, exact=exact) + '\nNothing made (--dry-run).')
+    if rows is not None: _whole('max_rows', rows, 1)
     folder = open_folder(out)
     try: todo.run(folder, max_rows=rows, exact=exact, record=record, workers=workers or None, ray=ray or None)
     except KeyboardInterrupt: sys.exit(f'cfg_sweep: stopped; {sum(c.made for c in todo.cells)} of {len(todo.cells)} images are in {folder}, and the same command goes on from there')
@@ -247,7 +260,7 @@ def _call(f):
     words = ['--' + w[2:].split('=')[0].replace('-', '_') + ('=' + w.partition('=')[2])*('=' in w) if w.startswith('--') else w for w in sys.argv[1:]]
     args = vars(anno_parser(f, prog=f.__name__).parse_args(words))
     try: f(**{k: v for k, v in args.items() if k not in ('pdb', 'xtra')})
-    except (ValueError, OSError) as e: sys.exit(f'{f.__name__}: {e}')
+    except (ValueError, OSError) as e: sys.exit(''.join(c if c.isprintable() or c == '\n' else repr(c)[1:-1] for c in f'{f.__name__}: {e}'))
 
 def main():
     "Run `cfg_sweep` from the command line"
@@ -271,8 +284,9 @@ def explorer_notebook(
 def _found(model):
     "Name of the `model`, a folder as its whole path, or a `ValueError` if there is no such model"
     from cf_guidance.pieces import BUILT_IN, WEAK, _reach
+    from cf_guidance.schedules import _path
     if model in (BUILT_IN, WEAK): return model
-    folder = Path(model).expanduser()
+    folder = _path('model', model)
     if folder.is_dir():
         lacks = [p for p in ('tokenizer', 'text_encoder', 'vae', 'unet', 'scheduler') if not (folder/p).is_dir()]
         if not lacks: return str(folder.resolve())
@@ -326,10 +340,11 @@ def cfg_eval(
 
     Accuracy needs prompts in the words of the built-in model; intervals need several prompts, diversity several seeds."""
     from cf_guidance.report import evaluate, report_html, report_text
+    from cf_guidance.schedules import _path
     report = evaluate(folder, axis, baseline, seed=seed)
-    page = Path(folder).expanduser()/'report.html'
+    page = _path('folder', folder)/'report.html'
     page.write_text(report_html(report), encoding='utf-8')
-    print(f'{report_text(report)}\n\nThe page: {page.absolute()}')
+    _say(f'{report_text(report)}\n\nThe page: {page.absolute()}')
 
 def main_eval():
     "Run `cfg_eval` from the command line"

@@ -62,6 +62,7 @@ def _arithmetic(text):
     "The checked tree of `text`, and the names that it uses"
     if len(text) > MAX_LENGTH: raise ValueError(f'`text` must have at most {MAX_LENGTH} characters; got {len(text)}')
     line = re.sub(r'\s', ' ', text).strip()
+    if '#' in line: raise ValueError(f'`text` must be arithmetic, but has `#` at character {line.index("#") + 1}: {_ALLOWED}; got {text!r}')
     try: tree = ast.parse(line, mode='eval').body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
         place = f'at character {e.offset or 1} ' if isinstance(e, SyntaxError) else ''
@@ -167,6 +168,7 @@ def typed(
 )->Schedule:
     "Read a schedule from the text that makes it; nothing is run"
     if not isinstance(text, str): raise ValueError(f'`text` must be a text; got {text!r}')
+    if '#' in text: return expression(text)                                                     # which refuses it
     if len(text) > MAX_TYPED: raise ValueError(f'`text` must have at most {MAX_TYPED} characters; got {len(text)}')
     try: tree = ast.parse(re.sub(r'\s', ' ', text).strip(), mode='eval').body
     except (SyntaxError, ValueError, RecursionError, MemoryError): return expression(text)        # which says where it breaks

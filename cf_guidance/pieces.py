@@ -17,7 +17,7 @@ from PIL import Image
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from huggingface_hub import hf_hub_download
 from transformers import CLIPTextModel, CLIPTokenizer
-from .schedules import _whole
+from .schedules import _path, _whole
 
 # %% ../nbs/05_pieces.ipynb #f12dc7c2
 SAMPLERS = {'lms': 'LMSDiscreteScheduler', 'ddim': 'DDIMScheduler', 'ddpm': 'DDPMScheduler', 'pndm': 'PNDMScheduler', 'unipc': 'UniPCMultistepScheduler',
@@ -122,7 +122,7 @@ def get_sd_pieces(
     scheduler='lms', # A sampler, as in `get_scheduler`
 )->Pieces: # tokenizer, text_encoder, vae, unet, scheduler
     "Load the pieces of a Stable Diffusion pipeline; weights are safetensors, nothing is unpickled"
-    src = MODELS/BUILT_IN if model_name in (BUILT_IN, WEAK) else Path(str(model_name)).expanduser()
+    src = MODELS/BUILT_IN if model_name in (BUILT_IN, WEAK) else _path('model_name', str(model_name))
     hub = not src.is_dir()
     if hub: src = _reach(str(model_name))
     vae_name, safe = _better(better_vae, hub), dict(use_safetensors=True)

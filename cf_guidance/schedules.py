@@ -13,8 +13,15 @@ from dataclasses import dataclass
 from functools import update_wrapper
 from html import escape
 from numbers import Integral, Real
+from pathlib import Path
 
 # %% ../nbs/00_schedules.ipynb #26cc823a
+def _path(name, val):
+    "`val` as a path, `~` as the home that it stands for"
+    try: return Path(val).expanduser()
+    except RuntimeError: raise ValueError(f'`{name}` must not begin with the home of a user that there is not; got {str(val)!r}') from None
+    except TypeError: raise ValueError(f'`{name}` must be a path; got {val!r:.80}') from None
+
 def _whole(name, val, lo, hi=None):
     "`val` as an `int`, or a `ValueError` that names it"
     ok = isinstance(val, Integral) and not isinstance(val, bool) and val >= lo and (hi is None or val <= hi)
