@@ -8,7 +8,7 @@ __all__ = ['RULES', 'OWN', 'TRANSFORMS', 'rule', 'cfg', 'base_norm', 'match_norm
            'needs_of', 'how_of']
 
 # %% ../nbs/02_transforms.ipynb #6f8e98a4
-import inspect
+import inspect, warnings, weakref
 from functools import cache
 from types import SimpleNamespace
 from typing import Literal, get_args, get_origin
@@ -241,10 +241,13 @@ def every(self:GuidanceTfm,
     return {**{k: p.default for k, p in parameters(type(self)).items()}, **self.params(idx), **self.chosen()}
 
 # %% ../nbs/02_transforms.ipynb #58b185b2
+_SAID = weakref.WeakSet()               # transforms that have told, in this run, that their pass changes nothing
+
 @patch
 def reset(self:GuidanceTfm):
     "Forget what the rule kept of earlier steps"
     vars(self).pop('_kept', None)
+    _SAID.discard(self)
 
 def _less_noise(idx, than):
     "Whether the latents of a call hold less noise than those of another, both known"
@@ -261,10 +264,20 @@ def _before(self:GuidanceTfm, idx, mark=None):
     return (last['before'], last['after']) if int(idx) or _less_noise(idx, last['at']) else ({}, None)
 
 @patch
+def _weigh(self:GuidanceTfm, weak, like, idx):
+    "Say once in a run that a pass which disturbs the network changes nothing"
+    if weak is None or weak is like or self in _SAID or not torch.equal(weak, like): return
+    if not getattr(how := self.how('weak', idx), 'disturbs', False): return
+    _SAID.add(self)
+    warnings.warn(f'the weak prediction of {self.rule.__name__} is `t` to the bit at step {int(idx)}: {how} changes nothing in this network, and its pass is paid for', stacklevel=2)
+
+@patch
 def _given(self:GuidanceTfm, like, idx):
     "What the step hands to the rule besides `u` and `t`"
     names, res = _params(self.rule), {}
-    if 'weak' in names: res['weak'] = vars(self).get('_weak')
+    if 'weak' in names:
+        res['weak'] = vars(self).get('_weak')
+        self._weigh(res['weak'], like, idx)
     if 'step' in names: res['step'] = idx
     if 'state' in names:
         mark = (like.shape, like.dtype, like.device)

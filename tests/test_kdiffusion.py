@@ -1,6 +1,7 @@
 "k-diffusion's own samplers and wrappers, walked by a guided denoiser"
-import copy, importlib, importlib.util, inspect, sys, types
+import copy, importlib, importlib.util, inspect, math, sys, types
 import pytest, torch
+from cf_guidance.adaptive import feedback_terms
 from cf_guidance.kdiffusion import GuidedDenoiser, PiecesDenoiser
 from cf_guidance.methods import TRANSFORMS, guidance
 from cf_guidance.pieces import get_sd_pieces, text_embeddings
@@ -284,6 +285,27 @@ def test_memory_advances_once_a_step(name):
         sampled(sampler, GuidedDenoiser(gaussian, Watched(), SIGMAS), 10*pic, cond=c, uncond=uc)
         for u, t, idx in seen.values(): alone(u, t, idx)
         assert list(seen) == list(range(N)) and same(tfm._kept['after'], alone._kept['after']) and tfm._kept['after'], sampler
+
+def test_feedback_with_heun():
+    "Heun's steps with feedback are those of its authors: one scale for a step, and the evidence of the corrected point (FBG, arXiv 2506.06085)"
+    levels, pi, top = SIGMAS[:-1].tolist(), .95, 10.
+    (tau, delta), low = feedback_terms(levels, pi, .5, .4), math.log((1 - pi)*top/(top - 1))
+    x, odds, scales = noise, torch.zeros(20, dtype=torch.float64), []
+    both_of = lambda x, s: [mix.denoise(x, 1., s, both[k]) for k in ('uncond', 'cond')]
+    for s, s2 in zip(levels, (*levels[1:], 0.)):
+        scales.append(g := (odds.exp()/(odds.exp() - (1 - pi)))[:, None])
+        u, t = both_of(x, s)
+        d = (x - u - g*(t - u))/s
+        after = x + (s2 - s)*d
+        if s2:
+            u2, t2 = both_of(after, s2)
+            after = x + (s2 - s)*(d + (after - u2 - g*(t2 - u2))/s2)/2
+            keep = (s2/s)**2
+            miss = [(after - keep*x - (1 - keep)*p).square().sum(1) for p in (t, u)]
+            odds = (odds - tau/(2*(s*s - s2*s2)*keep)*(miss[0] - miss[1]) + delta).clamp(low, 3.)
+        x = after
+    got = K.sample_heun(GuidedDenoiser(perfect, guidance('feedback', g=top), SIGMAS), noise, SIGMAS, extra_args=both, disable=True)
+    assert (got - x).abs().max() < 1e-6 and max(map(torch.max, scales)) > 2*min(map(torch.min, scales))
 
 def same(p, q):
     if isinstance(p, torch.Tensor): return torch.equal(p, q)
