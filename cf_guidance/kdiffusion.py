@@ -22,7 +22,8 @@ def _caller():
     f = sys._getframe(1)
     while f:
         code = f.f_code
-        if code.co_varnames[:1] == ('model',) and (code.co_name.startswith('sample_') or code.co_name == 'log_likelihood'): return f
+        named = code.co_name.startswith('sample_') or code.co_name == 'log_likelihood'
+        if named and code.co_varnames[:1] == ('model',): return f
         f = f.f_back
 
 def _of_the_run(frame):
@@ -41,8 +42,9 @@ def _start(frame, levels):
     tol, theirs = _tolerance(theirs.dtype), theirs.tolist()
     near = lambda p, q: abs(p - q) <= tol*max(p, q)
     fits = lambda part: all(map(near, theirs[:-1], part)) and (theirs[-1] == 0 or near(theirs[-1], part[-1]))
-    gaps = {k: max(map(lambda p, q: abs(p/q - 1), theirs[:-1], levels[k:])) for k in range(len(levels) - len(theirs) + 1) if fits(levels[k:k + len(theirs)])}
-    return min(gaps, key=gaps.get, default=None)
+    gap = lambda k: max(abs(p/q - 1) for p, q in zip(theirs[:-1], levels[k:]))
+    starts = [k for k in range(len(levels) - len(theirs) + 1) if fits(levels[k:k + len(theirs)])]
+    return min(starts, key=gap, default=None)
 
 def _tolerance(dtype): return max(1e-3, torch.finfo(dtype).eps) if dtype.is_floating_point else 1e-3
 
@@ -62,17 +64,21 @@ def step_at(
 class _Course:
     "One run of a sampler, as its calls come in"
     def __init__(self, frame, levels, i, sigma, tol):
-        self.frame, self.of, self.levels, self.start = id(frame), frame and _of_the_run(frame), levels, frame and _start(frame, levels)
+        self.frame, self.of, self.levels = id(frame), frame and _of_the_run(frame), levels
+        self.start = frame and _start(frame, levels)
         self.first, self.had, self.past, self.k, self.i = sigma, [], {}, None, i
         over = sigma/levels[0]                         # a loop that does not tell raises the noise by this share, if at all
         self.over = over if frame is None and 1 + tol < over <= _CHURN*(1 + tol) else 1.
 
     def goes_on(self, frame, i, sigma):
         "Whether a call is one more of this run"
-        if id(frame) != self.frame: return False                               # another frame may get its number when it is gone
+        if id(frame) != self.frame: return False                 # a later frame may have the same
         if frame is None: return sigma < self.first and (sigma <= _CHURN*self.had[-1] or sigma in self.had)
-        if i is None or self.i is None: return self.of is None or self.of() is not None and self.of() is (_of_the_run(frame) or self.of)()
-        return i > self.i or i == self.i and (i > 0 or sigma < self.first and self.start == _start(frame, self.levels))
+        if i is None or self.i is None:
+            now = _of_the_run(frame)
+            return self.of is None or now is not None and self.of() is now()
+        if i != self.i or i > 0: return i >= self.i
+        return sigma < self.first and self.start == _start(frame, self.levels)
 
     def at(self, i, sigma, tol):
         "The step of a call: that at which the sampler says it is, unless the level speaks against it"
@@ -87,7 +93,8 @@ class _Course:
 
     def _by_level(self, sigma, tol):
         plain = sigma/self.over
-        return step_at(plain if any(abs(plain - s) <= tol*s for s in self.levels[:-1]) else sigma, self.levels, tol)
+        known = any(abs(plain - s) <= tol*s for s in self.levels[:-1])
+        return step_at(plain if known else sigma, self.levels, tol)
 
 # %% ../nbs/10c_kdiffusion.ipynb #111b873f
 def _levels(sigmas):
@@ -159,7 +166,8 @@ class GuidedDenoiser:
         **kwargs # For the model, as they are
     ): # Guided images, same shape and dtype as `x`
         "Denoise `x`, guided"
-        try: return self._guided(x, torch.as_tensor(sigma, device=x.device).reshape(-1).expand(len(x)), cond, uncond, kwargs)
+        sigma = torch.as_tensor(sigma, device=x.device).reshape(-1).expand(len(x))
+        try: return self._guided(x, sigma, cond, uncond, kwargs)
         except BaseException: self._run = None; raise                        # the next call begins a run
 
     def __getstate__(self): return {**vars(self), '_run': None}

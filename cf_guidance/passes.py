@@ -40,7 +40,8 @@ def _is_block(m):
 
 def _named(net, kind, layers, apart=()):
     "Those modules of a kind that `layers` names, without the parts called `apart`"
-    if not hasattr(torch.compiler, 'set_stance') and any(getattr(m, '_compiled_call_impl', None) or '_orig_mod' in m._modules for m in net.modules()):
+    compiled = lambda m: getattr(m, '_compiled_call_impl', None) or '_orig_mod' in m._modules
+    if not hasattr(torch.compiler, 'set_stance') and any(map(compiled, net.modules())):
         raise ValueError(f'`net` must not be compiled to be disturbed by torch {torch.__version__}: it wants torch 2.6 or later')
     net = _bare(net)
     plain = lambda name: '.'.join(k for k in name.split('.') if k != '_orig_mod')        # parts may be compiled alone
@@ -57,7 +58,8 @@ def _named(net, kind, layers, apart=()):
     return list(picked.values())
 
 # %% ../nbs/02ga_passes.ipynb #b490f61d
-_LOCK, _OPEN, _MINE = threading.RLock(), {}, threading.local()      # module: what it had, and how often it is open; of each thread: what stands in
+_LOCK, _MINE = threading.RLock(), threading.local()       # of each thread: what stands in
+_OPEN = {}                                                # module and method: what it had, and how often it is open
 
 def _enter(m, name):
     "Send the calls of a method to what the thread has put in its place"
@@ -92,7 +94,7 @@ class _Uncompiled:
 
 @contextmanager
 def _instead(modules, make, name='forward'):
-    "While this is open, this thread's calls of a method of each module go to what `make` makes of it and of its place in the list"
+    "While this is open, this thread's calls of a method of each module go to what `make` makes of it"
     keys, was = [(m, name) for m in modules], dict(vars(_MINE).setdefault('place', {}))
     for key in keys: _enter(*key)
     try:
@@ -146,13 +148,14 @@ def _draws(*what):
 
 # %% ../nbs/02ga_passes.ipynb #3d3458bd
 def _asks(processor, *words):
-    "Whether the code of an attention processor names one of some words, or a function that it calls does; `None` if it cannot be read"
+    "Whether a processor, or a function that it calls, names one of some words; `None` if its code is not there"
     code = [inspect.unwrap(vars(c)['__call__']) for c in type(processor).__mro__ if '__call__' in vars(c)]
-    code += [f for call in code if inspect.isfunction(call) for k in call.__code__.co_names if inspect.isfunction(f := call.__globals__.get(k))]
+    called = [call.__globals__.get(k) for call in code if inspect.isfunction(call) for k in call.__code__.co_names]
+    code += filter(inspect.isfunction, called)
     try: return any(word in inspect.getsource(part) for part in code for word in words)
     except (OSError, TypeError): return None
 
-_IN_TIME = {'motion_modules', 'temp_attentions', 'temporal_transformer_blocks', 'transformer_in'}      # parts whose tokens are the frames of a place
+_IN_TIME = 'motion_modules', 'temp_attentions', 'temporal_transformer_blocks', 'transformer_in'      # tokens are frames
 
 def _attention(net, layers, *words, apart=()):
     "The self-attention that `layers` names, whose processors must do what a pass changes"
@@ -161,7 +164,9 @@ def _attention(net, layers, *words, apart=()):
         if _asks(m.processor, *words) is False: raise ValueError(_other(m, words))
     return found
 
-def _other(m, words): return f'`layers` must be attention that calls {" or ".join(f"`{w}`" for w in words)}, as `AttnProcessor2_0` does; this network has another processor, {type(m.processor).__name__}'
+def _other(m, words):
+    return (f'`layers` must be attention that calls {" or ".join(f"`{w}`" for w in words)}, as `AttnProcessor2_0` does; '
+            f'this network has another processor, {type(m.processor).__name__}')
 
 def _kept(seen, found, words):
     "A `forward` that must do what is counted in `seen`"
@@ -200,9 +205,11 @@ class PerturbedAttention(Pass):
         def scores(own, k):
             def _scores(query, key, attention_mask=None):
                 seen[k] += 1
-                return torch.eye(query.shape[1], key.shape[1], dtype=query.dtype, device=query.device).expand(len(query), -1, -1)
+                one = torch.eye(query.shape[1], key.shape[1], dtype=query.dtype, device=query.device)
+                return one.expand(len(query), -1, -1)
             return _scores
-        with _instead(found, alone), _instead(found, scores, 'get_attention_scores'), _instead(found, _kept(seen, found, self.words)): yield
+        with (_instead(found, alone), _instead(found, scores, 'get_attention_scores'),
+              _instead(found, _kept(seen, found, self.words))): yield
 
 # %% ../nbs/02ga_passes.ipynb #8bf33be5
 def _plane(n, h, w):
@@ -245,7 +252,8 @@ class SmoothedAttention(Pass):
         return self._on(self._found(net), x)
     @contextmanager
     def _on(self, found, x):
-        seen, every, fused = [0]*len(found), range(len(found)), [k for k, m in enumerate(found) if hasattr(m, 'to_qkv')]
+        seen, every = [0]*len(found), range(len(found))
+        fused = [k for k in every if hasattr(found[k], 'to_qkv')]
         def blurred(which, parts):
             def make(forward, k):
                 def _forward(tokens):
@@ -255,7 +263,8 @@ class SmoothedAttention(Pass):
                     return torch.cat([q, *rest], -1) if rest else q
                 return _forward
             return make
-        with (_instead([m.to_q for m in found], blurred(every, 1)), _instead([found[k].to_qkv for k in fused], blurred(fused, 3)),
+        with (_instead([m.to_q for m in found], blurred(every, 1)),
+              _instead([found[k].to_qkv for k in fused], blurred(fused, 3)),
               _instead(found, _kept(seen, found, self.words))): yield
 
 # %% ../nbs/02ga_passes.ipynb #6afa94e6

@@ -269,7 +269,8 @@ def _weigh(self:GuidanceTfm, weak, like, idx):
     if weak is None or weak is like or self in _SAID or not torch.equal(weak, like): return
     if not getattr(how := self.how('weak', idx), 'disturbs', False): return
     _SAID.add(self)
-    warnings.warn(f'the weak prediction of {self.rule.__name__} is `t` to the bit at step {int(idx)}: {how} changes nothing in this network, and its pass is paid for', stacklevel=2)
+    warnings.warn(f'the weak prediction of {self.rule.__name__} is `t` to the bit at step {int(idx)}: {how} changes nothing '
+                  'in this network, and its pass is paid for', stacklevel=2)
 
 @patch
 def _given(self:GuidanceTfm, like, idx):
@@ -283,8 +284,8 @@ def _given(self:GuidanceTfm, like, idx):
         mark = (like.shape, like.dtype, like.device)
         before, first = self._before(idx, mark)
         res['state'] = dict(before) if first is None else dict(before, first=first)
-        at = SimpleNamespace(a=getattr(idx, 'a', None), b=getattr(idx, 'b', None))
-        if first is None: self._kept = dict(idx=int(idx), at=at, sigma=getattr(idx, 'sigma', None), mark=mark, before=before, after=res['state'])
+        a, b, sigma = (getattr(idx, k, None) for k in ('a', 'b', 'sigma'))
+        if first is None: self._kept = dict(idx=int(idx), at=SimpleNamespace(a=a, b=b), sigma=sigma, mark=mark, before=before, after=res['state'])
     return res
 
 # %% ../nbs/02_transforms.ipynb #d844ebd3

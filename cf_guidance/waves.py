@@ -188,7 +188,9 @@ class Wave:
         self.x, self.gens, self.nodes = _first_latents(list(nodes), torch.cat(noise), pieces, course), list(gens), list(nodes.values())
         if any(isinstance(text, Embedded) for text in words): count_tokens(words, pieces)
         self.place, self.emb = {text: k for k, text in enumerate(words)}, torch.stack(list(words.values()))
-        for how in {how for said in self.scripts for asks, _ in said for *_, how in asks if hasattr(how, 'check')}: how.check(pieces.unet)
+        ways = {how for said in self.scripts for asks, _ in said for *_, how in asks}
+        for how in ways:
+            if hasattr(how, 'check'): how.check(pieces.unet)                                # before anything is paid
         asks = 'generator' in inspect.signature(course.scheduler.step).parameters
         self.extra = lambda: {'generator': self.gens} if asks else {}
 
