@@ -158,13 +158,16 @@ def _step(self:Host, timestep, **known):
 
 # %% ../nbs/10_adapters.ipynb #98afdb72
 @patch
-def _want(self:Host, given):
-    "Which predictions the network has to make as it is"
+def _want(self:Host, given, net):
+    "Which predictions the network has to make as it is; a `ValueError` where a weak one cannot be made of it"
     if not self.timed: return {'u', 't'}                                              # a prior, before the run that is counted
     at = next((given[k] for k in ('timestep', 'timestep_ratio', 't') if given.get(k) is not None), None)
     step = self._step(None if at is None else float(torch.as_tensor(at).flatten()[0]))
-    if step is None or self.u is None: return {'u', 't'}
-    return {k for k in needs_of(self.tfm, step) if k != 'weak' and how_of(self.tfm, k, step) is None} or {'t'}
+    if step is None: return {'u', 't'}
+    needs = needs_of(self.tfm, step)
+    if 'weak' in needs and hasattr(how := how_of(self.tfm, 'weak', step), 'check'): how.check(net)
+    if self.u is None: return {'u', 't'}
+    return {k for k in needs if k != 'weak' and how_of(self.tfm, k, step) is None} or {'t'}
 
 def _divisible(net):
     "Whether half of a batch runs as it does in the whole: no attention that looks across it, no cache of its size"
@@ -178,7 +181,7 @@ def _net(self:Host, call, net, args, kwargs):
     self._mine()
     given = arguments(type(getattr(net, '_orig_mod', net)).forward, args, kwargs)
     if self.run is None: self._begin()
-    want, place, rows, names = self._want(given), len(self.pending), len(next(iter(given.values()))), ('u', 't')
+    want, place, rows, names = self._want(given, net), len(self.pending), len(next(iter(given.values()))), ('u', 't')
     name = next(iter(want)) if len(want) == 1 and self.two == 'halves' and place == 0 and _divisible(net) and not (want == {'u'} and self.learned) else None
     cut = halved(given, rows, self.u if name == 'u' else 1 - self.u) if name else None
     here = names[place != self.u] if self.two == 'calls' else None                   # what this call is for

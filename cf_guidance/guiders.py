@@ -214,6 +214,7 @@ def prepare_models(self:ScheduledGuider,
 ):
     "See the latents of the next call, and disturb the network where the pass is a weak one"
     self.cleanup_models(denoiser)
+    if self._weak: self._weak.check(denoiser)
     self._net = type(getattr(denoiser, '_orig_mod', denoiser)).__name__
     self._now = next(k for k, v in _KEYS.items() if v == getattr(self._batches[self._count_prepared], self._identifier_key))
     if self._net in _RESIZED and 't' not in self._needs:

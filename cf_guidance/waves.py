@@ -181,11 +181,16 @@ class Wave:
         self.scripts = scripts or [script(r, course.steps) for r in self.runs]
         self.made, self.alone, self.failed, nodes = 0, 0, {}, {}                 # passes made, passes one by one, errors by run
         self.rows = {i: [] for i in range(len(self.runs))} if record else None
-        for i, r in enumerate(self.runs): nodes.setdefault(r.root, []).append(i)
+        for i, r in enumerate(self.runs):
+            nodes.setdefault(r.root, []).append(i)
+            if hasattr(r.tfm, 'reset'): r.tfm.reset()                            # nothing is left of another run
         noise, gens = zip(*[start_noise(s, pieces, size) for seeds, _ in nodes for s in seeds])
         self.x, self.gens, self.nodes = _first_latents(list(nodes), torch.cat(noise), pieces, course), list(gens), list(nodes.values())
         if any(isinstance(text, Embedded) for text in words): count_tokens(words, pieces)
         self.place, self.emb = {text: k for k, text in enumerate(words)}, torch.stack(list(words.values()))
+        ways = {how for said in self.scripts for asks, _ in said for *_, how in asks}
+        for how in ways:
+            if hasattr(how, 'check'): how.check(pieces.unet)                                # before anything is paid
         asks = 'generator' in inspect.signature(course.scheduler.step).parameters
         self.extra = lambda: {'generator': self.gens} if asks else {}
 

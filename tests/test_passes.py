@@ -1,0 +1,107 @@
+"Passes that disturb a network: every kind of attention as the plain one, or refused before anything is paid; compiled networks; threads"
+import copy, threading, warnings
+import diffusers as df, pytest, torch
+from diffusers.models.attention_processor import AttnProcessor, SlicedAttnProcessor, XFormersAttnProcessor
+from cf_guidance.adapters import guided
+from cf_guidance.guiders import ScheduledGuider
+from cf_guidance.methods import guidance
+from cf_guidance.passes import SmoothedAttention, _is_attention, _named
+from cf_guidance.pieces import get_sd_pieces
+from cf_guidance.sampling import sample_latents
+from modular import HOSTS
+from test_families import FAMILIES, close, draw
+
+SD, ANIMATED = 'StableDiffusionPipeline', 'AnimateDiffPipeline'
+
+def family(name): return FAMILIES[name][1].FAMILIES[name]()
+
+def network(pipe): return getattr(pipe, 'unet', None) or pipe.transformer
+
+def made(name, pipe, kw, rule, **params):
+    with guided(pipe, guidance(rule, g=5., **params)): return draw(name, pipe, kw, 3.)
+
+def attention(processor):
+    def change(pipe):
+        for m in _named(pipe.unet, _is_attention, 'all'): m.processor = processor
+    return change
+
+def compiled(pipe): pipe.unet = torch.compile(pipe.unet, backend='eager')
+def regional(pipe):
+    for m in pipe.unet.modules():
+        if type(m).__name__ == 'BasicTransformerBlock': m.compile(backend='eager')
+def in_place(pipe): pipe.unet.compile(backend='eager')
+
+KINDS = {'older': attention(AttnProcessor()), 'sliced': attention(SlicedAttnProcessor(2)), 'fused': lambda pipe: pipe.fuse_qkv_projections(),
+         'compiled': compiled, 'regional': regional, 'in place': in_place}
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_as_the_plain_network(kind):
+    pipe, kw = family(SD)
+    pipe.unet.set_attn_processor(df.models.attention_processor.AttnProcessor2_0())
+    plain = made(SD, pipe, kw, 'cfg')
+    want = {rule: made(SD, pipe, kw, rule, s=3., layers='all') for rule in ('pag', 'seg', 'slg')}
+    KINDS[kind](pipe)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', UserWarning)
+        for rule, out in want.items(): assert not close(out, plain, 1e-3) and close(made(SD, pipe, kw, rule, s=3., layers='all'), out, 1e-4), rule
+        made(SD, pipe, kw, 'pag', s=3.)                                   # the default, `layers='mid'`, is found
+    torch._dynamo.reset()
+
+@pytest.mark.parametrize('name', ['IFPipeline', 'KandinskyV22Pipeline', 'StableDiffusion3Pipeline', 'xformers', 'its own'])
+@pytest.mark.parametrize('rule', ['pag', 'seg'])
+def test_refused_before_anything_is_paid(name, rule):
+    "Attention with added keys or joined with the text, and processors in which there is nothing to change"
+    class ItsOwn:
+        def __call__(self, attn, x, *args, **kwargs): return attn.to_out[0](x)
+    pipe, kw = family(name if name in FAMILIES else SD)
+    if name not in FAMILIES: attention(XFormersAttnProcessor() if name == 'xformers' else ItsOwn())(pipe)
+    if (name, rule) == ('xformers', 'seg'): return SmoothedAttention('all').check(pipe.unet)            # its queries are blurred as any
+    paid = []
+    network(pipe).register_forward_hook(lambda *args: paid.append(1))
+    with pytest.raises(ValueError, match='`layers` must be'): made(name if name in FAMILIES else SD, pipe, kw, rule)
+    assert not paid
+
+def test_guiders_refuse_before_anything_is_paid():
+    pipe, kw = HOSTS['sd3']()
+    pipe.update_components(guider=ScheduledGuider(guidance('pag'), pipe))
+    paid = []
+    pipe.transformer.register_forward_hook(lambda *args: paid.append(1))
+    with pytest.raises(ValueError, match='`layers` must be'): pipe(**kw, generator=torch.Generator().manual_seed(0))
+    assert not paid
+
+def test_own_loop_refuses_before_anything_is_paid():
+    pieces, paid = get_sd_pieces(device='cpu'), []
+    pieces = pieces._replace(unet=copy.deepcopy(pieces.unet))
+    pieces.unet.register_forward_hook(lambda *args: paid.append(1))
+    with pytest.raises(ValueError, match='`layers` must be among'): sample_latents('a red star', guidance('pag', layers='middle'), pieces, seeds=[1], steps=2, progress=False)
+    assert not paid
+
+def test_attention_along_time_is_not_blurred():
+    "16 frames are no plane of 4 x 4"
+    pipe, kw = family(ANIMATED)
+    names, every = {m: k for k, m in pipe.unet.named_modules()}, _named(pipe.unet, _is_attention, 'all')
+    assert set(SmoothedAttention('all')._found(pipe.unet)) == {m for m in every if 'motion_modules' not in names[m].split('.')} < set(every)
+    assert not close(made(ANIMATED, pipe, kw, 'seg', s=3., layers='all'), made(ANIMATED, pipe, kw, 'cfg'), 1e-4)
+
+def test_guiders_and_a_compiled_network():
+    "The third pass of a guider disturbs a compiled network as the plain one"
+    pipe, kw = HOSTS['sdxl']()
+    def run(tfm):
+        pipe.update_components(guider=ScheduledGuider(tfm, pipe))
+        return pipe(**kw, generator=torch.Generator().manual_seed(0))
+    plain, want, net = run(guidance('cfg', g=5.)), run(guidance('pag', g=5., layers='all')), pipe.unet
+    pipe.unet = torch.compile(net, backend='eager')
+    assert close(run(guidance('pag', g=5., layers='all')), want, 1e-4) and not close(want, plain, 1e-3)
+    torch._dynamo.reset()
+
+def test_two_threads_share_a_network():
+    "A run that disturbs the network, and one that does not, at the same time: each is as it is alone"
+    pieces = get_sd_pieces(device='cpu')
+    jobs = {'cfg': {}, 'pag': dict(s=3., layers='all'), 'seg': dict(s=3., layers='all'), 'slg': dict(s=3., layers='all')}
+    alone = lambda name: sample_latents('a red star', guidance(name, g=5., **jobs[name]), pieces, seeds=[1], steps=4, progress=False)
+    want, outs = {name: alone(name) for name in jobs}, {}
+    threads = [threading.Thread(target=lambda name=name: outs.__setitem__(name, alone(name))) for name in jobs]
+    for th in threads: th.start()
+    for th in threads: th.join()
+    assert outs.keys() == want.keys() and all(torch.equal(outs[k], want[k]) for k in want)
+    assert not any('forward' in vars(m) for m in pieces.unet.modules())
