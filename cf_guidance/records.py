@@ -41,7 +41,8 @@ def _values(tfm, steps):
     "Every number that the transform uses, at every step, also those that nobody set"
     if not isinstance(tfm, GuidanceTfm): return {}
     names = dict.fromkeys([*tfm.schedules, *[k for k, p in parameters(type(tfm)).items() if type(tfm) in OWN and k not in options(type(tfm))]])
-    return {k: [tfm.scheduler(k, step) if k in tfm.schedules else parameters(type(tfm))[k].default for step in steps] for k in names}
+    vals = {k: [tfm.scheduler(k, step) if k in tfm.schedules else parameters(type(tfm))[k].default for step in steps] for k in names}
+    return {k: v for k, v in vals.items() if k not in tfm.unsaid or set(v) != {tfm.unsaid[k]}}          # as in recipes from before there was a `k`
 
 def _settings(tfm):
     "Every option of a registered transform, also those that nobody chose"
@@ -247,7 +248,7 @@ def rerun(
     pieces = pieces or (built_in() if same else get_sd_pieces(r['model_name'], dtype=getattr(torch, r['dtype'])))
     if pieces.fingerprint != r['model']: raise ValueError(f"`pieces` must be the model that made the image, {r['model_name']!r} of fingerprint {r['model']}; got {pieces.name!r} of {pieces.fingerprint}")
     if tfm is None and r['rule'] not in TRANSFORMS: raise ValueError(f"`tfm` must be the transform that made the image, {r['rule']!r}: it is none of {list(TRANSFORMS)}")
-    tfm = tfm or TRANSFORMS[r['rule']](r['values'], **r['options'])
+    tfm = tfm or TRANSFORMS[r['rule']]({**TRANSFORMS[r['rule']].unsaid, **r['values']}, **r['options'])
     given = _given_again(r, image, prompt=prompt_embeds, negative_prompt=negative_prompt_embeds)
     prompt, exact, how = given.pop('prompt'), r.get('exact', False), dict(**given, seed=r['seed'], steps=r['steps'], sampler=getattr(diffusers, r['sampler']).from_config(r['sampler_config']), width=r['width'], height=r['height'])
     if image_id(again := recipe(prompt, tfm, pieces, exact=exact, **how)) != image_id(r):
