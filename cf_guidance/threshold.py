@@ -126,14 +126,19 @@ def _overshoots(a, b, g, x=None):
     mask = ((a - b).sign() == sign) & (pred.sign() == sign)
     return mask if x is None else mask & ((pred - x).sign() == pred.sign())
 
+def _second_scale(g, skim):
+    "How far the second pass goes where it skims: of `g - 1` the share that `skim` is, at the scale `g`"
+    if skim >= g or g <= 1: return g
+    return g*skim/(g - 1) if g >= 2 else min(g*skim/(g - 1), g)         # the node's own way has no bound as `g` falls to 1
+
 @rule(space='sample', neutral={'g': 1}, absent={'g': 0})
 def skimmed(
     u, # Unconditional prediction, (b, ...)
     t, # Conditional prediction, same shape
     g:float=15., # Guidance scale, as in `cfg`; usually 0 to 30
     skim:float=7., # Scale where guidance overshoots; usually 0 to 10
-    form:Literal['single', 'interpolate']='single', # The node 'Skimmed CFG', or 'linear interpolation'
-    full_negative:bool=False, # Whether `u` is drawn to `t` wholly where the roles changed overshoot; for 'single'
+    form:Literal['skimmed', 'single', 'interpolate']='skimmed', # The node 'Skimmed CFG', the same before 2024-10-25, or 'linear interpolation'
+    full_negative:bool=False, # Whether `u` is drawn to `t` wholly where the roles changed overshoot; not for 'interpolate'
     beyond:bool=True, # Whether only what goes beyond the noisy image overshoots, where that is known
     step=None, # The `Step`
 ): # Guided prediction, same shape
@@ -144,10 +149,11 @@ def skimmed(
     skim = min(skim, g)                                              # the nodes do without, and blow up as `g` falls to 1 or to 0
     x, (a, b) = getattr(step, 'x', None) if beyond else None, (_wide(t), _wide(u))
     if x is not None: x = _wide(x)/(step.a or 1)                     # as `x0 + sigma*eps`
-    if form == 'single':
+    if form != 'interpolate':
         b = torch.where(_overshoots(b, a, g, x), torch.lerp(a, b, 0 if full_negative else skim/g), b)
         way = a - b
-        return (b + torch.where(_overshoots(a, b, g, x), skim*way, g*way)).to(t.dtype)
+        at, low = (g, skim) if form == 'single' else (g - 1, _second_scale(g, skim))
+        return (b + torch.where(_overshoots(a, b, at, x), low*way, g*way)).to(t.dtype)
     for flip in (False, True):
         b = torch.where(_overshoots(*((b, a) if flip else (a, b)), g, x), torch.lerp(a, b, (skim - 1)/(g - 1)), b)
     return (b + g*(a - b)).to(t.dtype)
