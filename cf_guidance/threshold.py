@@ -104,20 +104,21 @@ def reinhard(
     t, # Conditional prediction, same shape
     g:float=7.5, # Guidance scale, as in `cfg`; usually 0 to 15
     multiplier:float=1., # Height of the ceiling, above 0; the lower, the less guidance; usually 0.1 to 3
+    deviations:float=3., # Standard deviations from the mean to the ceiling, 0 or more; 5 in ComfyUI's own node; usually 0 to 8
 ): # Guided prediction, same shape
     "Guide as `cfg`, with the strongest pixels of `d` held back by Reinhard's curve (ComfyUI_experiments)"
-    _above_zero('multiplier', multiplier)
+    _above_zero('multiplier', multiplier); _between('deviations', deviations, 0)
     if g == 0 and u is not None: return u
     _check(u, t)
     d = _wide(t) - _wide(u)
     m = _length(d, 'channel')
-    top = multiplier*(3*_std(m) + m.mean(tuple(range(1, m.ndim)), keepdim=True))
+    top = multiplier*(deviations*_std(m) + m.mean(tuple(range(1, m.ndim)), keepdim=True))
     return (_wide(u) + g*d*(top/(m + top).where(top > 0, 1))).to(u.dtype)
 
 @transform
 class ReinhardGuidance(GuidanceTfm):
     "Guide as `cfg`, with the strongest pixels of `d` held back by Reinhard's curve"
-    rule = staticmethod(reinhard)
+    rule, unsaid = staticmethod(reinhard), {'deviations': 3.}
 
 # %% ../nbs/02b_threshold.ipynb #4ca0eaba
 def _overshoots(a, b, g, x=None):
