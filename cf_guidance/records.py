@@ -231,6 +231,10 @@ def _given_again(r, image, **embeds):
     res.update({k: got[f'{k}_embeds'] for k in embeds if got[f'{k}_embeds'] is not None})
     return res if image is None else {**res, 'image': got['image'], 'strength': r['strength'], 'pos_by': r['pos_by']}
 
+def _in_floats(r):
+    "A recipe whose numbers are all of one type: a whole number that nobody set was written without its point"
+    return {**r, 'values': {k: [float(v) if isinstance(v, int) else v for v in vals] for k, vals in r['values'].items()}}
+
 def rerun(
     path, # A PNG that `save_image` wrote
     pieces=None, # The model; found by the name in the recipe by default
@@ -251,6 +255,6 @@ def rerun(
     tfm = tfm or TRANSFORMS[r['rule']]({**TRANSFORMS[r['rule']].unsaid, **r['values']}, **r['options'])
     given = _given_again(r, image, prompt=prompt_embeds, negative_prompt=negative_prompt_embeds)
     prompt, exact, how = given.pop('prompt'), r.get('exact', False), dict(**given, seed=r['seed'], steps=r['steps'], sampler=getattr(diffusers, r['sampler']).from_config(r['sampler_config']), width=r['width'], height=r['height'])
-    if image_id(again := recipe(prompt, tfm, pieces, exact=exact, **how)) != image_id(r):
+    if image_id(_in_floats(again := recipe(prompt, tfm, pieces, exact=exact, **how))) != image_id(_in_floats(r)):
         raise ValueError(f"the image cannot be made again as it was; these differ: {', '.join(k for k in again if again[k] != r.get(k) and k not in CALLED)}")
     return generate(prompt, tfm, pieces, progress=progress, max_rows=1 if exact else None, **how)
