@@ -42,7 +42,8 @@ class MagnitudeAwareGuidance(GuidanceTfm):
 # %% ../nbs/02f_adaptive.ipynb #55cdcfc8
 def _column(x, like): return x.view(-1, *[1]*(like.ndim - 1))
 
-_AT_ONCE = 'adaptive_guidance ends after its first step: `u` and `t` agree there already; choose another `space`, or a higher `threshold`'
+_AT_ONCE = ('adaptive_guidance ends after its first step: `u` and `t` agree there already; '
+            'choose another `space`, or a higher `threshold`')
 
 def _agreed(g, state):
     done = state.get('done')

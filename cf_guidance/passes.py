@@ -134,7 +134,8 @@ def blur_tokens(
     "Blur tokens over the plane of the image"
     if blur == 0: return q
     plane = q.transpose(1, 2).unflatten(2, (h, w))
-    if blur > threshold: return plane.mean((2, 3), keepdim=True).expand_as(plane).flatten(2).transpose(1, 2)
+    if blur > threshold:
+        return plane.mean((2, 3), keepdim=True).expand_as(plane).flatten(2).transpose(1, 2)
     for dim, n in ((2, h), (3, w)):
         most = math.ceil(6*blur)
         k = min(most + 1 - most % 2, n - n % 2 + 1 if n > 1 else 1)
@@ -150,7 +151,8 @@ class SmoothedAttention(Pass):
     layers:str='mid' # Which layers: 'mid', 'up', 'down', 'all', or names, with commas
     blur:float=9999999. # Width of the blur in tokens, 0 or more; usually 0 to 100, or infinite
     threshold:float=9999. # Width above which the blur is infinite, 0 or more
-    def __post_init__(self): _between('blur', self.blur, 0); _between('threshold', self.threshold, 0)
+    def __post_init__(self):
+        for k in ('blur', 'threshold'): _between(k, getattr(self, k), 0)
     def on(self, net, x=None, timestep=None):
         if self.blur and x is None: raise ValueError('`x` must be the latents: the blur wants the size of their plane; got None')
         queries = [m.to_q for m in _named(net, _is_attention, self.layers)]
@@ -226,18 +228,23 @@ class WeakModel:
 @dataclass(frozen=True)
 class RandomCondition(Pass):
     "A condition drawn by chance (ICG, arXiv 2407.02687)"
-    draw:Literal['text', 'noise', 'tokens', 'gaussian']='text' # Random tokens, or noise as large as the embedding; the last two: as in earlier releases
+    draw:Literal['text', 'noise', 'tokens', 'gaussian']='text' # Tokens, or noise; then two of old
     seed:int=0 # Seed of the draw, a whole number
     def __post_init__(self):
         known = RandomCondition.__annotations__['draw'].__args__
-        if self.draw not in known: raise ValueError(f"`draw` must be one of {list(known)}; got {self.draw!r}")
+        if self.draw not in known:
+            raise ValueError(f'`draw` must be one of {list(known)}; got {self.draw!r}')
     @property
     def seeded(self): return self.draw in ('text', 'noise')
     def condition(self, pieces, timestep, emb, seeds=None):
         if not self.seeded: return self._shared(pieces, timestep, emb)
-        gens = [_draws(self.draw, int(self.seed), seed, float(timestep)) for seed in seeds or [0]*len(emb)]
-        if self.draw == 'noise': return torch.stack([e.std()*torch.randn(e.shape, generator=gen).to(e) for e, gen in zip(emb, gens)])
-        ids = [torch.randint(len(pieces.tokenizer), (1, emb.shape[1]), generator=gen).to(emb.device) for gen in gens]
+        gens = [_draws(self.draw, int(self.seed), seed, float(timestep))
+                for seed in seeds or [0]*len(emb)]
+        if self.draw == 'noise':
+            return torch.stack([e.std()*torch.randn(e.shape, generator=gen).to(e)
+                                for e, gen in zip(emb, gens)])
+        many, places = len(pieces.tokenizer), emb.shape[1]
+        ids = [torch.randint(many, (1, places), generator=gen).to(emb.device) for gen in gens]
         return torch.cat([pieces.text_encoder(i)[0] for i in ids]).to(emb.dtype)
     def _shared(self, pieces, timestep, emb):
         "One draw for all images, as in earlier releases"
@@ -265,7 +272,9 @@ class RandomCondition(Pass):
 def _timed_blocks(net, first):
     "The first blocks of the way down and of the way up that hear the time"
     from diffusers.models.resnet import ResnetBlock2D
-    return [m for side in (net.down_blocks, net.up_blocks) for m in [m for m in side.modules() if isinstance(m, ResnetBlock2D)][:first]]
+    sides = [[m for m in side.modules() if isinstance(m, ResnetBlock2D)]
+             for side in (net.down_blocks, net.up_blocks)]
+    return [m for side in sides for m in side[:first]]
 
 @dataclass(frozen=True)
 class PerturbedTime(Pass):
@@ -273,14 +282,15 @@ class PerturbedTime(Pass):
     scale:float=2. # Size of the noise, in standard deviations of the embedding; usually 0 to 5
     power:float=1. # How it falls with the time, which goes from 1, noise, to 0, image; usually 0 to 2
     seed:int=0 # Seed of the noise, a whole number
-    first:int=0 # Blocks of each side, down and up, that hear the disturbed time; 0: all of the network
+    first:int=0 # Blocks of each side, down and up, that hear the disturbed time; 0: all
     def __post_init__(self):
         for k in ('scale', 'power', 'first'): _between(k, getattr(self, k), 0)
     def on(self, net, x=None, timestep=None):
         if not hasattr(net, 'time_embedding'): raise ValueError(f'the network must have a `time_embedding`, as a U-Net has; got {type(net).__name__}')
         if self.scale: _timed(timestep)
         def noise(e):
-            n = torch.randn(e.shape[1:], generator=_draws('time', int(self.seed), float(timestep))).to(e)
+            gen = _draws('time', int(self.seed), float(timestep))
+            n = torch.randn(e.shape[1:], generator=gen).to(e)
             return self.scale*(float(timestep)/1000)**self.power*e.std(1, keepdim=True)*n
         if self.first and self.scale: return self._in_part(net, noise)
         def shaken(forward, k):
@@ -296,7 +306,8 @@ class PerturbedTime(Pass):
             def _time(*args, **kwargs):
                 kept[:] = [forward(*args, **kwargs)]
                 return kept[0]
-            def _block(x, temb, *args, **kwargs): return forward(x, temb + noise(kept[0]), *args, **kwargs)
+            def _block(x, temb, *args, **kwargs):
+                return forward(x, temb + noise(kept[0]), *args, **kwargs)
             return _block if k else _time
         return _instead([net.time_embedding, *_timed_blocks(net, int(self.first))], heard)
 

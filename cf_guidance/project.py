@@ -178,7 +178,7 @@ def recfg(
     u, # Unconditional prediction, (b, ...); may be `None` at `g` 1
     t, # Conditional prediction, same shape; may be `None` at `g` 0 and `k` 1
     g:float=7.5, # Guidance scale: 1 gives `t`
-    k:float=1., # Weight of `u`, usually 0.5 to 1.5; 1 for plain guidance; or a tensor of weights that goes with `u`
+    k:float=1., # Weight of `u`, or a tensor of them, usually 0.5 to 1.5; 1 for plain guidance
 ): # Guided prediction, same shape
     "Guide from `k` times `u`, in the space of the noise (ReCFG, arXiv 2410.18737)"
     if g == 1 or not torch.is_tensor(k) and k == 1: return cfg(u, t, g)

@@ -104,7 +104,7 @@ def reinhard(
     t, # Conditional prediction, same shape
     g:float=7.5, # Guidance scale, as in `cfg`; usually 0 to 15
     multiplier:float=1., # Height of the ceiling, above 0; the lower, the less guidance; usually 0.1 to 3
-    deviations:float=3., # Standard deviations from the mean to the ceiling, 0 or more; 5 in ComfyUI's own node; usually 0 to 8
+    deviations:float=3., # From the mean to the ceiling, 0 or more; in ComfyUI itself 5; usually 0 to 8
 ): # Guided prediction, same shape
     "Guide as `cfg`, with the strongest pixels of `d` held back by Reinhard's curve (ComfyUI_experiments)"
     _above_zero('multiplier', multiplier); _between('deviations', deviations, 0)
@@ -128,9 +128,9 @@ def _overshoots(a, b, g, x=None):
     return mask if x is None else mask & ((pred - x).sign() == pred.sign())
 
 def _second_scale(g, skim):
-    "How far the second pass goes where it skims: of `g - 1` the share that `skim` is, at the scale `g`"
+    "How far the second pass goes where it skims: `skim` is a share of `g - 1`"
     if skim >= g or g <= 1: return g
-    return g*skim/(g - 1) if g >= 2 else min(g*skim/(g - 1), g)         # the node's own way has no bound as `g` falls to 1
+    return min(g*skim/(g - 1), g if g < 2 else 2*skim)                  # the node's has no bound as `g` falls to 1
 
 @rule(space='sample', neutral={'g': 1}, absent={'g': 0})
 def skimmed(
@@ -138,8 +138,8 @@ def skimmed(
     t, # Conditional prediction, same shape
     g:float=15., # Guidance scale, as in `cfg`; usually 0 to 30
     skim:float=7., # Scale where guidance overshoots; usually 0 to 10
-    form:Literal['skimmed', 'single', 'interpolate']='skimmed', # The node 'Skimmed CFG', the same before 2024-10-25, or 'linear interpolation'
-    full_negative:bool=False, # Whether `u` is drawn to `t` wholly where the roles changed overshoot; not for 'interpolate'
+    form:Literal['skimmed', 'single', 'interpolate']='skimmed', # The node, before 2024-10-25, the second node
+    full_negative:bool=False, # Draw `u` to `t` wholly where the roles changed overshoot; not for 'interpolate'
     beyond:bool=True, # Whether only what goes beyond the noisy image overshoots, where that is known
     step=None, # The `Step`
 ): # Guided prediction, same shape

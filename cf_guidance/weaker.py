@@ -193,7 +193,7 @@ class ICGGuidance(GuidanceTfm):
     rule = staticmethod(icg)
     @staticmethod
     def weaker(
-        draw:Literal['text', 'noise', 'tokens', 'gaussian']='text', # Random tokens, or noise as large as the embedding; the last two: as in earlier releases
+        draw:Literal['text', 'noise', 'tokens', 'gaussian']='text', # Tokens, or noise; then two of old
         weak_seed:int=0, # Seed of the draw, a whole number
     ): return RandomCondition(draw, weak_seed)
 
@@ -206,15 +206,16 @@ class TSGGuidance(GuidanceTfm):
         scale:float=2., # Size of the noise, in standard deviations of the embedding; usually 0 to 5
         power:float=1., # How it falls with the time, which goes from 1, noise, to 0, image; usually 0 to 2
         weak_seed:int=0, # Seed of the noise, a whole number
-        first:int=0, # Blocks of each side, down and up, that hear the disturbed time; 0: all of the network
+        first:int=0, # Blocks of each side, down and up, that hear the disturbed time; 0: all
     ): return PerturbedTime(scale, power, weak_seed, first)
 
 # %% ../nbs/02h_weaker.ipynb #8d7e8caa
-tsg_presets = {                             # Sadat et al., arXiv 2407.02687, table of the TSG experiments
+_inside = lambda g, lo, hi: within_timesteps(constant(g), lo, hi)
+tsg_presets = {                             # Sadat et al., arXiv 2407.02687, its TSG experiments
     'DiT-XL/2': {'g': 2.5, 'scale': 2., 'power': 1.},
-    'DiT-XL/2, unconditional': {'g': within_timesteps(constant(5.), 200, 800), 'scale': 1., 'power': 0.},
-    'Stable Diffusion': {'g': within_timesteps(constant(4.), 400, 1000), 'scale': 3., 'power': .25},
-    'Stable Diffusion, unconditional': {'g': within_timesteps(constant(3.), 100, 900), 'scale': 1.25, 'power': 0.},
+    'DiT-XL/2, unconditional': {'g': _inside(5., 200, 800), 'scale': 1., 'power': 0.},
+    'Stable Diffusion': {'g': _inside(4., 400, 1000), 'scale': 3., 'power': .25},
+    'Stable Diffusion, unconditional': {'g': _inside(3., 100, 900), 'scale': 1.25, 'power': 0.},
 }
 
 # %% ../nbs/02h_weaker.ipynb #189a4cfc
