@@ -28,7 +28,7 @@ def _number(text):
 
 def _plain(x): return int(x) if x.denominator == 1 else round(float(x), 12)
 
-def _range(text):
+def _range(text, whole=False):
     "The numbers of a range, or `None` if it is none"
     if not (m := _RANGE.fullmatch(text)): return None
     lo, hi, by, count = [None if g is None else _number(g) for g in m.groups()]
@@ -37,17 +37,22 @@ def _range(text):
         count = 0 if not by or (hi - lo)/by < 0 else (hi - lo)//by + 1
     else: by = (hi - lo)/max(1, count - 1)
     if not 1 <= count <= MOST: raise ValueError(f'a range must have 1 to {MOST:,} values, such as 1-5, 1-10 (+3) or 0-1 [5]; got {text!r}')
-    return [_plain(lo + by*i) for i in range(int(count))]
+    vals = [lo + by*i for i in range(int(count))]
+    if not whole: return [_plain(v) for v in vals]
+    ends = [lo, hi] if m[4] else [lo, by]
+    if any(v.denominator > 1 for v in ends): raise ValueError(f'a range of whole numbers must have whole ends and steps, such as 1-100 [5]; got {text!r}')
+    return list(dict.fromkeys(map(int, vals)))
 
 def parse_values(
     text:str, # Such as '1-5, 10' or 'a red star || a blue circle'
     words:bool=False, # Whether a value may be words
+    whole:bool=False, # Whether ranges are of whole numbers, as those of seeds are
 )->list: # Numbers, and words where they may be
     "Read the values of an axis: commas or `||` between them, ranges as in A1111"
     res = []
     for part in map(str.strip, text.split('||') if '||' in text else [text] if words == 'whole' else text.split(',')):
         if words == 'whole': res.append(part)
-        elif (many := _range(part)) is not None: res += many
+        elif (many := _range(part, whole)) is not None: res += many
         elif re.fullmatch(_NUM, part, re.I): res.append(_plain(_number(part)))
         elif words and part: res.append(part)
         else: raise ValueError(f'values must be numbers with commas between them, or ranges such as 1-5, 1-10 (+3) or 0-1 [5]; got {part!r}')
@@ -56,6 +61,7 @@ def parse_values(
 # %% ../nbs/11_cli.ipynb #2c485749
 def parse_params(
     text:str, # Such as 'k_decay=0.8,0.6 max_val=5-10 [3]'
+    whole=(), # Names of the parameters that are whole numbers
 )->dict: # Lists of numbers and words, by name; `true` and `false` are `True` and `False`
     "Read swept parameters: `name=values`, with blanks between the names"
     first, *parts = re.split(r'(?:^|\s)([A-Za-z_]\w*)\s*=', text)
@@ -63,13 +69,21 @@ def parse_params(
     try:
         if first.strip(): raise ValueError
         for name, vals in zip(parts[::2], parts[1::2]):
-            vals = [yes.get(v.lower(), v) if isinstance(v, str) else v for v in parse_values(vals.strip(), words=True)]
+            vals = [yes.get(v.lower(), v) if isinstance(v, str) else v for v in parse_values(vals.strip(), words=True, whole=name in whole)]
             if name in res or any(isinstance(v, str) and not re.fullmatch(r'[A-Za-z][\w .-]*', v) for v in vals): raise ValueError
             res[name] = vals
     except ValueError as e: raise ValueError(f"parameters must be like 'k_decay=0.8,0.6 max_val=5-10 [3]'; got {text!r}" + (f': {e}' if 'range' in str(e) else '')) from None
     return res
 
 # %% ../nbs/11_cli.ipynb #c73b006a
+def _whole_params(*makers):
+    "Parameters that are whole numbers wherever one of the schedules or rules has them"
+    from inspect import signature
+    found = {}
+    for f in makers:
+        for k, p in signature(f).parameters.items(): found.setdefault(k, set()).add(p.annotation)
+    return {k for k, kinds in found.items() if kinds == {int}}
+
 def experiments(
     transform:str='cfg', # Name of a transform
     sweep:str='', # Swept parameters, as in `parse_params`; the seed's nine schedules by default
@@ -80,9 +94,10 @@ def experiments(
     from cf_guidance.axes import _near, usual_g
     from cf_guidance.sweeps import COS_SWEEP, DEFAULT_COS_PARAMS, minimum_pairs
     from cf_guidance.methods import TRANSFORMS
+    from cf_guidance.schedules import get_cos_sched
     unit = usual_g(TRANSFORMS[transform] if transform in TRANSFORMS else _near('`transform`', transform, TRANSFORMS))/7.5
     scaled = lambda k, v: round(v*unit, 6) if unit != 1 and k in ('max_val', 'min_val') else v
-    own, tried = parse_params(base), parse_params(sweep)
+    own, tried = parse_params(base), parse_params(sweep, _whole_params(get_cos_sched))
     if 'num_steps' in {**own, **tried}: raise ValueError('`num_steps` cannot be changed by `sweep` or `base`; use `steps`')
     for k, v in own.items():
         if len(v) > 1: raise ValueError(f'`base` must have one number for each parameter; got {len(v)} for {k}')
@@ -135,16 +150,27 @@ def _made_steps(axes):
     n, (by,), (strength,) = _whole('steps', axes['steps'][0], 1), axes.get('pos_by', ['step']), axes.get('strength', [None])
     return n if by == 'sigma' else n - _left_out(n, known_strength(strength, axes.get('image', [None])), by)
 
+def _transform(name):
+    "The name of a transform that there is"
+    from cf_guidance.methods import TRANSFORMS, _near
+    return name if name in TRANSFORMS else _near('`transform`', name, TRANSFORMS)
+
+def _whole_of(transforms):
+    "Parameters of these transforms and of the schedules that are whole numbers"
+    from cf_guidance.axes import MAKERS
+    from cf_guidance.methods import TRANSFORMS
+    return _whole_params(*MAKERS.values(), *[TRANSFORMS[t].rule for t in transforms])
+
 def _axes(model, prompt, negative_prompt, seed, sampler, steps, size, transform, schedule, sweep, base, prompts='', image='', strength='', pos_by='step'):
     "The axes of a `Sweep` from the words of the command line"
     words = lambda text: parse_values(text, words=True)
-    axes = dict(seed=parse_values(seed), steps=parse_values(steps), transform=[str(t) for t in words(transform)])
+    axes = dict(seed=parse_values(seed, whole=True), steps=parse_values(steps, whole=True), transform=[_transform(str(t)) for t in words(transform)])
     if model: axes['model'] = [None if m == 'shapes' else m for m in words(model)]
     axes |= _begun(prompt, prompts, image, strength, pos_by)
     if negative_prompt: axes['negative_prompt'] = parse_values(negative_prompt, words='whole')
     for name, text in (('sampler', sampler), ('size', size)):
-        if text: axes[name] = [str(v) if name == 'sampler' else v for v in words(text)]
-    tried = parse_params(sweep)
+        if text: axes[name] = [str(v) if name == 'sampler' else v for v in parse_values(text, words=True, whole=name == 'size')]
+    tried = parse_params(sweep, _whole_of(axes['transform']))
     if schedule or _of_transforms(tried, axes['transform']):
         if base: raise ValueError('`base` belongs to the schedules of 2022, and cannot be given with `schedule`, or with parameters of transforms in `sweep`: leave it out, and put them all in `sweep`')
         if both := set(tried) & set(axes): raise ValueError(f'`{min(both)}` is an axis of its own, and no parameter: use --{min(both)}')
@@ -175,12 +201,12 @@ def cfg_sweep(
     prompt:str='', # What the images should show, several with || between them; the model's own prompt by default
     prompts:str='', # A file of prompts in place of prompt: one a line, in UTF-8; blank lines, and lines that begin with #, are left out
     negative_prompt:str='', # What they should not show, several with || between them
-    seed:str='1024', # Seeds of the starting noise, such as 1024 or 1-10 or 1-100 [5]
+    seed:str='1024', # Seeds of the starting noise, such as 1024 or 1-10 or 1-100 [5], which are 1, 25, 50, 75 and 100
     sampler:str='', # lms, ddim, euler, heun, dpm++_2m ..., or the name of a diffusers scheduler; the model's own by default
     steps:str='50', # Numbers of steps
     size:str='', # Sizes in pixels, such as 512 or 512x768; the model's own by default
     transform:str='cfg', # Names of transforms, such as cfg,base_norm,apg; --list shows all
-    schedule:str='', # Numbers, names of schedules, or expressions, such as 3-9 [4],cosine,7.5*pos; --list shows the names; the ten of 2022 by default
+    schedule:str='', # Numbers, names of schedules, schedules as they print themselves, or formulas, such as '3-9 [4],cosine,cosine(10, 3).clip(4, 9),7.5*pos'; --list shows the names; the ten of 2022 by default
     image:str='', # File of an image to begin with, several with || between them, of the size of what is made
     strength:str='', # Share of the steps that are made from the image, such as .5,.8; .8 by default
     pos_by:str='step', # What progress counts then: step, the steps that are made, or sigma, as in the whole run; or both with a comma

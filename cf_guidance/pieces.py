@@ -7,7 +7,7 @@ __all__ = ['SAMPLERS', 'REFUSED', 'BUILT_IN', 'WEAK', 'MODELS', 'get_scheduler',
            'text_embeddings', 'images_from_latents', 'image_from_latents', 'scalings', 'latent_size']
 
 # %% ../nbs/05_pieces.ipynb #73667b52
-import difflib, hashlib, json, warnings
+import difflib, hashlib, json, re, warnings
 from collections import namedtuple
 from functools import partial
 from importlib.resources import files
@@ -100,9 +100,11 @@ def _load(cls, name, sub, **kwargs):
 
 def _reach(name):
     "`name`, if the hub has it or it was fetched before; asked once, since each piece would retry for long"
+    want = f"`model_name` must be a folder or a reachable hub model, or {BUILT_IN!r}, the built-in model; got {name!r}"
+    if not re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', name): raise ValueError(f'{want}: there is no such folder, and names on the hub are like owner/name')
     try: hf_hub_download(name, 'model_index.json')
     except (OSError, ValueError) as e:
-        raise ValueError(f"`model_name` must be a folder or a reachable hub model, or {BUILT_IN!r}, the built-in model; got {name!r}: {str(e).splitlines()[0]}") from e
+        raise ValueError(f'{want}: there is no such folder, and the hub did not give it (no connection, no such model, or none for diffusers)') from e
     return name
 
 def _better(better_vae, hub):
