@@ -29,16 +29,27 @@ def as_data(
     "Tell a transform in plain data"
     name = getattr(getattr(tfm, 'rule', None), '__name__', None)
     if TRANSFORMS.get(name) is not type(tfm): raise ValueError(f'{type(tfm).__name__} cannot be saved: only the transforms that `guidance(name, ...)` makes have a name')
-    known = {k: p.default for k, p in options(type(tfm)).items()}
-    chosen = {k: v for k, v in {**tfm.chosen(), 'per_sample': tfm.per_sample}.items() if v != known.get(k, True)}
-    return {'transform': name, 'schedules': {k: json.loads(s.to_json()) for k, s in tfm._lifted.items()}, 'options': chosen}
+    said = {*tfm._lifted, *options(type(tfm))}
+    unset = {k: p.default for k, p in parameters(type(tfm)).items() if k not in said}
+    chosen = {**tfm.chosen(), **({} if tfm.per_sample else {'per_sample': False})}
+    scheds = {k: json.loads(s.to_json()) for k, s in tfm._lifted.items()}
+    return {'transform': name, 'schedules': scheds, 'options': chosen, 'unset': unset}
+
+_BEFORE = {                             # defaults of before there was 'unset', where they changed
+    'power_law': ({}, {'units': 'noise'}), 'skimmed': ({}, {'form': 'single'}),
+    'icg': ({}, {'draw': 'tokens'}), 'seg': ({'blur': 100.}, {})}
 
 def from_data(
     data:dict, # From `as_data`
 ): # An equal transform
     "Make the transform that plain data tells of"
     if not isinstance(data, dict) or data.get('transform') not in TRANSFORMS: raise ValueError(f'`data` must be what `as_data` made of a transform; got {data!r}')
-    return TRANSFORMS[data['transform']]({k: from_json(json.dumps(v)) for k, v in data['schedules'].items()}, **data['options'])
+    cls, old = TRANSFORMS[data['transform']], 'unset' not in data
+    nums, opts = _BEFORE.get(data['transform'], ({}, {})) if old else (data['unset'], {})
+    nums = {k: v for k, v in {**(cls.unsaid if old else {}), **nums}.items()
+            if v != parameters(cls)[k].default}                                  # what has changed since
+    scheds = {k: from_json(json.dumps(v)) for k, v in data['schedules'].items()}
+    return cls({**nums, **scheds}, **{**opts, **data['options']})
 
 # %% ../nbs/10a_guiders.ipynb #43766b3f
 HostRun = namedtuple('HostRun', 'times calls sigmas firsts')

@@ -191,15 +191,17 @@ def power_law(
     g:float=2., # Guidance scale at `|d| = 1`, as in `cfg`; usually 0 to 15
     alpha:float=.9, # Power of the length of `d`, above -1; 0 is `cfg`; usually 0 to 2
     measure:Literal['norm', 'rms']='norm', # Measure of `d`: its length as in the paper, or its root mean square
-    units:Literal['noise', 'score']='noise', # Whether `d` is measured as noise or as a score, which needs a `Step`
-    step=None, # The `Step`
+    units:Literal['noise', 'score']='score', # Whether `d` is measured as a score, as in the paper
+    step=None, # The `Step`, whose `b` turns noise into a score; without one `b` counts as 1
 ): # Guided prediction, same shape
     "Go from `t` on, `(g - 1)` times `d` times a power of its length (Pavasovic et al., arXiv 2502.07849)"
     if not alpha > -1: raise ValueError(f'`alpha` must be above -1; got {alpha!r}')
     if g == 1 and t is not None: return t
     _check(u, t)
-    b = getattr(step, 'b', None) if units == 'score' else 1
-    if not b: raise ValueError(f"`units='score'` needs a `Step` that knows the share of the noise, `b` above 0; got {step!r}")
+    b = 1 if units == 'noise' or getattr(step, 'b', None) is None else step.b
+    if not b > 0:
+        raise ValueError(f"`units='score'` needs a `Step` whose share of the noise, `b`, is above 0; "
+                         f'got {b!r}')
     d = _wide(t) - _wide(u)
     n = _size(d, measure)/b
     return (_wide(t) + (g - 1)*n.where(n > 0, 1)**alpha*d).to(t.dtype)

@@ -222,12 +222,14 @@ def blur_tokens(
     q, # Tokens in the order of rows, (b, h*w, c)
     h:int, # Height of their plane
     w:int, # Width of their plane
-    blur:float, # Width of the Gaussian in tokens, 0 or more; 100 or more is infinite
+    blur:float, # Width of the Gaussian in tokens, 0 or more
+    threshold:float=9999., # Width above which the blur is infinite
 ): # Blurred tokens, same shape
     "Blur tokens over the plane of the image"
     if blur == 0: return q
     plane = q.transpose(1, 2).unflatten(2, (h, w))
-    if blur >= 100: return plane.mean((2, 3), keepdim=True).expand_as(plane).flatten(2).transpose(1, 2)
+    if blur > threshold:
+        return plane.mean((2, 3), keepdim=True).expand_as(plane).flatten(2).transpose(1, 2)
     for dim, n in ((2, h), (3, w)):
         most = math.ceil(6*blur)
         k = min(most + 1 - most % 2, n - n % 2 + 1 if n > 1 else 1)
@@ -241,8 +243,10 @@ def blur_tokens(
 class SmoothedAttention(Pass):
     "Self-attention whose queries are blurred (SEG, arXiv 2408.00760)"
     layers:str='mid' # Which layers: 'mid', 'up', 'down', 'all', or names, with commas
-    blur:float=100. # Width of the blur in tokens: 0 is none, 100 or more infinite; usually 0 to 100
-    def __post_init__(self): _between('blur', self.blur, 0)
+    blur:float=9999999. # Width of the blur in tokens, 0 or more; usually 0 to 100, or infinite
+    threshold:float=9999. # Width above which the blur is infinite, 0 or more
+    def __post_init__(self):
+        for k in ('blur', 'threshold'): _between(k, getattr(self, k), 0)
     words = 'to_q', 'to_qkv'
     disturbs = property(lambda self: bool(self.layers.strip(' ,') and self.blur))
     def check(self, net): self._found(net)
@@ -259,7 +263,7 @@ class SmoothedAttention(Pass):
                 def _forward(tokens):
                     seen[which[k]] += 1
                     q, *rest = forward(tokens).chunk(parts, -1)
-                    q = blur_tokens(q, *_plane(q.shape[1], *x.shape[-2:]), self.blur)
+                    q = blur_tokens(q, *_plane(q.shape[1], *x.shape[-2:]), self.blur, self.threshold)
                     return torch.cat([q, *rest], -1) if rest else q
                 return _forward
             return make
@@ -336,11 +340,26 @@ class WeakModel:
 @dataclass(frozen=True)
 class RandomCondition(Pass):
     "A condition drawn by chance (ICG, arXiv 2407.02687)"
-    draw:Literal['tokens', 'gaussian']='tokens' # Random words, or an embedding with the mean and the spread of the prompt's
+    draw:Literal['text', 'noise', 'tokens', 'gaussian']='text' # Tokens, or noise; then two of old
     seed:int=0 # Seed of the draw, a whole number
     def __post_init__(self):
-        if self.draw not in ('tokens', 'gaussian'): raise ValueError(f"`draw` must be 'tokens' or 'gaussian'; got {self.draw!r}")
-    def condition(self, pieces, timestep, emb):
+        known = RandomCondition.__annotations__['draw'].__args__
+        if self.draw not in known:
+            raise ValueError(f'`draw` must be one of {list(known)}; got {self.draw!r}')
+    @property
+    def seeded(self): return self.draw in ('text', 'noise')
+    def condition(self, pieces, timestep, emb, seeds=None):
+        if not self.seeded: return self._shared(pieces, timestep, emb)
+        gens = [_draws(self.draw, int(self.seed), seed, float(timestep))
+                for seed in seeds or [0]*len(emb)]
+        if self.draw == 'noise':
+            return torch.stack([e.std()*torch.randn(e.shape, generator=gen).to(e)
+                                for e, gen in zip(emb, gens)])
+        many, places = len(pieces.tokenizer), emb.shape[1]
+        ids = [torch.randint(many, (1, places), generator=gen).to(emb.device) for gen in gens]
+        return torch.cat([pieces.text_encoder(i)[0] for i in ids]).to(emb.dtype)
+    def _shared(self, pieces, timestep, emb):
+        "One draw for all images, as in earlier releases"
         gen = _draws('condition', int(self.seed), float(timestep))
         if self.draw == 'gaussian':
             mean, std = emb.mean((1, 2), keepdim=True), emb.std((1, 2), keepdim=True)
@@ -349,16 +368,35 @@ class RandomCondition(Pass):
         words = sorted(set(tok.get_vocab().values()) - set(tok.all_special_ids))
         ids = [tok.bos_token_id, *[words[k] for k in torch.randint(len(words), (emb.shape[1] - 2,), generator=gen)], tok.eos_token_id]
         return pieces.text_encoder(torch.tensor([ids], device=emb.device))[0].to(emb.dtype).expand(len(emb), -1, -1)
+    def __call__(self,
+        pieces, # The model
+        x, # Latents as the network takes them, (b, c, h, w)
+        timestep, # The scheduler's number for the time
+        emb, # Embeddings of the prompts, (b, tokens, dim)
+        texts, # The b prompts
+        seeds=None, # Seed of each image; one draw for all without them
+    ): # Prediction, (b, c, h, w)
+        "Predict with a random condition"
+        return _plain(pieces, x, timestep, self.condition(pieces, timestep, emb, seeds))
+
 
 # %% ../nbs/02ga_passes.ipynb #df37e0ad
+def _timed_blocks(net, first):
+    "The first blocks of the way down and of the way up that hear the time"
+    from diffusers.models.resnet import ResnetBlock2D
+    sides = [[m for m in side.modules() if isinstance(m, ResnetBlock2D)]
+             for side in (net.down_blocks, net.up_blocks)]
+    return [m for side in sides for m in side[:first]]
+
 @dataclass(frozen=True)
 class PerturbedTime(Pass):
     "Noise on the embedding of the time (TSG, arXiv 2407.02687)"
     scale:float=2. # Size of the noise, in standard deviations of the embedding; usually 0 to 5
     power:float=1. # How it falls with the time, which goes from 1, noise, to 0, image; usually 0 to 2
     seed:int=0 # Seed of the noise, a whole number
+    first:int=0 # Blocks of each side, down and up, that hear the disturbed time; 0: all
     def __post_init__(self):
-        for k in ('scale', 'power'): _between(k, getattr(self, k), 0)
+        for k in ('scale', 'power', 'first'): _between(k, getattr(self, k), 0)
     disturbs = property(lambda self: bool(self.scale))
     def check(self, net):
         net = _bare(net)
@@ -366,13 +404,28 @@ class PerturbedTime(Pass):
     def on(self, net, x=None, timestep=None):
         self.check(net)
         if self.scale: _timed(timestep)
+        def noise(e):
+            gen = _draws('time', int(self.seed), float(timestep))
+            n = torch.randn(e.shape[1:], generator=gen).to(e)
+            return self.scale*(float(timestep)/1000)**self.power*e.std(1, keepdim=True)*n
+        if self.first and self.scale: return self._in_part(net, noise)
         def shaken(forward, k):
             def _forward(*args, **kwargs):
                 e = forward(*args, **kwargs)
-                n = torch.randn(e.shape[1:], generator=_draws('time', int(self.seed), float(timestep))).to(e)
-                return e + self.scale*(float(timestep)/1000)**self.power*e.std(1, keepdim=True)*n
+                return e + noise(e)
             return _forward
         return _instead([_bare(net).time_embedding] if self.scale else [], shaken)
+    def _in_part(self, net, noise):
+        "Keep what would be added to the embedding, and add it to what some blocks are told"
+        net, kept = _bare(net), []
+        def heard(forward, k):
+            def _time(*args, **kwargs):
+                kept[:] = [forward(*args, **kwargs)]
+                return kept[0]
+            def _block(x, temb, *args, **kwargs):
+                return forward(x, temb + noise(kept[0]), *args, **kwargs)
+            return _block if k else _time
+        return _instead([net.time_embedding, *_timed_blocks(net, int(self.first))], heard)
 
 # %% ../nbs/02ga_passes.ipynb #4e5316a0
 @dataclass(frozen=True)

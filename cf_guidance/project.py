@@ -167,20 +167,21 @@ class TCFGGuidance(GuidanceTfm):
 def recfg_ratio(
     u, # Unconditional predictions of the noise in noised images of a class, (b, ...)
     t, # Conditional ones, same shape
-)->float: # `E[t u]/E[u²]`
+    each:bool=False, # A number for each channel and pixel, as the authors have it, or one for all
+): # `E[t u]/E[u²]`: a number, or a tensor (1, ...) in float64
     "Measure the `k` of `recfg`"
     _check(u, t)
-    return _share(t, u, tuple(range(t.ndim))).item()
+    return _share(t, u, (0,)) if each else _share(t, u, tuple(range(t.ndim))).item()
 
 @rule(space='epsilon', neutral={'g': 1}, absent={'g': 0, 'k': 1})
 def recfg(
     u, # Unconditional prediction, (b, ...); may be `None` at `g` 1
     t, # Conditional prediction, same shape; may be `None` at `g` 0 and `k` 1
     g:float=7.5, # Guidance scale: 1 gives `t`
-    k:float=1., # Weight of `u`, usually 0.5 to 1.5; 1 for plain guidance
+    k:float=1., # Weight of `u`, or a tensor of them, usually 0.5 to 1.5; 1 for plain guidance
 ): # Guided prediction, same shape
     "Guide from `k` times `u`, in the space of the noise (ReCFG, arXiv 2410.18737)"
-    if g == 1 or k == 1: return cfg(u, t, g)
+    if g == 1 or not torch.is_tensor(k) and k == 1: return cfg(u, t, g)
     _check(u, t)
     ku = k*_wide(u)
     return (ku + g*(_wide(t) - ku)).to(t.dtype)

@@ -41,7 +41,9 @@ def _values(tfm, steps):
     "Every number that the transform uses, at every step, also those that nobody set"
     if not isinstance(tfm, GuidanceTfm): return {}
     names = dict.fromkeys([*tfm.schedules, *[k for k, p in parameters(type(tfm)).items() if type(tfm) in OWN and k not in options(type(tfm))]])
-    return {k: [tfm.scheduler(k, step) if k in tfm.schedules else parameters(type(tfm))[k].default for step in steps] for k in names}
+    vals = {k: [tfm.scheduler(k, step) if k in tfm.schedules else parameters(type(tfm))[k].default for step in steps] for k in names}
+    old = lambda k, v: k in tfm.unsaid and set(v) == {tfm.unsaid[k]}         # as before there was a `k`
+    return {k: v for k, v in vals.items() if not old(k, v)}
 
 def _settings(tfm):
     "Every option of a registered transform, also those that nobody chose"
@@ -230,6 +232,11 @@ def _given_again(r, image, **embeds):
     res.update({k: got[f'{k}_embeds'] for k in embeds if got[f'{k}_embeds'] is not None})
     return res if image is None else {**res, 'image': got['image'], 'strength': r['strength'], 'pos_by': r['pos_by']}
 
+def _in_floats(r):
+    "A recipe with numbers of one type: whole ones that nobody set were written without a point"
+    floats = lambda vals: [float(v) if isinstance(v, int) else v for v in vals]
+    return {**r, 'values': {k: floats(vals) for k, vals in r['values'].items()}}
+
 def rerun(
     path, # A PNG that `save_image` wrote
     pieces=None, # The model; found by the name in the recipe by default
@@ -247,9 +254,10 @@ def rerun(
     pieces = pieces or (built_in() if same else get_sd_pieces(r['model_name'], dtype=getattr(torch, r['dtype'])))
     if pieces.fingerprint != r['model']: raise ValueError(f"`pieces` must be the model that made the image, {r['model_name']!r} of fingerprint {r['model']}; got {pieces.name!r} of {pieces.fingerprint}")
     if tfm is None and r['rule'] not in TRANSFORMS: raise ValueError(f"`tfm` must be the transform that made the image, {r['rule']!r}: it is none of {list(TRANSFORMS)}")
-    tfm = tfm or TRANSFORMS[r['rule']](r['values'], **r['options'])
+    if tfm is None: tfm = (cls := TRANSFORMS[r['rule']])({**cls.unsaid, **r['values']}, **r['options'])
     given = _given_again(r, image, prompt=prompt_embeds, negative_prompt=negative_prompt_embeds)
     prompt, exact, how = given.pop('prompt'), r.get('exact', False), dict(**given, seed=r['seed'], steps=r['steps'], sampler=getattr(diffusers, r['sampler']).from_config(r['sampler_config']), width=r['width'], height=r['height'])
-    if image_id(again := recipe(prompt, tfm, pieces, exact=exact, **how)) != image_id(r):
+    again = recipe(prompt, tfm, pieces, exact=exact, **how)
+    if image_id(_in_floats(again)) != image_id(_in_floats(r)):
         raise ValueError(f"the image cannot be made again as it was; these differ: {', '.join(k for k in again if again[k] != r.get(k) and k not in CALLED)}")
     return generate(prompt, tfm, pieces, progress=progress, max_rows=1 if exact else None, **how)

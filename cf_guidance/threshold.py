@@ -104,20 +104,21 @@ def reinhard(
     t, # Conditional prediction, same shape
     g:float=7.5, # Guidance scale, as in `cfg`; usually 0 to 15
     multiplier:float=1., # Height of the ceiling, above 0; the lower, the less guidance; usually 0.1 to 3
+    deviations:float=3., # From the mean to the ceiling, 0 or more; in ComfyUI itself 5; usually 0 to 8
 ): # Guided prediction, same shape
     "Guide as `cfg`, with the strongest pixels of `d` held back by Reinhard's curve (ComfyUI_experiments)"
-    _above_zero('multiplier', multiplier)
+    _above_zero('multiplier', multiplier); _between('deviations', deviations, 0)
     if g == 0 and u is not None: return u
     _check(u, t)
     d = _wide(t) - _wide(u)
     m = _length(d, 'channel')
-    top = multiplier*(3*_std(m) + m.mean(tuple(range(1, m.ndim)), keepdim=True))
+    top = multiplier*(deviations*_std(m) + m.mean(tuple(range(1, m.ndim)), keepdim=True))
     return (_wide(u) + g*d*(top/(m + top).where(top > 0, 1))).to(u.dtype)
 
 @transform
 class ReinhardGuidance(GuidanceTfm):
     "Guide as `cfg`, with the strongest pixels of `d` held back by Reinhard's curve"
-    rule = staticmethod(reinhard)
+    rule, unsaid = staticmethod(reinhard), {'deviations': 3.}
 
 # %% ../nbs/02b_threshold.ipynb #4ca0eaba
 def _overshoots(a, b, g, x=None):
@@ -126,14 +127,19 @@ def _overshoots(a, b, g, x=None):
     mask = ((a - b).sign() == sign) & (pred.sign() == sign)
     return mask if x is None else mask & ((pred - x).sign() == pred.sign())
 
+def _second_scale(g, skim):
+    "How far the second pass goes where it skims: `skim` is a share of `g - 1`"
+    if skim >= g or g <= 1: return g
+    return min(g*skim/(g - 1), g if g < 2 else 2*skim)                  # the node's has no bound as `g` falls to 1
+
 @rule(space='sample', neutral={'g': 1}, absent={'g': 0})
 def skimmed(
     u, # Unconditional prediction, (b, ...)
     t, # Conditional prediction, same shape
     g:float=15., # Guidance scale, as in `cfg`; usually 0 to 30
     skim:float=7., # Scale where guidance overshoots; usually 0 to 10
-    form:Literal['single', 'interpolate']='single', # The node 'Skimmed CFG', or 'linear interpolation'
-    full_negative:bool=False, # Whether `u` is drawn to `t` wholly where the roles changed overshoot; for 'single'
+    form:Literal['skimmed', 'single', 'interpolate']='skimmed', # The node, before 2024-10-25, the second node
+    full_negative:bool=False, # Draw `u` to `t` wholly where the roles changed overshoot; not for 'interpolate'
     beyond:bool=True, # Whether only what goes beyond the noisy image overshoots, where that is known
     step=None, # The `Step`
 ): # Guided prediction, same shape
@@ -144,10 +150,11 @@ def skimmed(
     skim = min(skim, g)                                              # the nodes do without, and blow up as `g` falls to 1 or to 0
     x, (a, b) = getattr(step, 'x', None) if beyond else None, (_wide(t), _wide(u))
     if x is not None: x = _wide(x)/(step.a or 1)                     # as `x0 + sigma*eps`
-    if form == 'single':
+    if form != 'interpolate':
         b = torch.where(_overshoots(b, a, g, x), torch.lerp(a, b, 0 if full_negative else skim/g), b)
         way = a - b
-        return (b + torch.where(_overshoots(a, b, g, x), skim*way, g*way)).to(t.dtype)
+        at, low = (g, skim) if form == 'single' else (g - 1, _second_scale(g, skim))
+        return (b + torch.where(_overshoots(a, b, at, x), low*way, g*way)).to(t.dtype)
     for flip in (False, True):
         b = torch.where(_overshoots(*((b, a) if flip else (a, b)), g, x), torch.lerp(a, b, (skim - 1)/(g - 1)), b)
     return (b + g*(a - b)).to(t.dtype)

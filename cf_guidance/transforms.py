@@ -182,6 +182,7 @@ def _chosen(cls, given):
 class GuidanceTfm:
     "Guide with `rule`, its parameters looked up in `schedules` at each step"
     rule, weaker = staticmethod(cfg), None
+    unsaid = {}                         # parameters that came later, and what a recipe means that does not name them
     def __init__(self,
         schedules:dict, # For each parameter of the rule a schedule, a number, a list or a function; 'g' must be there
         *args, # For subclasses
