@@ -142,8 +142,8 @@ def skimmed(
     if g == 0 and u is not None: return u
     _check(u, t)
     skim = min(skim, g)                                              # the nodes do without, and blow up as `g` falls to 1 or to 0
-    x, (a, b) = getattr(step, 'x', None) if beyond else None, (_wide(t), _wide(u))
-    if x is not None: x = _wide(x)/(step.a or 1)                     # as `x0 + sigma*eps`
+    x, share, (a, b) = getattr(step, 'x', None), getattr(step, 'a', None), (_wide(t), _wide(u))
+    x = _wide(x)/share if beyond and x is not None and share is not None else None      # as `x0 + sigma*eps`; infinite on noise alone
     if form == 'single':
         b = torch.where(_overshoots(b, a, g, x), torch.lerp(a, b, 0 if full_negative else skim/g), b)
         way = a - b
