@@ -174,7 +174,8 @@ def adg(
     e = v - along*unit
     theta, w = torch.atan2(_norm(e), along), max(g - 1, 0)
     turn = (w*theta).clamp(max=angle)
-    share = torch.where(theta.sin() > 1e-3, turn.sin()/theta.sin().where(theta.sin() > 1e-3, 1), w)
+    least = torch.where(along > 0, 0, torch.finfo(v.dtype).eps**.5)   # where `t` is `-u`, all ways to turn are alike
+    share = turn.sin()/theta.sin().where(theta.sin() > least, torch.inf)
     return ((turn.cos()*v + share*e)*_norm(t)).to(t.dtype)
 
 @transform
