@@ -293,12 +293,12 @@ def _own(tfm):
 
 def _turn(tfm, idx):
     "Space of the network, that to act in, which is the same if nothing is to be converted, and shares"
-    src, a, b = (getattr(idx, k, None) for k in ('space', 'a', 'b'))
+    src, x, a, b = (getattr(idx, k, None) for k in ('space', 'x', 'a', 'b'))
     dst = _own(tfm)
-    if not src or dst in (None, 'raw', src) or idx.x is None: return src, src, a, b
-    if a is None or b is None:
-        raise ValueError(f'`idx` must know `a` and `b`, the shares of image and noise in its `x`, '
-                         f'to act in the space {dst!r}; got {a!r} and {b!r}')
+    if not src or dst in (None, 'raw', src): return src, src, a, b
+    if lost := [k for k, v in dict(x=x, a=a, b=b).items() if v is None]:
+        raise ValueError(f'`idx` must know the latents `x`, and the shares `a` and `b` of image and noise in them, '
+                         f'to turn {src!r} into {dst!r}, where {tfm.rule.__name__!r} acts; it does not know {lost}')
     return src, dst, a, b
 
 def _blind(space, a, b):
