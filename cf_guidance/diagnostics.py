@@ -36,7 +36,7 @@ def _sums(pairs):
 
 # %% ../nbs/02j_diagnostics.ipynb #8fbea04c
 def _sees(step):
-    "Whether a prediction tells of an image: not the noise where `x` is noise alone, or what is not known"
+    "Whether a prediction tells of an image, as noise does not where `x` is noise alone"
     return step.space and None not in (step.a, step.b) and tells(step.space, step.a, step.b) != 0
 
 def _pairs(step, u, t, pred, bound):

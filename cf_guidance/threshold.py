@@ -143,7 +143,8 @@ def skimmed(
     _check(u, t)
     skim = min(skim, g)                                              # the nodes do without, and blow up as `g` falls to 1 or to 0
     x, share, (a, b) = getattr(step, 'x', None), getattr(step, 'a', None), (_wide(t), _wide(u))
-    x = _wide(x)/share if beyond and x is not None and share is not None else None      # as `x0 + sigma*eps`; infinite on noise alone
+    known = beyond and x is not None and share is not None
+    x = _wide(x)/share if known else None                            # as `x0 + sigma*eps`; infinite on noise alone
     if form == 'single':
         b = torch.where(_overshoots(b, a, g, x), torch.lerp(a, b, 0 if full_negative else skim/g), b)
         way = a - b
@@ -174,7 +175,7 @@ def adg(
     e = v - along*unit
     theta, w = torch.atan2(_norm(e), along), max(g - 1, 0)
     turn = (w*theta).clamp(max=angle)
-    least = torch.where(along > 0, 0, torch.finfo(v.dtype).eps**.5)   # where `t` is `-u`, all ways to turn are alike
+    least = torch.where(along > 0, 0, torch.finfo(v.dtype).eps**.5)  # at `-u` all ways are alike
     share = turn.sin()/theta.sin().where(theta.sin() > least, torch.inf)
     return ((turn.cos()*v + share*e)*_norm(t)).to(t.dtype)
 

@@ -23,7 +23,7 @@ def rule(
     neutral:dict=None, # Parameters at which the rule is `t` itself, if there are any
     absent:dict=None, # Parameters at which the rule is `u` itself, if there are any
     reads=None, # Function of the rule's parameters, and of `state` and `step` if it names them: which of 'u', 't', 'weak' are read
-    pole=None, # What it is where its space tells nothing: 'limit'; 't'; `None`: itself, on what the network predicts; or a function of its parameters that says
+    pole=None, # What it is where its space tells nothing, as below: 'limit', 't' or `None`; or a function of its parameters
 ):
     "Register a function `f(u, t, g, ...)` as a rule, with what a loop may know of it"
     def _rule(f):
@@ -130,8 +130,9 @@ def _parts(space, a, b):
     "Shares of the noise and of the image in what a network predicts"
     r = math.hypot(a, b)
     if not (a >= 0 and b >= 0 and 0 < r < math.inf):
-        raise ValueError(f'`a` and `b` must be finite, at least 0, and not both 0; got {a!r} and {b!r}')
-    table = {'epsilon': (1., 0.), 'sample': (0., 1.), 'v_prediction': (a/r, -b/r), 'flow': (1., -1.)}
+        raise ValueError('`a` and `b` must be finite, at least 0, and not both 0; '
+                         f'got {a!r} and {b!r}')
+    table = {'epsilon': (1., 0.), 'sample': (0., 1.), 'flow': (1., -1.), 'v_prediction': (a/r, -b/r)}
     if space not in table: raise ValueError(f'`space` must be one of {sorted(table)}; got {space!r}')
     return table[space]
 
@@ -157,8 +158,8 @@ def convert(
     if src == dst: return _wide(pred)
     if m: return _wide(pred)*(tells(dst, a, b)/m) + _wide(x)*((p*q2 - q*p2)/m)
     name, alone = ('a', 'noise') if src == 'epsilon' else ('b', 'image')
-    raise ValueError(f'`{name}` must be above 0 to convert from {src!r}: `x` is {alone} alone, and so is '
-                     f'the prediction, which tell nothing else; got {name}={a if name == "a" else b!r}')
+    raise ValueError(f'`{name}` must be above 0 to convert from {src!r}: `x` and the prediction '
+                     f'are {alone} alone, and tell nothing else; got {name}={dict(a=a, b=b)[name]!r}')
 
 # %% ../nbs/02_transforms.ipynb #b28e146d
 _GIVEN = 'u', 't', 'weak', 'step', 'state'         # what a step hands to a rule; all else are its parameters
@@ -285,20 +286,22 @@ def _given(self:GuidanceTfm, like, idx):
 # %% ../nbs/02_transforms.ipynb #d844ebd3
 _END = 2.**-26               # the root of what float64 tells from 1: a smaller share of `x` is none
 
-def _fine(x): return x.float() if x.device.type == 'mps' else x.double()         # that device has no float64
+def _fine(x): return x.float() if x.device.type == 'mps' else x.double()      # it has no float64
 
 def _own(tfm):
     "Space that a transform acts in; an option may name it"
     return tfm.chosen().get('space', getattr(tfm.rule, 'space', None))
 
 def _turn(tfm, idx):
-    "Space of the network, that to act in, which is the same if nothing is to be converted, and shares"
+    "Space of the network, that to act in (the same if nothing is to be converted), and the shares"
     src, x, a, b = (getattr(idx, k, None) for k in ('space', 'x', 'a', 'b'))
     dst = _own(tfm)
     if not src or dst in (None, 'raw', src): return src, src, a, b
     if lost := [k for k, v in dict(x=x, a=a, b=b).items() if v is None]:
-        raise ValueError(f'`idx` must know the latents `x`, and the shares `a` and `b` of image and noise in them, '
-                         f'to turn {src!r} into {dst!r}, where {tfm.rule.__name__!r} acts; it does not know {lost}')
+        name = getattr(tfm.rule, '__name__', type(tfm).__name__)
+        raise ValueError('`idx` must know the latents `x`, and the shares `a` and `b` of image and '
+                         f'noise in them, to turn {src!r} into {dst!r}, where {name!r} acts; '
+                         f'it does not know {lost}')
     return src, dst, a, b
 
 def _blind(space, a, b):
@@ -374,7 +377,7 @@ def _matches(tfm, what, idx):
     return all(vals[k] == v for k, v in want.items())
 
 def _silent(tfm, idx):
-    "Whether the transform is `t`, since its space tells nothing at a step; before the call its noise level says that"
+    "Whether the transform is `t` since its space tells nothing, by the shares or the noise level"
     dst, (a, b) = _own(tfm), (getattr(idx, k, None) for k in 'ab')
     if a is None or b is None: a, b = 1., getattr(idx, 'sigma', None)
     if b is None or getattr(idx, 'space', None) == dst or not _blind(dst, a, b): return False
