@@ -8,7 +8,7 @@ __all__ = ['RULES', 'OWN', 'TRANSFORMS', 'rule', 'cfg', 'base_norm', 'match_norm
            'FullNormGuidance', 'needs_of', 'how_of']
 
 # %% ../nbs/02_transforms.ipynb #6f8e98a4
-import inspect, math
+import inspect
 from functools import cache
 from typing import Literal, get_args, get_origin
 import torch
@@ -128,8 +128,8 @@ def equal_push(
 # %% ../nbs/02_transforms.ipynb #2ec769d9
 def _parts(space, a, b):
     "Shares of the noise and of the image in what a network predicts"
-    r = math.hypot(a, b)
-    if not (a >= 0 and b >= 0 and 0 < r < math.inf):
+    r = (a*a + b*b)**.5
+    if not (a >= 0 and b >= 0 and 0 < r < torch.inf):
         raise ValueError('`a` and `b` must be finite, at least 0, and not both 0; '
                          f'got {a!r} and {b!r}')
     table = {'epsilon': (1., 0.), 'sample': (0., 1.), 'flow': (1., -1.), 'v_prediction': (a/r, -b/r)}
