@@ -10,7 +10,7 @@ import math
 import torch
 from fastcore.basics import patch
 from .schedules import _positive
-from .transforms import convert, _wide
+from .transforms import convert, tells, _wide
 
 # %% ../nbs/02j_diagnostics.ipynb #c6ec08b7
 def _known(v):
@@ -35,11 +35,15 @@ def _sums(pairs):
     return dict(zip(pairs, (one*two).sum(2).tolist()))
 
 # %% ../nbs/02j_diagnostics.ipynb #8fbea04c
+def _sees(step):
+    "Whether a prediction tells of an image, as noise does not where `x` is noise alone"
+    return step.space and None not in (step.a, step.b) and tells(step.space, step.a, step.b) != 0
+
 def _pairs(step, u, t, pred, bound):
     "Pairs whose inner products are all that is measured"
     both, x = u is not None and t is not None, getattr(step, 'x', None)
     if x is not None and x.shape != pred.shape: x = None
-    sees = x is not None and step.space and step.b > 0 and step.a >= 1e-6*step.b              # else `x` is noise alone, or it is not known what
+    sees = x is not None and _sees(step)
     diff = _wide(t) - _wide(u) if both else None
     far = ~(convert(pred, step.space, 'sample', step.a, step.b, x).abs() <= bound) if sees else None      # NaN counts
     pairs = {'rms_x': (x, x), 'rms_u': (u, u), 'rms_t': (t, t), 'rms_pred': (pred, pred), 'rms_diff': (diff, diff), 'cos': (u, t),

@@ -9,7 +9,7 @@ __all__ = ['Stop', 'Latest', 'thinned', 'Film', 'film']
 import atexit, sys, threading, weakref
 from .pieces import image_from_latents
 from .sampling import generate
-from .transforms import convert
+from .transforms import convert, tells
 
 # %% ../nbs/06a_films.ipynb #230a05f8
 class Stop:
@@ -84,7 +84,7 @@ class Film:
     def note(self, step, tfm):
         "Keep the image that the prediction of `tfm` at `step` tells of, as latents"
         pred = getattr(tfm, 'pred', None)
-        known = pred is not None and min(step.a, step.b) > 1e-6
+        known = pred is not None and tells(step.space, step.a, step.b) != 0
         self.frames.append(convert(pred, step.space, 'sample', step.a, step.b, step.x) if known else step.x)
         self.steps.append(int(step))
     def at(self,

@@ -39,7 +39,7 @@ def _to_size(pred, now, size, only_down=False):
     return pred*(share.clamp(max=1) if only_down else share)
 
 # %% ../nbs/02a_normalise.ipynb #a41532e5
-@rule(space='v_prediction', neutral={'g': 1})
+@rule(space='v_prediction', neutral={'g': 1}, pole='limit')
 def rescale(
     u, # Unconditional prediction, (b, ...)
     t, # Conditional prediction, same shape
@@ -120,7 +120,7 @@ class CFGNormGuidance(GuidanceTfm):
     rule = staticmethod(cfg_norm)
 
 # %% ../nbs/02a_normalise.ipynb #2b285e17
-@rule(space='flow', neutral={'g': 1})
+@rule(space='flow', neutral={'g': 1}, pole='limit')
 def token_norm(
     u, # Unconditional prediction, (b, c, ...), or (b, n, c)
     t, # Conditional prediction, same shape
@@ -184,7 +184,7 @@ def _size(d, measure):
     "Length of each sample, or its root mean square"
     return _norm(d)/(d[:1].numel()**.5 if measure == 'rms' else 1)
 
-@rule(space='epsilon', neutral={'g': 1})
+@rule(space='epsilon', neutral={'g': 1}, pole=lambda alpha: 't' if alpha > 0 else None)
 def power_law(
     u, # Unconditional prediction, (b, ...)
     t, # Conditional prediction, same shape

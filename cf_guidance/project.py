@@ -145,7 +145,7 @@ def main_part(
     w = torch.atan2(2*_inner(t, u, dims), _inner(t, t, dims) - _inner(u, u, dims))/2
     return along(u, w.cos()*t.double() + w.sin()*u.double())
 
-@rule(space='epsilon', neutral={'g': 1})
+@rule(space='epsilon', neutral={'g': 1}, pole='limit')
 def tcfg(
     u, # Unconditional prediction, (b, ...); may be `None` at `g` 1
     t, # Conditional prediction, same shape

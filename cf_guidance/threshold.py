@@ -148,8 +148,9 @@ def skimmed(
     if g == 0 and u is not None: return u
     _check(u, t)
     skim = min(skim, g)                                              # the nodes do without, and blow up as `g` falls to 1 or to 0
-    x, (a, b) = getattr(step, 'x', None) if beyond else None, (_wide(t), _wide(u))
-    if x is not None: x = _wide(x)/(step.a or 1)                     # as `x0 + sigma*eps`
+    x, share, (a, b) = getattr(step, 'x', None), getattr(step, 'a', None), (_wide(t), _wide(u))
+    known = beyond and x is not None and share is not None
+    x = _wide(x)/share if known else None                            # as `x0 + sigma*eps`; infinite on noise alone
     if form != 'interpolate':
         b = torch.where(_overshoots(b, a, g, x), torch.lerp(a, b, 0 if full_negative else skim/g), b)
         way = a - b
@@ -181,7 +182,8 @@ def adg(
     e = v - along*unit
     theta, w = torch.atan2(_norm(e), along), max(g - 1, 0)
     turn = (w*theta).clamp(max=angle)
-    share = torch.where(theta.sin() > 1e-3, turn.sin()/theta.sin().where(theta.sin() > 1e-3, 1), w)
+    least = torch.where(along > 0, 0, torch.finfo(v.dtype).eps**.5)  # at `-u` all ways are alike
+    share = turn.sin()/theta.sin().where(theta.sin() > least, torch.inf)
     return ((turn.cos()*v + share*e)*_norm(t)).to(t.dtype)
 
 @transform
