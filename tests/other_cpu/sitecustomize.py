@@ -33,8 +33,10 @@ def moved(out, dim, name):
     return (out + off).to(out.dtype)
 
 def other(f, dim, name):
+    from torch.overrides import handle_torch_function, has_torch_function
     @functools.wraps(f)
     def _other(*args, **kwargs):
+        if has_torch_function(args): return handle_torch_function(_other, args, *args, **kwargs)      # a mode compares by this name
         out = f(*args, **kwargs)
         return out if kwargs.get('out') is not None else moved(out, dim, name)
     _other.is_other_cpu = True
