@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from .diagnostics import Recorded
 from .finite import finite, first_bad, pole
 from .halves import arguments, halved, keeps, predicted, shaped, tensors, with_predicted
-from .mixing import formula, same
+from .mixing import apart, formula, same
 from .pieces import Pieces, scalings
 from .methods import guidance                     # for a script: one line imports both
 from .samplers import call_steps, first_of_each, run_sigmas
@@ -253,8 +253,8 @@ def _sorted(self:Host, made, m, first, second, x, ts):
         if self.u is None: raise ValueError(self._bad({'the first prediction': first, 'the second prediction': second}, made=made, x=x, ts=ts))
         found = self.u, self.sign
     if found is None: raise ValueError(f'{type(self.pipe).__name__} does more with its predictions than `u + g (t - u)`: leave out what else guides (guidance_rescale, skip_guidance_layers, cfg_normalization), or it cannot be hosted')
-    if self.u is None: self.u, self.sign = found
-    u = self.u or 0
+    u = (found[0] if self.u is None else self.u) or 0
+    if self.u is None: self.u, self.sign = found[0] if apart(first, second) else None, found[1]
     by = {k: (-p if self.sign < 0 else p).to(m.dtype) for k, p in zip('ut' if u == 0 else 'tu', (first, second))}
     if self.two == 'halves': return {k: p for k, p in by.items() if made[0].name in (None, k)}
     return {k: p for k, p in by.items() if made[u if k == 'u' else 1 - u].there}
@@ -307,7 +307,7 @@ def _guide(self:Host, made, got, m, x, ts, told):
     preds = {k: got[k] if (how := how_of(tfm, k, step)) is None and k in got else self._again(how, k, made, ts, m) for k in needs}
     self.run.read = preds
     if sign < 0: preds = {k: -p for k, p in preds.items()}
-    if {'u', 't'} <= set(preds): self.apart = bool(self.apart) or not torch.equal(preds['u'], preds['t'])
+    if {'u', 't'} <= set(preds): self.apart = bool(self.apart) or apart(preds['u'], preds['t'])
     self.heard |= 'u' in needs
     pred = _alike(tfm(preds.get('u'), preds.get('t'), idx=step, **({'weak': preds['weak']} if 'weak' in preds else {})), m)
     self.calls += 1
