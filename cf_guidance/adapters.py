@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from PIL.PngImagePlugin import PngInfo
 from .diagnostics import Recorded
 from .finite import finite, first_bad, pole
-from .halves import arguments, halved, keeps, predicted, shaped, tensors, with_predicted
+from .halves import arguments, cached, halved, keeps, predicted, shaped, tensors, with_predicted
 from .mixing import apart, formula, same
 from .pieces import Pieces, scalings
 from .methods import guidance                     # for a script: one line imports both
@@ -327,6 +327,7 @@ def _again(self:Host, how, name, made, ts, m):
     "One more call of the network, for a prediction that is made in a way of its own"
     place, pipe = (self.u or 0) if name == 'u' else 1 - (self.u or 0), type(self.pipe).__name__
     one = made[0 if self.two == 'halves' else place]
+    if cached(one.net): raise ValueError(f'`tfm` makes its prediction {name!r} by one more call of the network, which would move the cache of {pipe}: call disable_cache() on its network first')
     given = halved(one.given, one.rows, place) if self.two == 'halves' else one.given
     if given is None: raise ValueError(f'`tfm` makes its prediction {name!r} in a way of its own, and it is not certain which arguments of {pipe} belong to which half')
     pieces = Pieces(*[getattr(self.pipe, k, None) for k in ('tokenizer', 'text_encoder', 'vae')], _Net(one.net, one.call, given), self.sampler)

@@ -41,5 +41,5 @@ def pole(
     try: a, b, space = scalings(scheduler, timestep)
     except Exception: return ''                                     # a scheduler that does not tell
     if space != 'epsilon' or a > 1e-3*b: return ''
-    return ('; at this step `x` is noise alone (zero terminal SNR), of which a prediction of the noise gives no '
+    return ('; there `x` is noise alone (zero terminal SNR), of which a prediction of the noise gives no '
             'image: set rescale_betas_zero_snr=False, or take a model with prediction_type="v_prediction"')
