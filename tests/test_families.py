@@ -60,12 +60,12 @@ def hosted(name, pipe, kw, tfm, **more):
 
 EXACT = 'FlowMatchEuler', 'EulerDiscrete', 'CogVideoX', 'DPMSolverMultistep', 'UniPC', 'EDMDPM'      # these end on the image that the last prediction is
 
-def whole(name, pipe, kw, tfm):
+def whole(name, pipe, kw, tfm, **more):
     "The same with no pass left out"
     class All:
         needs = staticmethod(lambda step: frozenset('ut'))
         def __call__(self, u, t, idx): return tfm(u, t, idx=idx)
-    out, host = hosted(name, pipe, kw, All())
+    out, host = hosted(name, pipe, kw, All(), **more)
     assert not host.saved
     return out
 
