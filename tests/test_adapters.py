@@ -154,7 +154,7 @@ def test_equal_predictions_tell_the_sign_only(name, s, u, sign):
 
 def clean(pipe, **own):
     doors = {k: v for k, v in vars(pipe.scheduler).items() if k in ('step', 'set_timesteps')}
-    return not adapters._OPEN and type(pipe) is df.StableDiffusionPipeline and type(pipe.unet) is df.UNet2DConditionModel and doors == own
+    return not adapters.OPEN and type(pipe) is df.StableDiffusionPipeline and type(pipe.unet) is df.UNet2DConditionModel and doors == own
 
 def test_a_method_of_ones_own_comes_back(sd):
     pipe, kw = sd
