@@ -11,6 +11,8 @@ from functools import partial
 from types import SimpleNamespace
 import torch
 from .diagnostics import Recorded
+from .finite import finite, first_bad
+from .halves import tensors
 from .schedules import Step
 from .transforms import convert, how_of, needs_of
 
@@ -181,7 +183,18 @@ class GuidedDenoiser:
         both = lambda v: torch.cat([v]*len(want)) if len(want) > 1 else v
         preds = dict(zip(want, self.model(both(x), both(sigma), cond=_rows([given[k] for k in want], len(x)), **kwargs).chunk(len(want)))) if want else {}
         if 'weak' in names: preds['weak'] = self.weak(x, sigma, cond=cond, **kwargs)
-        return self.tfm(preds.pop('u', None), preds.pop('t', None), idx=step, **preds).to(x.dtype)
+        pred = self.tfm(preds.get('u'), preds.get('t'), idx=step, **({'weak': preds['weak']} if 'weak' in preds else {})).to(x.dtype)
+        if not finite(pred): raise ValueError(self._bad(x, {k: given[k] for k in want}, preds, pred, step))
+        return pred
+
+    def _bad(self, x, conds, preds, pred, step):
+        "Say what is not finite in a call, at which step, and what it came from"
+        names, model = dict(u='uncond', t='cond'), type(self.model).__name__
+        return first_bad([
+            ('x', x, 'the sampler makes it of the call before' if int(step) else 'the sampler begins with it'),
+            *[(names[k], v, 'it is given to the sampler') for k, cond in conds.items() for v in tensors(cond) if v.is_floating_point()],
+            *[(k, v, f'{model if k != "weak" else type(self.weak).__name__} makes it of finite latents') for k, v in preds.items()],
+            ('the guided prediction', pred, f'{self.tfm!r} makes it of finite predictions')], step)
 
     def _look_up(self, frame, x, sigma, tol):
         "The step of a call; the transform forgets where a run begins"

@@ -1,7 +1,14 @@
+import runpy
+from pathlib import Path
 import pytest
 from hosts import FLAGS, chromium
 
-def pytest_addoption(parser): parser.addoption('--all', action='store_true', help='run the heavier cases too')
+def pytest_addoption(parser):
+    parser.addoption('--all', action='store_true', help='run the heavier cases too')
+    parser.addoption('--other-cpu', action='store_true', help='round as another CPU would, see other_cpu/sitecustomize.py')
+
+def pytest_configure(config):
+    if config.getoption('--other-cpu'): runpy.run_path(str(Path(__file__).parent/'other_cpu/sitecustomize.py'))
 
 @pytest.fixture
 def every(request): return request.config.getoption('--all')

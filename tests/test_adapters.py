@@ -38,14 +38,15 @@ def test_both_halves_are_made(name, tfm):
     assert name == 'OmniGenPipeline' or hosted(name, pipe, kw, to_t)[1].saved > 0
 
 def test_prior_before_the_run_is_not_counted():
-    "StableUnCLIP's prior and decoder have the same timesteps, and the second call of a block is as the first"
+    "StableUnCLIP's prior and decoder have the same timesteps, and the second call of a block is as the first, but for the rounding of the one step that was made in halves"
     name = 'StableUnCLIPPipeline'
     pipe, kw = family(name)
     pipe.scheduler = df.DDIMScheduler.from_config(pipe.scheduler.config, steps_offset=0)
-    with guided(pipe, guidance('cfg', g=constant(1.).then(5, at=.5))) as host: out, saved = zip(*[(draw(name, pipe, kw | dict(prior_num_inference_steps=10), 3., 10), host.saved) for _ in 'ab'])
+    with guided(pipe, guidance('cfg', g=constant(1.).then(5, at=.5))) as host: (first, *rest), saved = zip(*[(draw(name, pipe, kw | dict(prior_num_inference_steps=10), 3., 10), host.saved) for _ in 'abc'])
     pipe.prior_scheduler.set_timesteps(10)
     assert pipe.prior_scheduler.timesteps.tolist() == pipe.scheduler.timesteps.tolist()
-    assert torch.equal(*out) and saved == (8, 18)                        # two rows in 5 of 10 steps, of which the first call has to see one
+    assert saved == (8, 18, 28)                                          # two rows in 5 of 10 steps, of which the first call has to see one
+    assert close(first, rest[0]) and torch.equal(*rest)                  # equal batches, equal bits
 
 class Across(AttnProcessor2_0):
     "Attention that looks across the batch, as that of one's own may"
@@ -153,7 +154,7 @@ def test_equal_predictions_tell_the_sign_only(name, s, u, sign):
 
 def clean(pipe, **own):
     doors = {k: v for k, v in vars(pipe.scheduler).items() if k in ('step', 'set_timesteps')}
-    return not adapters._OPEN and type(pipe) is df.StableDiffusionPipeline and type(pipe.unet) is df.UNet2DConditionModel and doors == own
+    return not adapters.OPEN and type(pipe) is df.StableDiffusionPipeline and type(pipe.unet) is df.UNet2DConditionModel and doors == own
 
 def test_a_method_of_ones_own_comes_back(sd):
     pipe, kw = sd
