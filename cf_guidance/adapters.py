@@ -15,7 +15,7 @@ import torch
 from fastcore.basics import patch
 from PIL.PngImagePlugin import PngInfo
 from .diagnostics import Recorded
-from .halves import arguments, differ, formula, halved, off, predicted, shaped, with_predicted, _fine
+from .halves import apart, arguments, formula, halved, off, predicted, shaped, with_predicted, _fine
 from .pieces import Pieces, scalings
 from .methods import guidance                     # for a script: one line imports both
 from .samplers import call_steps, first_of_each, run_sigmas
@@ -247,7 +247,7 @@ def _sorted(self:Host, made, m, first, second):
     else: found = formula(m, first, second)
     if found is None: raise ValueError(f'{type(self.pipe).__name__} does more with its predictions than `u + g (t - u)`: leave out what else guides (guidance_rescale, skip_guidance_layers, cfg_normalization), or it cannot be hosted')
     u = (found[0] if self.u is None else self.u) or 0
-    if self.u is None: self.u, self.sign = found[0] if differ(first, second) else None, found[1]
+    if self.u is None: self.u, self.sign = found[0] if apart(first, second) else None, found[1]
     by = {k: (-p if self.sign < 0 else p).to(m.dtype) for k, p in zip('ut' if u == 0 else 'tu', (first, second))}
     if self.two == 'halves': return {k: p for k, p in by.items() if made[0].name in (None, k)}
     return {k: p for k, p in by.items() if made[u if k == 'u' else 1 - u].there}
@@ -282,7 +282,7 @@ def _guide(self:Host, made, got, m, x, ts, told):
     needs = needs_of(tfm, step)
     preds = {k: got[k] if (how := how_of(tfm, k, step)) is None and k in got else self._again(how, k, made, ts, m) for k in needs}
     if sign < 0: preds = {k: -p for k, p in preds.items()}
-    if {'u', 't'} <= set(preds): self.apart = bool(self.apart) or differ(preds['u'], preds['t'])
+    if {'u', 't'} <= set(preds): self.apart = bool(self.apart) or apart(preds['u'], preds['t'])
     self.heard |= 'u' in needs
     pred = _alike(tfm(preds.get('u'), preds.get('t'), idx=step, **({'weak': preds['weak']} if 'weak' in preds else {})), m)
     self.calls += 1
