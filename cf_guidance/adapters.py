@@ -15,7 +15,9 @@ import torch
 from fastcore.basics import patch
 from PIL.PngImagePlugin import PngInfo
 from .diagnostics import Recorded
-from .halves import apart, arguments, formula, halved, off, predicted, shaped, with_predicted, _fine
+from .finite import finite, first_bad, pole
+from .halves import arguments, cached, halved, keeps, predicted, shaped, tensors, with_predicted
+from .mixing import apart, formula, same
 from .pieces import Pieces, scalings
 from .methods import guidance                     # for a script: one line imports both
 from .samplers import call_steps, first_of_each, run_sigmas
@@ -139,7 +141,7 @@ def _begin(self:Host):
         calls = list(range(len(times)))
     try: sigmas = run_sigmas(s, calls)
     except Exception: sigmas = None                                                  # a scheduler that does not tell
-    self.run, self.pending = SimpleNamespace(times=times, calls=calls, sigmas=sigmas, start=None, k=0), []
+    self.run, self.pending = SimpleNamespace(times=times, calls=calls, sigmas=sigmas, start=None, k=0, read={}), []
     if hasattr(self.pipe, '_num_timesteps'): self.pipe._num_timesteps = None         # the pipeline says anew how many it takes
 
 @patch
@@ -166,11 +168,6 @@ def _want(self:Host, given):
     if step is None or self.u is None: return {'u', 't'}
     return {k for k in needs_of(self.tfm, step) if k != 'weak' and how_of(self.tfm, k, step) is None} or {'t'}
 
-def _divisible(net):
-    "Whether half of a batch runs as it does in the whole: no attention that looks across it, no cache of its size"
-    if getattr(net, 'is_cache_enabled', False): return False
-    return all(type(p).__module__.startswith('diffusers.models') for p in getattr(net, 'attn_processors', {}).values())
-
 @patch
 def _net(self:Host, call, net, args, kwargs):
     "One call of the network: what no transform reads is left out"
@@ -179,10 +176,10 @@ def _net(self:Host, call, net, args, kwargs):
     given = arguments(type(getattr(net, '_orig_mod', net)).forward, args, kwargs)
     if self.run is None: self._begin()
     want, place, rows, names = self._want(given), len(self.pending), len(next(iter(given.values()))), ('u', 't')
-    name = next(iter(want)) if len(want) == 1 and self.two == 'halves' and place == 0 and _divisible(net) and not (want == {'u'} and self.learned) else None
+    name = next(iter(want)) if len(want) == 1 and self.two == 'halves' and place == 0 and not (want == {'u'} and self.learned) and not keeps(net) else None
     cut = halved(given, rows, self.u if name == 'u' else 1 - self.u) if name else None
     here = names[place != self.u] if self.two == 'calls' else None                   # what this call is for
-    skip = here is not None and here not in want and place in self.last
+    skip = here is not None and here not in want and place in self.last and not keeps(net)
     if cut:
         out = call(**cut)
         out = with_predicted(out, torch.cat([predicted(out)]*2))
@@ -206,12 +203,20 @@ def _stepped(self:Host, call, args, kwargs):
     made, self.pending = self.pending, []
     parts, rest, again = self._parts(made, m, x)
     like, ts = m[:len(parts[0]), :parts[0].shape[1]], torch.as_tensor(ts).flatten()[0]
-    got = self._sorted(made, like, *parts)
-    pred = self._guide(made, got, like, x[:len(like)].clone(), ts, bound.arguments.get('per_token_timesteps') is None)
+    self._place(float(ts))
+    got = self._sorted(made, like, *parts, x=x, ts=ts)
+    seen = dict(made=made, x=x, rest=rest, ts=ts)
+    try: pred = self._guide(made, got, like, x[:len(like)].clone(), ts, bound.arguments.get('per_token_timesteps') is None)
+    except Exception as e:
+        if said := self._bad(got, **seen): raise ValueError(said) from e
+        raise
     pred = torch.cat([pred]*again)
     bound.arguments['model_output'] = pred if rest is None else torch.cat([pred, rest], 1)
-    self.run.k += 1
-    return call(*bound.args, **bound.kwargs)
+    out = call(*bound.args, **bound.kwargs)
+    after = out[0] if isinstance(out, tuple) else out.prev_sample
+    if not finite(after): raise ValueError(self._bad(self.run.read, pred=pred, after=after, **seen))
+    self.run.k, self.run.read = self.run.k + 1, {}
+    return out
 
 @patch
 def _parts(self:Host, made, m, x):
@@ -239,18 +244,39 @@ def _odd(self:Host, rows, n):
     return f'{name} makes predictions of {rows} rows in a step of {n}, and `guided` cannot tell which is which'
 
 @patch
-def _sorted(self:Host, made, m, first, second):
+def _sorted(self:Host, made, m, first, second, x, ts):
     "The predictions by name, in the sign and precision that the scheduler gets"
     if self.two == 'halves' and made[0].name or torch.equal(first, second):
-        eps = max(torch.finfo(v.dtype).eps for v in (m, first))
-        found = next(((self.u, s) for s in ((1, -1) if self.u is None else (self.sign,)) if off(s*_fine(m), _fine(first), [_fine(first)]*4, eps) <= 1), None)
+        found = next(((self.u, s) for s in ((1, -1) if self.u is None else (self.sign,)) if same(m, first, s)), None)
     else: found = formula(m, first, second)
+    if found is None and not (finite(first) and finite(second)):
+        if self.u is None: raise ValueError(self._bad({'the first prediction': first, 'the second prediction': second}, made=made, x=x, ts=ts))
+        found = self.u, self.sign
     if found is None: raise ValueError(f'{type(self.pipe).__name__} does more with its predictions than `u + g (t - u)`: leave out what else guides (guidance_rescale, skip_guidance_layers, cfg_normalization), or it cannot be hosted')
     u = (found[0] if self.u is None else self.u) or 0
     if self.u is None: self.u, self.sign = found[0] if apart(first, second) else None, found[1]
     by = {k: (-p if self.sign < 0 else p).to(m.dtype) for k, p in zip('ut' if u == 0 else 'tu', (first, second))}
     if self.two == 'halves': return {k: p for k, p in by.items() if made[0].name in (None, k)}
     return {k: p for k, p in by.items() if made[u if k == 'u' else 1 - u].there}
+
+@patch
+def _place(self:Host, ts):
+    "Find the place of the first step in the run"
+    if self.run.k == 0: self.run.start = None                                        # what the network was told may be scaled
+    if self._step(ts) is None: self.run.start = 0
+
+@patch
+def _bad(self:Host, preds, made, x, ts, rest=None, pred=None, after=None):
+    "Say what is not finite in a step, at which, and what it came from; `None` if all is finite"
+    net, sampler = type(made[0].net).__name__, type(self.sampler).__name__
+    given = [(k, v) for c in made for k, vs in c.given.items() if 'mask' not in k for v in tensors(vs)]
+    return first_bad([
+        ('x', x, 'the pipeline begins with it' if self.run.k == 0 else f'{sampler} made it finite: the pipeline, or a callback, changed it after that'),
+        *[(k, v, f'the pipeline gives it to {net}') for k, v in given],
+        *[(k, v, f'{net} makes it, in {made[0].out.dtype}, of inputs that are finite') for k, v in preds.items()],
+        ('the guided prediction', pred, f'{self.tfm!r} makes it of finite predictions'),
+        ('the learned variance', rest, f'{net} makes it'),
+        ('x', after, f'{sampler} makes it of finite latents and predictions' + pole(self.sampler, ts))], self._step(float(ts)))
 
 # %% ../nbs/10_adapters.ipynb #085b45ff
 CHANNELS = 'cfg_norm', 'token_norm', 'mimic', 'reinhard', 'mahiro'      # rules that take dimension 1 for the channels
@@ -276,11 +302,10 @@ def _guide(self:Host, made, got, m, x, ts, told):
     name = getattr(getattr(tfm, 'rule', None), '__name__', None)
     if name in CHANNELS and x.ndim != 4 and tfm.chosen().get('dim') not in ('last', 'sample'): raise ValueError(f'`tfm` {name} takes dimension 1 of predictions (b, c, h, w) for the channels; {type(self.pipe).__name__} has {tuple(x.shape)}')
     known = dict(x=x, a=a, b=b, space=kind)
-    if self.run.k == 0: self.run.start = None                                        # what the network was told may be scaled
     step = self._step(float(ts), **known)
-    if step is None: self.run.start = 0; step = self._step(float(ts), **known)
     needs = needs_of(tfm, step)
     preds = {k: got[k] if (how := how_of(tfm, k, step)) is None and k in got else self._again(how, k, made, ts, m) for k in needs}
+    self.run.read = preds
     if sign < 0: preds = {k: -p for k, p in preds.items()}
     if {'u', 't'} <= set(preds): self.apart = bool(self.apart) or apart(preds['u'], preds['t'])
     self.heard |= 'u' in needs
@@ -302,6 +327,7 @@ def _again(self:Host, how, name, made, ts, m):
     "One more call of the network, for a prediction that is made in a way of its own"
     place, pipe = (self.u or 0) if name == 'u' else 1 - (self.u or 0), type(self.pipe).__name__
     one = made[0 if self.two == 'halves' else place]
+    if cached(one.net): raise ValueError(f'`tfm` makes its prediction {name!r} by one more call of the network, which would move the cache of {pipe}: call disable_cache() on its network first')
     given = halved(one.given, one.rows, place) if self.two == 'halves' else one.given
     if given is None: raise ValueError(f'`tfm` makes its prediction {name!r} in a way of its own, and it is not certain which arguments of {pipe} belong to which half')
     pieces = Pieces(*[getattr(self.pipe, k, None) for k in ('tokenizer', 'text_encoder', 'vae')], _Net(one.net, one.call, given), self.sampler)

@@ -109,6 +109,7 @@ def _odds(u, t, step, state, low, terms):
     if step is None: return start.clamp(min=low)
     if any(getattr(step, k, None) is None for k in ('x', 'a', 'b', 'sigmas')):
         raise ValueError(f'`step` must be a `Step` that knows `x`, `a`, `b` and `sigmas`; got {step!r}')
+    if 'odds' in state.get('first', {}): return state['first']['odds']                 # one scale for a step, however often it calls
     a = max(step.a, 1e-6*step.b)                                                 # a run may begin with noise alone
     s, x, odds = step.b/a, _wide(step.x)/a, state.get('odds', start)
     if 'x' in state and s < state['s']:

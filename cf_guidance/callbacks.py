@@ -7,6 +7,7 @@ __all__ = ['CALLBACKS', 'guidance_callback']
 
 # %% ../nbs/10b_callbacks.ipynb #61b84125
 import copy
+from .finite import first_bad, pole
 from .samplers import call_steps, first_of_each, run_sigmas
 from .schedules import Step, lift
 
@@ -32,6 +33,11 @@ def _calls(pipe, timestep):
     sigmas, firsts = [tuple(v[own[0]:own[-1] + 1]) for v in (run_sigmas(s, calls), first_of_each(calls, times))]
     return [Step(c - own[0], own[-1] - own[0] + 1, sigmas=sigmas, timesteps=firsts) for c in own]
 
+def _source(pipe, timestep):
+    "What latents come from"
+    g = f'{type(pipe.scheduler).__name__} makes them of a prediction at guidance scale {pipe.guidance_scale:g}'
+    return g + pole(pipe.scheduler, timestep)
+
 def guidance_callback(
     schedule, # Guidance scale over the steps, above 1 throughout: a schedule, a list, a function
 ): # To be given as `callback_on_step_end`
@@ -44,6 +50,7 @@ def guidance_callback(
             vals[:] = [schedule[step] for step in _calls(pipe, timestep)]
             if min(vals) <= 1: raise ValueError(f'`schedule` must stay above 1 for a callback, since diffusers drops `u` there; got {min(vals):g}; use `guided` of cf_guidance.adapters')
             if pipe.guidance_scale != vals[0]: raise ValueError(f'`guidance_scale` must be {vals[0]!r}, the first of the schedule, which a callback cannot set; got {pipe.guidance_scale!r}')
+        if said := first_bad([('latents', callback_kwargs.get('latents'), _source(pipe, timestep))], f'step {i} of {len(vals)}, counted from 0'): raise ValueError(said)
         pipe._guidance_scale = vals[min(i + 1, len(vals) - 1)]
         return callback_kwargs
     return callback

@@ -74,9 +74,10 @@ class Recorded:
     "A transform that notes what it saw and made in `rows`; each run starts them afresh"
     def __init__(self,
         tfm, # The transform, or any function of `u`, `t` and `idx`
+        told:bool=False, # Begin a run at `reset` alone, for a loop that calls it at each beginning
     ):
         if not callable(tfm): raise ValueError(f'`tfm` must be a transform such as `GuidanceTfm`; got {tfm!r}')
-        self.tfm, self.rows, self._fresh = tfm, [], True
+        self.tfm, self.told, self.rows, self._fresh = tfm, told, [], True
     def __getattr__(self, name):
         if name[:2] == '__' or 'tfm' not in vars(self): raise AttributeError(name)
         return getattr(self.tfm, name)
@@ -92,7 +93,7 @@ class Recorded:
         seen = [None if p is None else p.clone() for p in (u, t)]              # a transform may change what it is given
         pred = self.tfm(u, t, idx=idx, **weak)
         row = measure(idx, *seen, pred, self.tfm, **weak)
-        old = [] if self._fresh or _begins(row, self.rows) else self.rows
+        old = [] if self._fresh or not self.told and _begins(row, self.rows) else self.rows
         self.rows, self._fresh = [*old, row], False
         return pred
 

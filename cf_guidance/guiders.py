@@ -15,6 +15,8 @@ from fastcore.basics import patch
 from diffusers.guiders.guider_utils import BaseGuidance, GuiderOutput
 from .adapters import CHANNELS
 from .diagnostics import Recorded
+from .finite import finite, first_bad, pole
+from .halves import cached
 from .methods import TRANSFORMS
 from .passes import Pass, _instead
 from .pieces import scalings
@@ -216,9 +218,10 @@ def prepare_models(self:ScheduledGuider,
     self.cleanup_models(denoiser)
     self._net = type(getattr(denoiser, '_orig_mod', denoiser)).__name__
     self._now = next(k for k, v in _KEYS.items() if v == getattr(self._batches[self._count_prepared], self._identifier_key))
-    if self._net in _RESIZED and 't' not in self._needs:
-        self._needs = self._needs | {'t'}
-        self._batches.append(self._batch('t'))                                    # the loop is going through this very list
+    more = {'u', 't'} if cached(denoiser) else {'t'} if self._net in _RESIZED else set()      # a cache counts calls
+    for k in [k for k in _KEYS if k in more - self._needs]:
+        self._needs = self._needs | {k}
+        self._batches.append(self._batch(k))                                      # the loop is going through this very list
     super(ScheduledGuider, self).prepare_models(denoiser)
     def seen(net, args, kwargs):
         hook.remove()
@@ -271,6 +274,7 @@ def forward(self:ScheduledGuider,
     if like.ndim == 3 and name in CHANNELS and self.tfm.chosen().get('dim', 'channel') == 'channel':
         raise ValueError(f'`tfm` must not look along channels in this pipeline, which has them in the last of (b, tokens, channels); got {name}' + ", which has `dim='last'`"*(name == 'token_norm'))
     pred = (self.record or self.tfm)(pred_uncond, pred_cond, idx=step, **({} if pred_weak is None else {'weak': pred_weak}))
+    if not finite(pred): raise ValueError(self._bad(step, pred_uncond, pred_cond, pred_weak, pred))
     if self._net in _RESIZED and not pred.norm(dim=-1).all():
         raise ValueError(f'`tfm` must not give zero at step {int(step)}, as {self.tfm!r} does: the loop of this pipeline divides by the length of each token')
     self._x = self._input = self._data = self._batches = None                    # no tensor is kept beyond the step
@@ -286,3 +290,14 @@ def _known(self:ScheduledGuider, like):
         raise ValueError(f'`tfm` must act on what the network predicts, {space!r}, in this pipeline, which does not show its latents as such; {self.tfm.rule.__name__} acts on {dst!r}')
     at = self._at
     return Step(int(at), at.n, sigmas=at.sigmas, timestep=at.timestep, timesteps=at.timesteps, x=x, a=a, b=b, space=space)
+
+@patch
+def _bad(self:ScheduledGuider, step, u, t, weak, pred):
+    "Say what is not finite in a step, at which, and what it came from"
+    sampler, before = getattr(self.pipe, 'scheduler', None), None
+    if self._run and self._last: before = self._run.times[self._last - 1]
+    source = f'{type(sampler).__name__ if sampler else "the sampler"} makes it of the step before' if int(step) else 'the pipeline begins with it'
+    x = self._x if self._x is not None else self._input
+    return first_bad([('x', x, source + (pole(sampler, before) if before is not None else '')),
+        *[(k, p, f'{self._net} makes it, in {p.dtype}, of latents that are finite') for k, p in dict(u=u, t=t, weak=weak).items() if p is not None],
+        ('the guided prediction', pred, f'{self.tfm!r} makes it of finite predictions')], step)

@@ -6,24 +6,90 @@
 __all__ = ['step_at', 'GuidedDenoiser', 'PiecesDenoiser']
 
 # %% ../nbs/10c_kdiffusion.ipynb #d7bc1bd7
-import math
+import math, sys, weakref
 from functools import partial
+from types import SimpleNamespace
 import torch
 from .diagnostics import Recorded
+from .finite import finite, first_bad
+from .halves import tensors
 from .schedules import Step
 from .transforms import convert, how_of, needs_of
 
 # %% ../nbs/10c_kdiffusion.ipynb #4216aa4b
+_CHURN = math.sqrt(2)                   # k-diffusion raises the noise by no more
+
+def _caller():
+    "The frame of the innermost sampler of k-diffusion's kind that is running, or `None`"
+    f = sys._getframe(1)
+    while f:
+        code = f.f_code
+        if code.co_varnames[:1] == ('model',) and (code.co_name.startswith('sample_') or code.co_name == 'log_likelihood'): return f
+        f = f.f_back
+
+def _of_the_run(frame):
+    "Something that a sampler made for one run, and that goes with it"
+    code, inside = frame.f_code, frame.f_locals
+    for k in ('s_in', *code.co_varnames[code.co_argcount + code.co_kwonlyargcount:], *code.co_cellvars):
+        try: return weakref.ref(inside[k])
+        except (KeyError, TypeError): pass
+
+def _start(frame, levels):
+    "Where in `levels` the list begins that a sampler walks along; `None` if it is no part of them"
+    theirs = frame.f_locals.get('sigmas')
+    try: theirs = torch.as_tensor(theirs)
+    except (TypeError, ValueError, RuntimeError): return None
+    if theirs.ndim != 1 or not 1 < len(theirs) <= len(levels): return None
+    tol, theirs = _tolerance(theirs.dtype), theirs.tolist()
+    near = lambda p, q: abs(p - q) <= tol*max(p, q)
+    fits = lambda part: all(map(near, theirs[:-1], part)) and (theirs[-1] == 0 or near(theirs[-1], part[-1]))
+    gaps = {k: max(map(lambda p, q: abs(p/q - 1), theirs[:-1], levels[k:])) for k in range(len(levels) - len(theirs) + 1) if fits(levels[k:k + len(theirs)])}
+    return min(gaps, key=gaps.get, default=None)
+
+def _tolerance(dtype): return max(1e-3, torch.finfo(dtype).eps) if dtype.is_floating_point else 1e-3
+
+# %% ../nbs/10c_kdiffusion.ipynb #36efadcf
 def step_at(
     sigma:float, # Noise level of the call, above 0
     sigmas, # The sampler's noise levels, one more than it has steps, falling
     tol:float=1e-3, # Levels that differ by this share are one
 )->int: # Index of the step
-    "The step of a run that a call at a noise level belongs to"
+    "The step of a run that a noise level belongs to"
     n = len(sigmas) - 1
     near = min(range(n + 1), key=lambda k: abs(sigmas[k] - sigma))
     if abs(sigmas[near] - sigma) <= tol*sigma: return min(near, n - 1)
     return max(sum(s > sigma for s in sigmas[:n]) - 1, 0)
+
+# %% ../nbs/10c_kdiffusion.ipynb #ce1e0560
+class _Course:
+    "One run of a sampler, as its calls come in"
+    def __init__(self, frame, levels, i, sigma, tol):
+        self.frame, self.of, self.levels, self.start = id(frame), frame and _of_the_run(frame), levels, frame and _start(frame, levels)
+        self.first, self.had, self.past, self.k, self.i = sigma, [], {}, None, i
+        over = sigma/levels[0]                         # a loop that does not tell raises the noise by this share, if at all
+        self.over = over if frame is None and 1 + tol < over <= _CHURN*(1 + tol) else 1.
+
+    def goes_on(self, frame, i, sigma):
+        "Whether a call is one more of this run"
+        if id(frame) != self.frame: return False                               # another frame may get its number when it is gone
+        if frame is None: return sigma < self.first and (sigma <= _CHURN*self.had[-1] or sigma in self.had)
+        if i is None or self.i is None: return self.of is None or self.of() is not None and self.of() is (_of_the_run(frame) or self.of)()
+        return i > self.i or i == self.i and (i > 0 or sigma < self.first and self.start == _start(frame, self.levels))
+
+    def at(self, i, sigma, tol):
+        "The step of a call: that at which the sampler says it is, unless the level speaks against it"
+        begins, k = not self.had or i != self.i, None
+        if None not in (self.start, i) and self.start + i < len(self.levels) - 1: k = self.start + i
+        if k is not None and begins and not 1 - tol <= sigma/self.levels[k] <= _CHURN*(1 + tol): k = None
+        if k is None: self.start, k = None, self._by_level(sigma, tol)
+        if begins and i is not None: self.first = sigma                         # of the step, where steps are counted
+        self.had.append(sigma)
+        self.i = i
+        return k
+
+    def _by_level(self, sigma, tol):
+        plain = sigma/self.over
+        return step_at(plain if any(abs(plain - s) <= tol*s for s in self.levels[:-1]) else sigma, self.levels, tol)
 
 # %% ../nbs/10c_kdiffusion.ipynb #111b873f
 def _levels(sigmas):
@@ -36,7 +102,7 @@ def _level(sigma):
     "The one noise level of a call, and how far it may be rounded"
     low, high = sigma.min().item(), sigma.max().item()
     if not 0 < low == high < math.inf: raise ValueError(f'`sigma` must be one noise level for all rows, finite and above 0; got {sigma.tolist()}')
-    return low, max(1e-3, torch.finfo(sigma.dtype).eps) if sigma.is_floating_point() else 1e-3
+    return low, _tolerance(sigma.dtype)
 
 def _rows(conds, n):
     "The rows of several conditions, one condition after the other"
@@ -60,8 +126,8 @@ class GuidedDenoiser:
     ):
         for k, v in dict(model=model, tfm=tfm, **({} if weak is None else {'weak': weak})).items():
             if not callable(v): raise ValueError(f'`{k}` must be callable; got {v!r}')
-        self.record = Recorded(tfm) if record else None
-        self.model, self.tfm, self.weak, self.sigmas, self.last = model, self.record or tfm, weak, _levels(sigmas), None
+        self.record = Recorded(tfm, told=True) if record else None
+        self.model, self.tfm, self.weak, self.sigmas, self._run = model, self.record or tfm, weak, _levels(sigmas), None
         self.timesteps = None if timesteps is None else tuple(float(v) for v in timesteps)
         for k in range(len(self.sigmas) - 1):
             try: self.reads(self.step(k))
@@ -95,8 +161,13 @@ class GuidedDenoiser:
         **kwargs # For the model, as they are
     ): # Guided images, same shape and dtype as `x`
         "Denoise `x`, guided"
-        sigma = torch.as_tensor(sigma, device=x.device).reshape(-1).expand(len(x))
-        step = self._look_up(x, *_level(sigma))
+        try: return self._guided(x, torch.as_tensor(sigma, device=x.device).reshape(-1).expand(len(x)), cond, uncond, kwargs)
+        except BaseException: self._run = None; raise                        # the next call begins a run
+
+    def __getstate__(self): return {**vars(self), '_run': None}
+
+    def _guided(self, x, sigma, cond, uncond, kwargs):
+        step = self._look_up(_caller(), x, *_level(sigma))
         names, given = self.reads(step), dict(u=uncond, t=cond)
         want = [k for k in ('u', 't') if k in names]
         for k in want:
@@ -104,14 +175,39 @@ class GuidedDenoiser:
         both = lambda v: torch.cat([v]*len(want)) if len(want) > 1 else v
         preds = dict(zip(want, self.model(both(x), both(sigma), cond=_rows([given[k] for k in want], len(x)), **kwargs).chunk(len(want)))) if want else {}
         if 'weak' in names: preds['weak'] = self.weak(x, sigma, cond=cond, **kwargs)
-        return self.tfm(preds.pop('u', None), preds.pop('t', None), idx=step, **preds).to(x.dtype)
+        pred = self.tfm(preds.get('u'), preds.get('t'), idx=step, **({'weak': preds['weak']} if 'weak' in preds else {})).to(x.dtype)
+        if not finite(pred): raise ValueError(self._bad(x, {k: given[k] for k in want}, preds, pred, step))
+        return pred
 
-    def _look_up(self, x, sigma, tol):
-        "The step of a call; the transform forgets when a new run begins"
-        k, last = step_at(sigma, self.sigmas, tol), self.last
-        if last and (k < last[0] or k == 0 and sigma >= last[1]) and hasattr(self.tfm, 'reset'): self.tfm.reset()
-        self.last = k, sigma
+    def _bad(self, x, conds, preds, pred, step):
+        "Say what is not finite in a call, at which step, and what it came from"
+        names, model = dict(u='uncond', t='cond'), type(self.model).__name__
+        return first_bad([
+            ('x', x, 'the sampler makes it of the call before' if int(step) else 'the sampler begins with it'),
+            *[(names[k], v, 'it is given to the sampler') for k, cond in conds.items() for v in tensors(cond) if v.is_floating_point()],
+            *[(k, v, f'{model if k != "weak" else type(self.weak).__name__} makes it of finite latents') for k, v in preds.items()],
+            ('the guided prediction', pred, f'{self.tfm!r} makes it of finite predictions')], step)
+
+    def _look_up(self, frame, x, sigma, tol):
+        "The step of a call; the transform forgets where a run begins"
+        i = frame and frame.f_locals.get('i')
+        if type(i) is not int: i = None
+        if self._run is None or not self._run.goes_on(frame, i, sigma):
+            self._run = _Course(frame, self.sigmas, i, sigma, tol)
+            if hasattr(self.tfm, 'reset'): self.tfm.reset()
+        k = self._run.at(i, sigma, tol)
+        self._recall(k)
+        self._run.k = k
         return self.step(k, x=x, a=1., b=sigma, space='sample')
+
+    def _recall(self, k):
+        "Where the step goes back, so does what the transform kept"
+        run, own = self._run, getattr(self.record.tfm if self.record else self.tfm, '__dict__', {})
+        if later := [j for j in run.past if j > k]:
+            own.pop('_kept', None)
+            if (kept := run.past[min(later)]) is not None: own['_kept'] = kept
+            for j in later: del run.past[j]
+        if run.start is None: run.past.setdefault(k, own.get('_kept'))
 
 # %% ../nbs/10c_kdiffusion.ipynb #8b2fd18b
 class PiecesDenoiser:

@@ -7,16 +7,25 @@ __all__ = ['Pass', 'PerturbedAttention', 'blur_tokens', 'SmoothedAttention', 'Sk
            'RandomCondition', 'PerturbedTime', 'OtherText']
 
 # %% ../nbs/02ga_passes.ipynb #193af725
-import hashlib, math
+import hashlib, inspect, math, sys, threading
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, wraps
 from typing import Literal
 import torch
 import torch.nn.functional as F
 from .normalise import _between
 
 # %% ../nbs/02ga_passes.ipynb #0926e242
+_WRAPS = '_orig_mod', 'module', 'base_model', 'model'       # what wrappers call the network that they hold alone
+
+def _bare(net):
+    "The network without what is wrapped round it"
+    while True:
+        parts = getattr(net, '_modules', {})
+        if len(parts) != 1 or not set(parts) <= set(_WRAPS): return net
+        net, = parts.values()
+
 _PLACES = {'down': 'down_blocks', 'mid': 'mid_block', 'up': 'up_blocks'}
 
 def _is_attention(m):
@@ -29,9 +38,13 @@ def _is_block(m):
     from diffusers.models.attention import BasicTransformerBlock
     return isinstance(m, BasicTransformerBlock)
 
-def _named(net, kind, layers):
-    "Those modules of a kind that `layers` names"
-    found = {k: m for k, m in net.named_modules() if kind(m)}
+def _named(net, kind, layers, apart=()):
+    "Those modules of a kind that `layers` names, without the parts called `apart`"
+    if not hasattr(torch.compiler, 'set_stance') and any(getattr(m, '_compiled_call_impl', None) or '_orig_mod' in m._modules for m in net.modules()):
+        raise ValueError(f'`net` must not be compiled to be disturbed by torch {torch.__version__}: it wants torch 2.6 or later')
+    net = _bare(net)
+    plain = lambda name: '.'.join(k for k in name.split('.') if k != '_orig_mod')        # parts may be compiled alone
+    found = {plain(k): m for k, m in net.named_modules() if kind(m) and not set(apart) & set(k.split('.'))}
     inside = lambda place: {k: m for k, m in found.items() if k == place or k.startswith(place + '.')}
     picked = {}
     for part in filter(None, (p.strip() for p in layers.split(','))):
@@ -44,17 +57,50 @@ def _named(net, kind, layers):
     return list(picked.values())
 
 # %% ../nbs/02ga_passes.ipynb #b490f61d
+_LOCK, _OPEN, _MINE = threading.RLock(), {}, threading.local()      # module: what it had, and how often it is open; of each thread: what stands in
+
+def _enter(m, name):
+    "Send the calls of a method to what the thread has put in its place"
+    with _LOCK:
+        own, count, plain = _OPEN.get((m, name)) or (vars(m).get(name), 0, getattr(m, name))
+        _OPEN[m, name] = own, count + 1, plain
+        if count: return
+        @wraps(plain)
+        def method(*args, **kwargs): return getattr(_MINE, 'place', {}).get((m, name), plain)(*args, **kwargs)
+        setattr(m, name, method)
+
+def _leave(m, name):
+    with _LOCK:
+        own, count, plain = _OPEN.pop((m, name))
+        if count > 1: _OPEN[m, name] = own, count - 1, plain
+        elif own is None: vars(m).pop(name, None)
+        else: setattr(m, name, own)
+
+class _Uncompiled:
+    "A context in which compiled code is left aside; the last of several threads to leave it ends it"
+    count, stance = 0, nullcontext()
+    def __enter__(self):
+        with _LOCK:
+            if not _Uncompiled.count and 'torch._dynamo' in sys.modules and hasattr(torch.compiler, 'set_stance'):
+                _Uncompiled.stance = torch.compiler.set_stance('force_eager')
+                _Uncompiled.stance.__enter__()
+            _Uncompiled.count += 1
+    def __exit__(self, *error):
+        with _LOCK:
+            _Uncompiled.count -= 1
+            if not _Uncompiled.count: self.stance.__exit__(*error); _Uncompiled.stance = nullcontext()
+
 @contextmanager
-def _instead(modules, make):
-    "While this is open, the `forward` of each module is what `make` makes of it and of its place in the list"
-    was = [(m, vars(m).get('forward')) for m in modules]
+def _instead(modules, make, name='forward'):
+    "While this is open, this thread's calls of a method of each module go to what `make` makes of it and of its place in the list"
+    keys, was = [(m, name) for m in modules], dict(vars(_MINE).setdefault('place', {}))
+    for key in keys: _enter(*key)
     try:
-        for k, m in enumerate(modules): m.forward = make(m.forward, k)
-        yield
+        for k, key in enumerate(keys): _MINE.place[key] = make(_MINE.place.get(key, _OPEN[key][2]), k)
+        with _Uncompiled() if keys else nullcontext(): yield
     finally:
-        for m, own in was:
-            vars(m).pop('forward', None)
-            if own is not None: m.forward = own
+        _MINE.place = was
+        for key in keys: _leave(*key)
 
 # %% ../nbs/02ga_passes.ipynb #dfaac012
 def _timed(timestep):
@@ -62,6 +108,11 @@ def _timed(timestep):
 
 class Pass:
     "A prediction by the same network, changed for as long as it lasts"
+    disturbs = False                      # whether it changes the network, so that the prediction must be another one than `t`
+    def check(self,
+        net, # The network
+    ):
+        "A `ValueError` where the pass cannot disturb this network, before any prediction is paid for"
     def on(self,
         net, # The network
         x=None, # Latents, (b, c, h, w); some passes want their size
@@ -94,28 +145,64 @@ def _draws(*what):
     return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(repr(what).encode()).digest()[:7], 'big'))
 
 # %% ../nbs/02ga_passes.ipynb #3d3458bd
+def _asks(processor, *words):
+    "Whether the code of an attention processor names one of some words, or a function that it calls does; `None` if it cannot be read"
+    code = [inspect.unwrap(vars(c)['__call__']) for c in type(processor).__mro__ if '__call__' in vars(c)]
+    code += [f for call in code if inspect.isfunction(call) for k in call.__code__.co_names if inspect.isfunction(f := call.__globals__.get(k))]
+    try: return any(word in inspect.getsource(part) for part in code for word in words)
+    except (OSError, TypeError): return None
+
+_IN_TIME = {'motion_modules', 'temp_attentions', 'temporal_transformer_blocks', 'transformer_in'}      # parts whose tokens are the frames of a place
+
+def _attention(net, layers, *words, apart=()):
+    "The self-attention that `layers` names, whose processors must do what a pass changes"
+    found = _named(net, _is_attention, layers, apart)
+    for m in found:
+        if _asks(m.processor, *words) is False: raise ValueError(_other(m, words))
+    return found
+
+def _other(m, words): return f'`layers` must be attention that calls {" or ".join(f"`{w}`" for w in words)}, as `AttnProcessor2_0` does; this network has another processor, {type(m.processor).__name__}'
+
+def _kept(seen, found, words):
+    "A `forward` that must do what is counted in `seen`"
+    def make(forward, k):
+        def _forward(*args, **kwargs):
+            before, out = seen[k], forward(*args, **kwargs)
+            if seen[k] == before: raise ValueError(_other(found[k], words))
+            return out
+        return _forward
+    return make
+
 class _Alone(torch.overrides.TorchFunctionMode):
     "Attention in which each token takes the value of itself"
-    seen = 0
+    def __init__(self, seen, k): super().__init__(); self.seen, self.k = seen, k
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is not F.scaled_dot_product_attention: return func(*args, **kwargs)
-        self.seen += 1
+        self.seen[self.k] += 1
         return kwargs['value'] if 'value' in kwargs else args[2]
-
-def _alone(forward, k):
-    def _forward(*args, **kwargs):
-        with _Alone() as mode: out = forward(*args, **kwargs)
-        if not mode.seen: raise ValueError('`layers` must be attention that calls `scaled_dot_product_attention` as `AttnProcessor2_0` does; '
-                                           'this network has another processor')
-        return out
-    return _forward
 
 @dataclass(frozen=True)
 class PerturbedAttention(Pass):
     "Self-attention whose map is the identity (PAG, arXiv 2403.17377)"
     layers:str='mid' # Which layers: 'mid', 'up', 'down', 'all', or names, with commas
-    def on(self, net, x=None, timestep=None): return _instead(_named(net, _is_attention, self.layers), _alone)
+    words = 'scaled_dot_product_attention', 'get_attention_scores'
+    disturbs = property(lambda self: bool(self.layers.strip(' ,')))
+    def check(self, net): _attention(net, self.layers, *self.words)
+    def on(self, net, x=None, timestep=None): return self._on(_attention(net, self.layers, *self.words))
+    @contextmanager
+    def _on(self, found):
+        seen = [0]*len(found)
+        def alone(forward, k):
+            def _forward(*args, **kwargs):
+                with _Alone(seen, k): return forward(*args, **kwargs)
+            return _forward
+        def scores(own, k):
+            def _scores(query, key, attention_mask=None):
+                seen[k] += 1
+                return torch.eye(query.shape[1], key.shape[1], dtype=query.dtype, device=query.device).expand(len(query), -1, -1)
+            return _scores
+        with _instead(found, alone), _instead(found, scores, 'get_attention_scores'), _instead(found, _kept(seen, found, self.words)): yield
 
 # %% ../nbs/02ga_passes.ipynb #8bf33be5
 def _plane(n, h, w):
@@ -149,15 +236,27 @@ class SmoothedAttention(Pass):
     layers:str='mid' # Which layers: 'mid', 'up', 'down', 'all', or names, with commas
     blur:float=100. # Width of the blur in tokens: 0 is none, 100 or more infinite; usually 0 to 100
     def __post_init__(self): _between('blur', self.blur, 0)
+    words = 'to_q', 'to_qkv'
+    disturbs = property(lambda self: bool(self.layers.strip(' ,') and self.blur))
+    def check(self, net): self._found(net)
+    def _found(self, net): return _attention(net, self.layers if self.blur else '', *self.words, apart=_IN_TIME)
     def on(self, net, x=None, timestep=None):
         if self.blur and x is None: raise ValueError('`x` must be the latents: the blur wants the size of their plane; got None')
-        queries = [m.to_q for m in _named(net, _is_attention, self.layers)]
-        def blurred(forward, k):
-            def _forward(tokens):
-                q = forward(tokens)
-                return blur_tokens(q, *_plane(q.shape[1], *x.shape[-2:]), self.blur)
-            return _forward
-        return _instead(queries if self.blur else [], blurred)
+        return self._on(self._found(net), x)
+    @contextmanager
+    def _on(self, found, x):
+        seen, every, fused = [0]*len(found), range(len(found)), [k for k, m in enumerate(found) if hasattr(m, 'to_qkv')]
+        def blurred(which, parts):
+            def make(forward, k):
+                def _forward(tokens):
+                    seen[which[k]] += 1
+                    q, *rest = forward(tokens).chunk(parts, -1)
+                    q = blur_tokens(q, *_plane(q.shape[1], *x.shape[-2:]), self.blur)
+                    return torch.cat([q, *rest], -1) if rest else q
+                return _forward
+            return make
+        with (_instead([m.to_q for m in found], blurred(every, 1)), _instead([found[k].to_qkv for k in fused], blurred(fused, 3)),
+              _instead(found, _kept(seen, found, self.words))): yield
 
 # %% ../nbs/02ga_passes.ipynb #6afa94e6
 def _tokens(args, kwargs): return args[0] if args else kwargs['hidden_states']
@@ -166,6 +265,8 @@ def _tokens(args, kwargs): return args[0] if args else kwargs['hidden_states']
 class SkippedLayers(Pass):
     "Transformer blocks that are left out (SLG, Stable Diffusion 3.5)"
     layers:str='mid' # Which layers: 'mid', 'up', 'down', 'all', or names, with commas
+    disturbs = property(lambda self: bool(self.layers.strip(' ,')))
+    def check(self, net): _named(net, _is_block, self.layers)
     def on(self, net, x=None, timestep=None):
         return _instead(_named(net, _is_block, self.layers), lambda forward, k: lambda *args, **kwargs: _tokens(args, kwargs))
 
@@ -176,6 +277,8 @@ class DroppedLayers(Pass):
     layers:str='all' # Which layers: 'mid', 'up', 'down', 'all', or names, with commas
     share:float=.5 # Chance of each number to be left out; usually 0 to 1
     seed:int=0 # Seed of the chance, a whole number
+    disturbs = property(lambda self: bool(self.layers.strip(' ,') and self.share))
+    def check(self, net): _named(net, _is_block, self.layers if self.share else '')
     def __post_init__(self): _between('share', self.share, 0, 1)
     def on(self, net, x=None, timestep=None):
         if 0 < self.share < 1: _timed(timestep)
@@ -247,8 +350,12 @@ class PerturbedTime(Pass):
     seed:int=0 # Seed of the noise, a whole number
     def __post_init__(self):
         for k in ('scale', 'power'): _between(k, getattr(self, k), 0)
-    def on(self, net, x=None, timestep=None):
+    disturbs = property(lambda self: bool(self.scale))
+    def check(self, net):
+        net = _bare(net)
         if not hasattr(net, 'time_embedding'): raise ValueError(f'the network must have a `time_embedding`, as a U-Net has; got {type(net).__name__}')
+    def on(self, net, x=None, timestep=None):
+        self.check(net)
         if self.scale: _timed(timestep)
         def shaken(forward, k):
             def _forward(*args, **kwargs):
@@ -256,7 +363,7 @@ class PerturbedTime(Pass):
                 n = torch.randn(e.shape[1:], generator=_draws('time', int(self.seed), float(timestep))).to(e)
                 return e + self.scale*(float(timestep)/1000)**self.power*e.std(1, keepdim=True)*n
             return _forward
-        return _instead([net.time_embedding] if self.scale else [], shaken)
+        return _instead([_bare(net).time_embedding] if self.scale else [], shaken)
 
 # %% ../nbs/02ga_passes.ipynb #4e5316a0
 @dataclass(frozen=True)

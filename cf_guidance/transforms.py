@@ -10,6 +10,7 @@ __all__ = ['RULES', 'OWN', 'TRANSFORMS', 'rule', 'cfg', 'base_norm', 'match_norm
 # %% ../nbs/02_transforms.ipynb #6f8e98a4
 import inspect
 from functools import cache
+from types import SimpleNamespace
 from typing import Literal, get_args, get_origin
 import torch
 from fastcore.basics import patch
@@ -245,14 +246,19 @@ def reset(self:GuidanceTfm):
     "Forget what the rule kept of earlier steps"
     vars(self).pop('_kept', None)
 
+def _less_noise(idx, than):
+    "Whether the latents of a call hold less noise than those of another, both known"
+    (a, b), (a2, b2) = [[getattr(i, k, None) for k in 'ab'] for i in (idx, than)]
+    return None not in (a, b, a2, b2) and b*a2 < b2*a
+
 @patch
 def _before(self:GuidanceTfm, idx, mark=None):
-    "What the rule kept before this step"
-    last = vars(self).get('_kept')
-    sigma = getattr(idx, 'sigma', None)
-    if last is None or int(idx) < last['step'] or int(idx) == 0 or (mark and mark != last['mark']): return {}
-    if sigma is not None and last['sigma'] is not None and sigma > last['sigma']: return {}
-    return last['before'] if int(idx) == last['step'] else last['after']
+    "What the rule kept before this step, and, in a later call of it, what the first call left"
+    last, sigma = vars(self).get('_kept'), getattr(idx, 'sigma', None)
+    if last is None or int(idx) < last['idx'] or (mark and mark != last['mark']): return {}, None
+    if sigma is not None and last['sigma'] is not None and sigma > last['sigma']: return {}, None
+    if int(idx) > last['idx']: return last['after'], None
+    return (last['before'], last['after']) if int(idx) or _less_noise(idx, last['at']) else ({}, None)
 
 @patch
 def _given(self:GuidanceTfm, like, idx):
@@ -262,9 +268,10 @@ def _given(self:GuidanceTfm, like, idx):
     if 'step' in names: res['step'] = idx
     if 'state' in names:
         mark = (like.shape, like.dtype, like.device)
-        before = self._before(idx, mark)
-        res['state'] = dict(before)
-        self._kept = dict(step=int(idx), sigma=getattr(idx, 'sigma', None), mark=mark, before=before, after=res['state'])
+        before, first = self._before(idx, mark)
+        res['state'] = dict(before) if first is None else dict(before, first=first)
+        at = SimpleNamespace(a=getattr(idx, 'a', None), b=getattr(idx, 'b', None))
+        if first is None: self._kept = dict(idx=int(idx), at=at, sigma=getattr(idx, 'sigma', None), mark=mark, before=before, after=res['state'])
     return res
 
 # %% ../nbs/02_transforms.ipynb #d844ebd3
@@ -328,7 +335,7 @@ def needs(self:GuidanceTfm,
     if _changed(self, _HOOKS): return every
     if (reads := getattr(self.rule, 'reads', None)) is None:
         return frozenset('t') if _matches(self, 'neutral', idx) else frozenset('u') if _matches(self, 'absent', idx) else every
-    known = {**self.every(idx), 'step': idx, 'state': self._before(idx)}
+    known = {**self.every(idx), 'step': idx, 'state': self._before(idx)[0]}
     return frozenset(reads(**{k: known[k] for k in _params(reads)}))
 
 @patch

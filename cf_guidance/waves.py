@@ -181,7 +181,9 @@ class Wave:
         self.scripts = scripts or [script(r, course.steps) for r in self.runs]
         self.made, self.alone, self.failed, nodes = 0, 0, {}, {}                 # passes made, passes one by one, errors by run
         self.rows = {i: [] for i in range(len(self.runs))} if record else None
-        for i, r in enumerate(self.runs): nodes.setdefault(r.root, []).append(i)
+        for i, r in enumerate(self.runs):
+            nodes.setdefault(r.root, []).append(i)
+            if hasattr(r.tfm, 'reset'): r.tfm.reset()                            # nothing is left of another run
         noise, gens = zip(*[start_noise(s, pieces, size) for seeds, _ in nodes for s in seeds])
         self.x, self.gens, self.nodes = _first_latents(list(nodes), torch.cat(noise), pieces, course), list(gens), list(nodes.values())
         if any(isinstance(text, Embedded) for text in words): count_tokens(words, pieces)

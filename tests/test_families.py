@@ -1,14 +1,18 @@
 """Every pipeline family of diffusers that can be made tiny, hosted by `guided`: to the bit, with a note, or refused and why.
 
+To the bit means: the same passes in batches of the same rows, on one machine. In float32 all is tried;
+in bfloat16 and float16 that the family is hosted, and that the transform's prediction is the pipeline's own mix.
+
     python tests/test_families.py      writes nbs/tutorials/families.json, the table of the docs, anew"""
 import functools, inspect, json, sys, warnings
 from pathlib import Path
 import diffusers, pytest, torch
 import cf_guidance.callbacks as callbacks
 import families_image, families_unet, families_video
-from cf_guidance.adapters import guided
+from cf_guidance.adapters import Host, guided
 from cf_guidance.callbacks import guidance_callback
 from cf_guidance.methods import guidance
+from cf_guidance.mixing import unit
 from cf_guidance.published import cogvideox_shipped
 from cf_guidance.schedules import constant, linear
 from cf_guidance.transforms import convert
@@ -56,12 +60,12 @@ def hosted(name, pipe, kw, tfm, **more):
 
 EXACT = 'FlowMatchEuler', 'EulerDiscrete', 'CogVideoX', 'DPMSolverMultistep', 'UniPC', 'EDMDPM'      # these end on the image that the last prediction is
 
-def whole(name, pipe, kw, tfm):
+def whole(name, pipe, kw, tfm, **more):
     "The same with no pass left out"
     class All:
         needs = staticmethod(lambda step: frozenset('ut'))
         def __call__(self, u, t, idx): return tfm(u, t, idx=idx)
-    out, host = hosted(name, pipe, kw, All())
+    out, host = hosted(name, pipe, kw, All(), **more)
     assert not host.saved
     return out
 
@@ -78,6 +82,45 @@ def ends(name, pipe, kw):
     if last[0].space is None or not cls.__name__.startswith(EXACT): return True
     out = took[0][0] if isinstance(took[0], tuple) else took[0].prev_sample
     return close(convert(last[1], last[0].space, 'sample', last[0].a, last[0].b, last[0].x), out[:len(last[1])], 1e-5)
+
+WIDE = {'LucyEditPipeline': ['vae']}      # parts that stay in float32, as their pages say
+
+def loaded(name, dtype):
+    "A family in another precision, as `from_pretrained(..., torch_dtype=dtype)` gives it, and the arguments of its call"
+    pipe, kw = FAMILIES[name][1].FAMILIES[name]()
+    for k, part in pipe.components.items():
+        if not isinstance(part, torch.nn.Module) or k in WIDE.get(name, ()): continue
+        part.to(dtype)
+        for n, m in part.named_modules():
+            if n.rpartition('.')[2] in (getattr(part, '_keep_in_fp32_modules', None) or ()): m.float()
+    cast = lambda v: v.to(dtype) if isinstance(v, torch.Tensor) and v.is_floating_point() else type(v)(map(cast, v)) if isinstance(v, list) else v
+    if '_encode_prompt' in vars(pipe): pipe._encode_prompt = lambda prompt, own=pipe._encode_prompt: cast(own(prompt))
+    return pipe, {k: cast(v) if 'embed' in k or 'hidden' in k else v for k, v in kw.items()}
+
+def mixes_alike(name, pipe, kw, tfm, s=5.):
+    "At every step the transform makes of the two predictions what the pipeline does, called at its own scale, but for what the formula itself rounds"
+    own, offs = Host._guide, []
+    def _guide(self, made, got, m, *args):
+        pred = own(self, made, got, m, *args)
+        size = torch.stack([m.float().norm(), s*got['t'].float().norm(), s*got['u'].float().norm()]).norm()
+        offs.append(((pred.float() - m.float()).norm()/(3*unit(m, made[0].out)*size)).item())
+        return pred
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Host, '_guide', _guide)
+        with guided(pipe, tfm): draw(name, pipe, kw, s)
+    return max(offs) <= 1
+
+def in_half(name, dtype, row):
+    "What the table says of a family in half precision"
+    try: pipe, kw = loaded(name, dtype); own = draw(name, pipe, kw)
+    except (RuntimeError, TypeError) as e: return f'fails without a host: {e}'
+    assert torch.isfinite(own).all()
+    tfm = OWN[name][1] if row['result'] == 'own' else guidance('cfg', g=6. if row['scale'] == 's + 1' else 5.)
+    out, host = hosted(name, pipe, kw, tfm)
+    assert (host.u, host.sign) == ('ut'.index(row['first']), row['sign']) and mixes_alike(name, pipe, kw, tfm)
+    _, host = hosted(name, pipe, kw, guidance('cfg', g=constant(5.).then(1, at=.5)))
+    assert (host.saved > 0) == row['saves']
+    return row['result'] if row['result'] == 'own' else 'bit' if torch.equal(out, own) else 'rounding'
 
 def called(name, pipe, kw):
     "What a callback does in a pipeline"
@@ -114,7 +157,8 @@ def outcome(name):
         except ValueError: spaced = False
         assert ends(name, pipe, kw)
         if (read := m.FORMULA[name]).endswith('first'): assert read == 'two calls '*(host.two == 'calls') + 'ut'[host.u] + ' first'      # as it stands in the pipeline's source
-        return {**row, 'result': result, 'scale': scale, 'calls': 'two' if host.two == 'calls' else 'one', 'first': 'ut'[host.u], 'sign': host.sign, 'saves': host.saved > 0, 'spaces': spaced, 'callback': called(name, pipe, kw)}
+        row |= {'result': result, 'scale': scale, 'calls': 'two' if host.two == 'calls' else 'one', 'first': 'ut'[host.u], 'sign': host.sign, 'saves': host.saved > 0, 'spaces': spaced, 'callback': called(name, pipe, kw)}
+        return row | {str(d)[6:]: in_half(name, d, row) for d in (torch.bfloat16, torch.float16)}
 
 ROWS = {r['name']: r for r in json.loads(FILE.read_text())} if FILE.exists() else {}
 
