@@ -1,14 +1,19 @@
 import runpy
 from pathlib import Path
 import pytest
-from hosts import FLAGS, chromium
+from hosts import FLAGS, PATIENCE, chromium
 
 def pytest_addoption(parser):
     parser.addoption('--all', action='store_true', help='run the heavier cases too')
     parser.addoption('--other-cpu', action='store_true', help='round as another CPU would, see other_cpu/sitecustomize.py')
 
 def pytest_configure(config):
+    config.addinivalue_line('markers', 'page: looks at a page, in a browser or on the site')
     if config.getoption('--other-cpu'): runpy.run_path(str(Path(__file__).parent/'other_cpu/sitecustomize.py'))
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if {'browser', 'site'} & set(item.fixturenames): item.add_marker('page')
 
 @pytest.fixture
 def every(request): return request.config.getoption('--all')
@@ -19,6 +24,12 @@ def browser():
     playwright = pytest.importorskip('playwright.sync_api', reason="playwright comes with the extra 'dev'")
     if chromium() is None: pytest.skip("no Chromium here: install Debian's package `chromium`")
     with playwright.sync_playwright() as p:
-        b = p.chromium.launch(executable_path=chromium(), args=FLAGS)
+        b = p.chromium.launch(executable_path=chromium(), args=FLAGS, timeout=1000*PATIENCE)
+        own = b.new_page
+        def new_page(**kwargs):
+            page = own(**kwargs)
+            page.set_default_timeout(1000*PATIENCE)
+            return page
+        b.new_page = new_page
         yield b
         b.close()

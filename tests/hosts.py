@@ -7,6 +7,16 @@ FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '-
 
 def chromium(): return next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 
+PATIENCE = 600      # seconds that a busy machine may take for anything that is waited for
+
+def until(there, what, pause=.1):
+    "Wait for what is to come, not for a time; the time ends the test where it never comes"
+    end = time.monotonic() + PATIENCE
+    while not (got := there()):
+        if time.monotonic() > end: raise TimeoutError(f'waited {PATIENCE} seconds for {what}')
+        time.sleep(pause)
+    return got
+
 def free_port():
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); return s.getsockname()[1]
 
@@ -16,14 +26,15 @@ def served(args, port, log, home):
     env = {**os.environ, 'JUPYTER_CONFIG_DIR': str(home), 'IPYTHONDIR': str(home), 'OMP_NUM_THREADS': '1'}
     with open(log, 'w') as f: proc = subprocess.Popen([sys.executable, *args], stdout=f, stderr=f, env=env, start_new_session=True)
     try:
-        for _ in range(1200):
+        def listens():
             if proc.poll() is not None: raise RuntimeError(Path(log).read_text())
-            try: socket.create_connection(('127.0.0.1', port)).close(); break
-            except OSError: time.sleep(.1)
+            try: socket.create_connection(('127.0.0.1', port)).close(); return True
+            except OSError: return False
+        until(listens, f'{args} to listen')
         yield f'http://127.0.0.1:{port}'
     finally:
         proc.terminate()
-        try: proc.wait(20)
+        try: proc.wait(120)
         except subprocess.TimeoutExpired: proc.kill()
 
 def notebook(*cells):

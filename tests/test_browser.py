@@ -5,7 +5,7 @@ import pytest
 from cf_guidance import schedules
 from cf_guidance.methods import TRANSFORMS, guidance
 from cf_guidance.transforms import parameters
-from hosts import chromium, drag, free_port, notebook, served, slider
+from hosts import chromium, drag, free_port, notebook, served, slider, until
 
 playwright = pytest.importorskip('playwright.sync_api', reason="playwright comes with the extra 'dev'")
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium here: install Debian's package `chromium`")
@@ -26,8 +26,7 @@ def jupyter(tmp_path_factory):
 
 def opened(browser, url, width=1300):
     page = browser.new_page(viewport={'width': width, 'height': 1000})
-    page.set_default_timeout(60_000)
-    page.goto(url, timeout=120_000)
+    page.goto(url)
     return page
 
 def run_cells(page, *which):
@@ -36,11 +35,13 @@ def run_cells(page, *which):
     cells.first.wait_for()
     for i in which:
         prompt = lambda: cells.nth(i).locator('.jp-InputPrompt').inner_text().strip()
-        while not prompt()[1:-2].isdigit():                       # an error calls off the cells that wait, so one after the other
+        def ran():                                                # an error calls off the cells that wait, so one after the other
             if prompt() == '[ ]:':
                 cells.nth(i).locator('.cm-content').click()
                 page.keyboard.press('Shift+Enter')
             page.wait_for_timeout(1000)
+            return prompt()[1:-2].isdigit()
+        if not prompt()[1:-2].isdigit(): until(ran, f'cell {i} to have run')
 
 @pytest.fixture(params=['voila', 'lab', 'notebook'])
 def page(request, browser, tmp_path):
@@ -64,6 +65,15 @@ def ready(page):
     page.close()
 
 def code(page): return page.locator('code.made').inner_text()
+def settled(page):
+    "The last move of the mouse has been heard: the kernel is idle, and the line stays"
+    idle = page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').first
+    def stays():
+        idle.wait_for()
+        was = code(page)
+        page.wait_for_timeout(1000)
+        return idle.is_visible() and code(page) == was
+    until(stays, 'the line to stay')
 def status(page): return page.locator('[role=status], [role=alert]').last.inner_text()
 def image(page): return page.locator('img[src^="data:image/png"]').get_attribute('src')
 def pixels(page, box): return page.screenshot(clip=box)      # the curve is drawn anew at each move, so its element does not stay
@@ -91,9 +101,8 @@ def test_explorer(page):
     assert made(line) == schedules.cosine()
     def held():
         page.wait_for_function('was => document.querySelector("code.made").innerText !== was', arg=line)
-        return pixels(page, place)
-    during = drag(page, slider(page, 'max_val'), 40, held=held)
-    assert during != before
+        return until(lambda: pixels(page, place) != before, 'the curve to follow')
+    assert drag(page, slider(page, 'max_val'), 40, held=held)
     page.wait_for_function('was => document.querySelector(\'img[src^="data:image/png"]\').src !== was', arg=first)
     finished(page)
     assert image(page) != first and made(code(page)).args[0][1] > 8
@@ -140,7 +149,7 @@ def test_line_and_drawing(browser, jupyter):
     page.wait_for_selector('path.curve')
     drag(page, slider(page, 'k_decay'), 25)
     page.get_by_text(re.compile('k_decay=')).first.wait_for()
-    page.wait_for_timeout(1000)                                   # the last move of the drag may be on its way
+    settled(page)
     page.locator('.jp-CodeCell .cm-content').first.click()
     page.keyboard.insert_text(f'from cf_guidance.schedules import *\nprint("equal:", explorer.schedule == {code(page)})')
     page.keyboard.press('Shift+Enter')
@@ -153,7 +162,7 @@ def test_line_and_drawing(browser, jupyter):
     page.mouse.move(box['x'] + 5, box['y'] + box['height'] - 3); page.mouse.down()
     page.mouse.move(box['x'] + box['width'] - 5, box['y'] + 5, steps=15); page.mouse.up()
     page.wait_for_function('was => document.querySelector("code.made").innerText !== was', arg=f'lift({before})')
-    page.wait_for_timeout(500)
+    settled(page)
     drawn = made(code(page)).values(20)
     assert drawn == sorted(drawn) and drawn[0] < 1 and drawn[-1] > 13
     page.close()
