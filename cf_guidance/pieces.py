@@ -249,7 +249,7 @@ def _midway(s):
     if getattr(s, 'mid_point_sigma', None) is not None: return float(s.mid_point_sigma)
     if getattr(s, 'sigmas_interpol', None) is None: return None
     p, one = s.step_index, torch.ones(1, dtype=torch.float64)
-    by = s.scale_model_input(one, s.timesteps[p]).item()      # kept at `p`, or before it in DPM2 a
+    by = type(s).scale_model_input(s, one, s.timesteps[p]).item()      # it is at `p`, or one before in DPM2 a
     near = lambda sigma: abs(by - (sigma*sigma + 1)**-.5)
     return min((v for v in s.sigmas_interpol[p - 1:p + 1].tolist() if v == v), key=near)
 
