@@ -154,6 +154,7 @@ def _shares(self:Host, ts, told):
     try: a, b, kind = scalings(s, ts)
     except Exception: told = False
     if not told: return None, None, None, 1
+    if type(s).__name__ == 'MiniMaxH3Scheduler': return a, b, kind, -1               # its flow points to the image
     return (b, a, kind, -1) if conf.get('invert_sigmas') else (a, b, kind, 1)
 
 @patch

@@ -72,8 +72,9 @@ def host_run(
     short = copy.copy(plain)
     short.timesteps = part
     calls = call_steps(short, n)
-    firsts = [part[calls.index(k)] for k in range(calls[-1] + 1)]                                       # of the calls of a step the first
-    shares = [scalings(plain, ts) for ts in firsts]
+    places = [calls.index(k) for k in range(calls[-1] + 1)]                                             # of the calls of a step the first
+    firsts = [part[p] for p in places]
+    shares = [scalings(plain, ts, starts[0] + p) for ts, p in zip(firsts, places)]                      # two steps may have one timestep
     return HostRun(part.tolist(), calls, as_levels(plain, shares), tuple(ts.item() for ts in firsts))
 
 # %% ../nbs/10a_guiders.ipynb #34c82719

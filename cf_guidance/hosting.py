@@ -141,6 +141,9 @@ def _step(self:Host, timestep, **known):
     if run.start is None:
         at = [k for k, v in enumerate(run.times) if v == timestep]                   # twice where PLMS begins
         run.start = begin if begin is not None else next((k for k in at if len(run.times) - k == n), at[0] if at else None)
+        if (run.start == 0 and begin is None and getattr(self.sampler, 'step_index', 0) is None
+                and hasattr(self.sampler, 'set_begin_index')):
+            self.sampler.set_begin_index(0)                      # by itself it takes the second of two equal timesteps
     if run.start is None: return None
     calls = run.calls[run.start:][:n or None]
     if run.k >= len(calls): raise ValueError(f'`pipe` takes more than the {len(calls)} calls that its scheduler was set to')

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['built_in', 'start_noise', 'text_at', 'Run', 'reads', 'unheard_of', 'script', 'in_batches', 'all_texts', 'embed',
-           'Wave']
+           'Wave', 'not_finite']
 
 # %% ../nbs/05d_waves.ipynb #79df45a7
 import inspect, re, warnings
@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from .diagnostics import measure
 from .inputs import Embedded, count_tokens, embedding, encode_image, init_image
 from .pieces import Pieces, get_sd_pieces, scalings, text_embeddings
-from .samplers import Course, fork, take_rows
+from .samplers import Course, fork, sampler_breaks, scaled_input, take_rows
 from .schedules import Step, _whole
 from .transforms import how_of, needs_of
 
@@ -218,13 +218,30 @@ def _call(self:Wave, k, ts):
     steps = [Step(int(at), at.n, sigmas=at.sigmas, timestep=ts, timesteps=at.timesteps, x=self.x[span], a=a, b=b, space=space) for span in spans]
     asked = [{i: ask for i in node if (ask := self._ask(i, k, step))} for node, step in zip(self.nodes, steps)]
     want = dict.fromkeys((j, texts, how) for j, node in enumerate(asked) for asks, _ in node.values() for _, texts, how in asks)
-    preds = self._predict(list(want), spans, s.scale_model_input(self.x, ts), ts)
+    preds = self._predict(list(want), spans, scaled_input(s, self.x, ts), ts)
     self.alone += sum(len(texts) for node in asked for asks, _ in node.values() for _, texts, _ in asks)
     parts = [p for j, node in enumerate(asked) for p in self._part(j, node, steps[j], preds)]
     self._keep(spans, [(j, runs) for j, runs, _ in parts])
-    if parts: self.x = s.step(torch.cat([pred for *_, pred in parts]), ts, self.x, **self.extra()).prev_sample
-    self._drop(k)
+    if parts: self._sample(k, ts, torch.cat([pred for *_, pred in parts]))
     return steps
+
+@patch
+def _sample(self:Wave, k, ts, pred):
+    "One step of the sampler; runs end with it where it breaks"
+    s, n = self.course.scheduler, len(self.course.steps)
+    try: x = s.step(pred, ts, self.x, **self.extra()).prev_sample
+    except Exception as e:
+        if _short(e): raise
+        error = sampler_breaks(s, k, n, f'{type(e).__name__}: {e}')
+        self.failed.update({i: error for node in self.nodes for i in node})
+        return self._keep(self.spans(), [])
+    good, spans, old = torch.isfinite(x).flatten(1).all(1).tolist(), self.spans(), self.x
+    self.x = x
+    if all(good): return
+    for node, span in zip(self.nodes, spans):
+        if all(good[span]): continue
+        self.failed.update({i: _overflow(s, k, n, self.runs[i].tfm, pred[span], old[span]) for i in node})
+    self._keep(spans, [(j, node) for j, node in enumerate(self.nodes) if all(good[spans[j]])])
 
 @patch
 def _ask(self:Wave, i, k, step):
@@ -254,6 +271,39 @@ def _net(self:Wave, how, x, ts, rows, texts, seeds, part):
     if how is None: return self.pieces.unet(x, ts, encoder_hidden_states=emb).sample
     return how(self.pieces, x, ts, emb, texts[part], **({'seeds': seeds[part]} if getattr(how, 'seeded', False) else {}))
 
+# %% ../nbs/05d_waves.ipynb #d4f6a0e2
+def _bad(x): return f'{(~torch.isfinite(x)).sum().item()} of {x.numel()} numbers are NaN or infinite'
+
+def _most(x): return f'{x[torch.isfinite(x)].abs().max().item() if torch.isfinite(x).any() else 0.:.3g}'
+
+def _large(*tensors):
+    "Whether numbers come near to what their precision holds, half of its decades"
+    return any(float(_most(x)) > torch.finfo(x.dtype).max**.5 for x in tensors)
+
+_STRONG = ': the guidance is too strong for this model or precision'
+
+def not_finite(
+    step:Step, # The step, with its latents `x`
+    preds:dict, # The predictions by name: 'u', 't', 'weak'
+    tfm, # The transform
+    made, # What it made of them
+)->ValueError:
+    "Make the error that says where numbers ceased to be finite: in a prediction, or in the transform"
+    bad, x = next((k for k, p in preds.items() if not torch.isfinite(p).all()), None), step.x
+    where = f'at step {int(step)} of {step.n}'
+    if bad: return ValueError(f"the network's prediction `{bad}` must be finite; {where}, {_bad(preds[bad])}, "
+                              f'from latents up to {_most(x)}' + f'{_STRONG}, with {tfm!r}'*_large(x))
+    most = ', '.join(f'`{k}` up to {_most(p)}' for k, p in preds.items())
+    return ValueError(f'`tfm` must make finite numbers of finite predictions; {where} it does not, '
+                      f'with {most}' + _STRONG*torch.isinf(made).any().item() + f'; got {tfm!r}')
+
+def _overflow(s, k, n, tfm, pred, x):
+    "The error of a sampler's step that is not finite, of a prediction and latents that are"
+    of = f'of a prediction up to {_most(pred)} and latents up to {_most(x)}, both finite'
+    if not _large(pred, x): return sampler_breaks(s, k, n, f'it makes NaN or infinite values {of}')
+    return ValueError(f'latents must stay finite; after step {k} of {n} they are not, '
+                      f'made {of}' + _STRONG + f', with {tfm!r}')
+
 # %% ../nbs/05d_waves.ipynb #3140bba7
 @patch
 def _part(self:Wave, j, node, step, preds):
@@ -267,6 +317,9 @@ def _part(self:Wave, j, node, step, preds):
         weak = {'weak': got['weak']} if 'weak' in got else {}
         try: pred = _alike(run.tfm(got.get('u'), got.get('t'), idx=at, **weak), step.x)
         except Exception as e: self.failed.update(dict.fromkeys(runs, e)); continue
+        if not torch.isfinite(pred).all():
+            self.failed.update(dict.fromkeys(runs, not_finite(step, seen, run.tfm, pred)))
+            continue
         if self.rows:
             row = measure(step, seen.get('u'), seen.get('t'), pred, run.tfm, seen.get('weak'))
             for i in runs: self.rows[i].append(row)
@@ -292,12 +345,3 @@ def _keep(self:Wave, spans, parts):
         self.x, self.gens = self.x[rows], fork(self.gens, rows)
     self.nodes = [runs for _, runs in parts]
 
-@patch
-def _drop(self:Wave, k):
-    "End the runs whose latents are not finite"
-    good, spans = torch.isfinite(self.x).flatten(1).all(1).tolist(), self.spans()
-    if all(good): return
-    for node, span in zip(self.nodes, spans):
-        if not all(good[span]): self.failed.update({i: ValueError(f'latents must stay finite; after step {k} of {len(self.course.steps)} they are not: '
-            f'the guidance is too strong for this model or precision, with {self.runs[i].tfm!r}') for i in node})
-    self._keep(spans, [(j, node) for j, node in enumerate(self.nodes) if all(good[spans[j]])])
