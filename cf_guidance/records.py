@@ -4,18 +4,21 @@
 
 # %% auto #0
 __all__ = ['CALLED', 'KEY', 'RECORD', 'recipe', 'image_id', 'write_whole', 'save_image', 'read_record', 'read_recipe',
-           'write_metadata', 'open_folder', 'made_image', 'write_failures', 'rerun']
+           'write_metadata', 'open_folder', 'former_images', 'image_path', 'made_image', 'write_failures', 'rerun']
 
 # %% ../nbs/06b_records.ipynb #9f67065c
-import functools, hashlib, inspect, json, os, tempfile, time, uuid, warnings
+import functools, hashlib, inspect, json, os, re, tempfile, time, uuid, warnings
+from datetime import datetime
 from pathlib import Path
 import diffusers, torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from .edits import words_at
 from .exchange import infotext
 from .identity import library_version, told
 from .inputs import Embedded, init_image, known_strength
-from .pieces import BUILT_IN, get_sd_pieces, latent_size
+from .passes import WeakModel
+from .pieces import BUILT_IN, _even, get_sd_pieces, latent_size
 from .samplers import begin_run
 from .sampling import built_in, generate
 from .schedules import Step, _whole
@@ -80,18 +83,36 @@ def recipe(
     config, rule = {k: v for k, v in course.scheduler.config.items() if not k.startswith('_')}, _rule_name(tfm)
     own = {'nonce': uuid.uuid4().hex} if rule is None else _settings(tfm) if ':' not in rule else {k: v for k, v in _own(tfm).items() if isinstance(v, (bool, int, float, str))}
     weak = getattr(tfm.weak_pass(course.steps[0]), 'fingerprint', None) if isinstance(tfm, GuidanceTfm) else None
-    return dict(**{'exact': True} if exact else {}, **{'weak_model': weak(pieces)} if weak else {}, version=1, model=pieces.fingerprint, model_name=pieces.name, prompt=prompt, negative_prompt=negative_prompt, seed=seed, rule=rule,
+    return dict(**{'exact': True} if exact else {}, **{'weak_model': weak(pieces)} if weak else {}, version=2, model=pieces.fingerprint, model_name=pieces.name, prompt=prompt, negative_prompt=negative_prompt, seed=seed, rule=rule,
                 values=_values(tfm, [_step(course.steps[0], k) for k in range(course.steps[0].n)]), options=own,
-                sampler=type(course.scheduler).__name__, sampler_config=json.loads(json.dumps(config, default=str)),
+                sampler=type(course.scheduler).__name__, sampler_config=json.loads(json.dumps(config, default=lambda v: v.tolist() if hasattr(v, 'tolist') else str(v))),
                 **_besides(image, strength, pos_by, prompt, negative_prompt), steps=course.start + len(course.steps), width=w*pieces.factor, height=h*pieces.factor, dtype=str(pieces.dtype).removeprefix('torch.'))
 
+# %% ../nbs/06b_records.ipynb #8dcc967f
 CALLED = 'model_name', 'title', 'labels'      # what things are called, which plays no part in the image
+
+def _usual(rule):
+    "What a registered rule has by default, by name"
+    cls = TRANSFORMS.get(rule)
+    return {k: p.default for k, p in parameters(cls).items()} if cls in OWN else {}
+
+def _counted(r):
+    "What of a recipe determines the image, each number in one form"
+    kind, usual, config = getattr(diffusers, r['sampler'], None), _even(_usual(r['rule'])), _even(r['sampler_config'])
+    if isinstance(kind, type):
+        known = {k: _even(p.default) for k, p in inspect.signature(kind).parameters.items()}
+        config = {k: v for k, v in config.items() if k in known and v != known[k]}
+    values = {k: v for k, v in _even(r['values']).items() if k not in usual or any(one != usual[k] for one in v)}
+    called = {'weak_model'} if 'weak_model' in r else set()
+    options = {k: v for k, v in _even(r['options']).items() if k not in called and (k not in usual or v != usual[k])}
+    return {**{k: v for k, v in r.items() if k not in CALLED}, 'sampler_config': config, 'values': values, 'options': options}
 
 def image_id(
     recipe:dict, # From `recipe`
 )->str: # 16 hexadecimal digits
-    "Name of the image that a recipe makes; what the model and the schedule are called plays no part"
-    return hashlib.sha256(json.dumps({k: v for k, v in recipe.items() if k not in CALLED}, sort_keys=True).encode()).hexdigest()[:16]
+    "Name of the image that a recipe makes; a recipe of 0.1.0 has the name it had then"
+    what = _counted(recipe) if recipe.get('version') == 2 else {k: v for k, v in recipe.items() if k not in CALLED}
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 # %% ../nbs/06b_records.ipynb #87fbd9a2
 KEY, RECORD = 'cf_guidance', 'cf_guidance_record'      # the PNG's text chunks that hold the recipe, and what each step saw
@@ -143,11 +164,37 @@ def read_recipe(
     return json.loads(text)
 
 # %% ../nbs/06b_records.ipynb #5d4334d4
+_COLUMNS = 'model_name', 'prompt', 'negative_prompt', 'seed', 'sampler', 'steps', 'width', 'height', 'dtype'
+_WHEN = re.compile(r'([0-9]{4})-([0-9]{2})-([0-9]{2})(?:[ T]([0-9]{2})(?::([0-9]{2})(?::([0-9]{2}))?)?(?:Z|[+-](?:[01][0-9]|2[0-3])(?::?[0-5][0-9])?)?)?')
+
 def _row(path):
     "One line of `metadata.jsonl`: flat columns of one type each, and the whole recipe as text"
     r = read_recipe(path)
-    cols = {k: r[k] for k in ('model_name', 'prompt', 'negative_prompt', 'seed', 'sampler', 'steps', 'width', 'height', 'dtype')}
-    return dict(file_name=f'images/{path.name}', id=path.stem, title=str(r.get('title', '')), rule=r['rule'] or '', **cols, recipe=json.dumps(r, sort_keys=True))
+    row = dict(file_name=f'images/{path.name}', id=path.stem, title=str(r.get('title', '')), rule=r['rule'] or '', **{k: r[k] for k in _COLUMNS})
+    whole = {k: v.encode('utf-8', 'replace').decode() if isinstance(v, str) else v for k, v in row.items()}      # half a character is no text to Arrow
+    return {**whole, 'recipe': json.dumps(r, sort_keys=True)}
+
+def _is_date(text):
+    "Whether Arrow takes a text for a point in time"
+    if not (m := _WHEN.fullmatch(text)): return False
+    year, *rest = [int(v or 0) for v in m.groups()]
+    try: return bool(datetime(year or 2000, *rest))                # Arrow has a year 0, which is a leap year too
+    except ValueError: return False
+
+def _typed(rows, most=10*2**20):
+    "Lines whose columns keep their types, also where a reader takes `most` bytes at a time"
+    if not all(-2**63 <= r['seed'] < 2**63 for r in rows): rows = [{**r, 'seed': str(r['seed'])} for r in rows]
+    lines = [json.dumps(r) + '\n' for r in rows]
+    at = 0
+    while at < len(rows):
+        end, size = at, 0
+        while end < len(rows) and size < most: size, end = size + len(lines[end]), end + 1
+        dates = [k for k, v in rows[at].items() if isinstance(v, str) and all(_is_date(r[k]) for r in rows[at:end])]
+        if dates:
+            rows[at] = {**rows[at], **{k: rows[at][k] + ' ' for k in dates}}
+            lines[at] = json.dumps(rows[at]) + '\n'
+        else: at = end
+    return lines
 
 def write_metadata(
     folder, # The sweep's folder
@@ -157,9 +204,9 @@ def write_metadata(
     while last != (last := sorted((folder/'images').glob('*.png'))):
         for p in last:
             if p in rows: continue
-            try: rows[p] = json.dumps(_row(p)) + '\n'
-            except (ValueError, OSError, KeyError, TypeError, SyntaxError) as e: rows[p] = warnings.warn(f'left out of metadata.jsonl: {p.name}: {e}', stacklevel=2) or ''
-        text = ''.join(rows[p] for p in last)
+            try: rows[p] = _row(p)
+            except (ValueError, OSError, KeyError, TypeError, SyntaxError) as e: rows[p] = warnings.warn(f'left out of metadata.jsonl: {p.name}: {e}', stacklevel=2)
+        text = ''.join(_typed([rows[p] for p in last if rows[p]]))
         out = write_whole(folder/'metadata.jsonl', lambda f: f.write(text.encode()))
     return out
 
@@ -178,12 +225,61 @@ def open_folder(
         except FileNotFoundError: pass                                                                   # by another process, just now
     return folder
 
+# %% ../nbs/06b_records.ipynb #600d9c94
+_EDIT_1 = re.compile(r'\[(?:([^\[\]:]*):)?([^\[\]:]*):\s*([0-9]*\.?[0-9]+)\s*\]')
+
+def _read_alike(text, n):
+    "Whether 0.1.0 read a prompt as it is read today, at each of `n` steps"
+    def then(k): return _EDIT_1.sub(lambda m: (m[1] or '') if k < int(float(m[3])*n if float(m[3]) < 1 else float(m[3])) else m[2], text)
+    return all(then(k) == words_at(text, Step(k, n)) for k in range(n))
+
+def _today(r, pieces):
+    "The recipe of 0.1.0 as it is written today; `None` if another model made the image, or if its numbers would be others"
+    if not pieces.is_model(r['model']): return None
+    if 'embeds' not in r and not all(_read_alike(r[k], r['steps']) for k in ('prompt', 'negative_prompt')): return None
+    if 'weak_model' not in r: return {**r, 'version': 2, 'model': pieces.fingerprint}
+    try: weak = WeakModel(r['options']['weak_model']).pieces(pieces)
+    except ValueError: return None                                                                       # it is gone
+    return {**r, 'version': 2, 'model': pieces.fingerprint, 'weak_model': weak.fingerprint} if weak.is_model(r['weak_model']) else None
+
+def _all_recipes(folder):
+    "Each image and its recipe, from `metadata.jsonl` where it is listed"
+    listed, known = Path(folder)/'metadata.jsonl', {}
+    for line in listed.read_bytes().splitlines() if listed.is_file() else []:
+        try: row = json.loads(line); known[Path(row['file_name']).name] = json.loads(row['recipe'])
+        except (ValueError, TypeError, KeyError): pass                                                   # a torn line
+    for path in (Path(folder)/'images').glob('*.png'):
+        try: yield path, known[path.name] if path.name in known else read_recipe(path)
+        except Exception: pass                                                                           # a damaged file may raise anything
+
+def former_images(
+    folder, # The sweep's folder, which need not be there
+    pieces, # The model
+)->dict: # Path by the id that the image would have today
+    "Find the images of 0.1.0 that a model made"
+    res = {}
+    for path, r in _all_recipes(folder):
+        try: now = _today(r, pieces) if r.get('version') == 1 and image_id(r) == path.stem else None
+        except (AttributeError, KeyError, TypeError, ValueError): now = None                             # no recipe of ours
+        if now: res[image_id(now)] = path
+    return res
+
+def image_path(
+    recipe:dict, # What makes it
+    folder, # The sweep's folder
+    former:dict={}, # From `former_images`
+)->Path: # The file, which need not be there
+    "Where the image of a recipe is, or would be"
+    path = Path(folder)/'images'/f'{image_id(recipe)}.png'
+    return path if path.is_file() else former.get(path.stem, path)
+
 def made_image(
     recipe:dict, # What would make it
     folder, # The sweep's folder
+    former:dict={}, # From `former_images`
 ): # A PIL image, or `None` if it must be made
     "The finished image of a recipe, if it may be used again"
-    path = Path(folder)/'images'/f'{image_id(recipe)}.png'
+    path = image_path(recipe, folder, former)
     if recipe['rule'] is None or not path.is_file(): return None
     try:
         old = read_recipe(path)
@@ -192,13 +288,14 @@ def made_image(
         image.info['record'] = read_record(path)
         called = {**recipe, 'labels': {**(old.get('labels') or {}), **recipe.get('labels', {})}}
     except Exception: return None                                                                        # a damaged file may raise anything
-    if any(called.get(k) != old.get(k) for k in ('title', 'labels') if called.get(k)): save_image(image, called, folder)
+    if any(called.get(k) != old.get(k) for k in ('title', 'labels') if called.get(k)):
+        save_image(image, {**old, **{k: called[k] for k in CALLED if k in called}}, folder)
     return image
 
 # %% ../nbs/06b_records.ipynb #c7f0cac3
 def _place(r):
     "What a recipe asks for, whatever its transform does by now"
-    keys = 'model', 'prompt', 'negative_prompt', 'seed', 'sampler', 'steps', 'width', 'height', 'title', 'labels', 'init_image', 'strength', 'pos_by'
+    keys = 'model' if r.get('version') == 2 else 'model_name', 'prompt', 'negative_prompt', 'seed', 'sampler', 'steps', 'width', 'height', 'title', 'labels', 'init_image', 'strength', 'pos_by'
     return json.dumps([r.get(k) for k in keys] + [(r.get('rule') or '').partition(':')[0]], sort_keys=True)
 
 def write_failures(
@@ -211,7 +308,7 @@ def write_failures(
     for line in path.read_bytes().splitlines() if path.is_file() else []:
         try: row = json.loads(line); rows[_place(row['recipe'])] = dict(id=str(row['id']), reason=str(row['reason']), recipe=row['recipe'])
         except (ValueError, TypeError, KeyError, AttributeError): pass                                   # a torn line
-    for r in tried: rows.pop(_place(r), None)
+    for r in tried: rows.pop(_place(r), None); rows.pop(_place({**r, 'version': 1}), None)
     reason = lambda e: f'{type(e).__name__}: {e}' if isinstance(e, BaseException) else e
     rows |= {_place(r): dict(id=image_id(r), reason=reason(e), recipe=r) for r, e in failed}
     lines = [json.dumps(row) + '\n' for row in rows.values() if not (Path(folder)/'images'/f"{image_id(row['recipe'])}.png").is_file()]
@@ -245,11 +342,13 @@ def rerun(
         raise ValueError(f'`path` must be an image whose recipe is whole; got {str(path)!r}, whose recipe lacks {", ".join(lacks)}')
     same = r['model_name'] == BUILT_IN and r['dtype'] == str(built_in().dtype).removeprefix('torch.')
     pieces = pieces or (built_in() if same else get_sd_pieces(r['model_name'], dtype=getattr(torch, r['dtype'])))
+    if r.get('version') == 1 and (now := _today(r, pieces)): r = now
     if pieces.fingerprint != r['model']: raise ValueError(f"`pieces` must be the model that made the image, {r['model_name']!r} of fingerprint {r['model']}; got {pieces.name!r} of {pieces.fingerprint}")
     if tfm is None and r['rule'] not in TRANSFORMS: raise ValueError(f"`tfm` must be the transform that made the image, {r['rule']!r}: it is none of {list(TRANSFORMS)}")
     tfm = tfm or TRANSFORMS[r['rule']](r['values'], **r['options'])
     given = _given_again(r, image, prompt=prompt_embeds, negative_prompt=negative_prompt_embeds)
     prompt, exact, how = given.pop('prompt'), r.get('exact', False), dict(**given, seed=r['seed'], steps=r['steps'], sampler=getattr(diffusers, r['sampler']).from_config(r['sampler_config']), width=r['width'], height=r['height'])
-    if image_id(again := recipe(prompt, tfm, pieces, exact=exact, **how)) != image_id(r):
-        raise ValueError(f"the image cannot be made again as it was; these differ: {', '.join(k for k in again if again[k] != r.get(k) and k not in CALLED)}")
+    again, was = [json.loads(json.dumps(_counted(v))) for v in (recipe(prompt, tfm, pieces, exact=exact, **how), r)]
+    if again != was:
+        raise ValueError(f"the image cannot be made again as it was; these differ: {', '.join(k for k in again if again[k] != was.get(k))}")
     return generate(prompt, tfm, pieces, progress=progress, max_rows=1 if exact else None, **how)
