@@ -64,7 +64,8 @@ class Pieces(namedtuple('Pieces', 'tokenizer text_encoder vae unet scheduler')):
     def size(self): return self.unet.config.sample_size*self.factor                # width and height that the model was trained for
     @property
     def fingerprint(self):
-        marks = [(p.data_ptr(), p._version) for m in self[1:4] for p in m.parameters()]            # a weight that changes says so
+        weights = [p for m in self[1:4] for p in (*m.parameters(), *m.buffers())]
+        marks = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in weights]            # a weight that changes says so
         if vars(self).get('_print', ('',))[0] != marks: self._print = marks, _fingerprint(self)
         return self._print[1]
     def is_model(self,
