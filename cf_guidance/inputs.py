@@ -23,7 +23,7 @@ def _eight(x):
     "An array as 8 bits: floats go from 0 to 1, integers over their whole range"
     if x.dtype == np.uint8: return x
     if x.dtype == bool or x.dtype.kind == 'f': return _within(x.astype(float), 1)
-    if x.dtype == np.uint16: return _within(x.astype(float), 65535)
+    if x.dtype.kind == 'u' and x.dtype.itemsize == 2: return _within(x.astype(float), 65535)
     raise ValueError(f'`image` must be an array of uint8, uint16, bool or floats; got {x.dtype}')
 
 def _grey(im):
