@@ -19,6 +19,7 @@ from .records import former_images, image_id, image_path, made_image, open_folde
 from .samplers import begin_run
 from .transforms import GuidanceTfm
 from .viewer import write_viewer
+from .schedules import _path
 from .waves import Run
 
 # %% ../nbs/06g_cells.ipynb #395f23ac
@@ -96,7 +97,7 @@ def missing(
     "Which cells a folder does not hold; nothing is written"
     strength = known_strength(strength, [c.run.image for c in cells])
     course = begin_run(pieces, sampler, steps, strength, pos_by)
-    folder = Path(folder).expanduser()
+    folder = _path('folder', folder)
     former, how = former_images(folder, pieces), dict(size, exact=exact, strength=strength, pos_by=pos_by)
     return [c for c in cells if not image_path(_recipe(c, pieces, course, how)[0], folder, former).is_file()]
 

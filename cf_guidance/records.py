@@ -20,7 +20,7 @@ from .passes import WeakModel
 from .pieces import BUILT_IN, get_sd_pieces
 from .recipes import CALLED, KEY, RECORD, _counted, image_id, read_recipe, read_record, recipe, save_image, write_whole
 from .sampling import built_in, generate
-from .schedules import Step
+from .schedules import _path, Step
 
 # %% ../nbs/06b_records.ipynb #86e00336
 _all_ = ['CALLED', 'KEY', 'RECORD', 'image_id', 'read_recipe', 'read_record', 'recipe', 'save_image', 'write_whole']      # what is written of an image is found here, too
@@ -78,7 +78,7 @@ def open_folder(
 )->Path:
     "The sweep's folder, made if it must be, and one that can be written to"
     if not str(folder).strip(): raise ValueError(f'`folder` must be the name of a folder; got {folder!r}')
-    folder = Path(folder).expanduser()
+    folder = _path('folder', folder)
     if folder.exists() and not folder.is_dir(): raise ValueError(f'`folder` must be a folder; got the file {str(folder)!r}')
     try: (folder/'images').mkdir(parents=True, exist_ok=True); tempfile.TemporaryFile(dir=folder/'images').close()
     except OSError as e: raise ValueError(f'`folder` must be one that can be made and written to; got {str(folder)!r}: {e}') from e
