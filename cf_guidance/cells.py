@@ -15,12 +15,12 @@ from PIL import Image
 from .inputs import known_strength
 from .pieces import latent_size
 from .plans import Plan
-from .records import image_id, made_image, open_folder, recipe, save_image, write_failures, write_metadata
+from .records import former_images, image_id, image_path, made_image, open_folder, recipe, save_image, write_failures, write_metadata
 from .samplers import begin_run
 from .transforms import GuidanceTfm
 from .viewer import write_viewer
-from .waves import Run
 from .schedules import _path
+from .waves import Run
 
 # %% ../nbs/06g_cells.ipynb #395f23ac
 @dataclass(eq=False)
@@ -70,13 +70,13 @@ def _recipe(cell, pieces, course, size):
 
 def _ready(cells, pieces, folder, course, size):
     "Give the cells their ids and what the folder holds; the cells that are left, by image"
-    left, lost, recipes = {}, [], []
+    left, lost, recipes, former = {}, [], [], former_images(folder, pieces)
     for c in cells:
         made_of, c.failed = _recipe(c, pieces, course, size)
         c.id = image_id(made_of)
         recipes.append(made_of)
         if c.failed: lost.append((made_of, c.failed))
-        elif made_image(made_of, folder): c.file = folder/'images'/f'{c.id}.png'
+        elif made_image(made_of, folder, former): c.file = image_path(made_of, folder, former); c.id = c.file.stem
         else: left.setdefault(c.id, (made_of, []))[1].append(c)
     write_failures(lost, folder, tried=recipes)
     opaque = [c for c, r in zip(cells, recipes) if r['rule'] is None]
@@ -97,8 +97,9 @@ def missing(
     "Which cells a folder does not hold; nothing is written"
     strength = known_strength(strength, [c.run.image for c in cells])
     course = begin_run(pieces, sampler, steps, strength, pos_by)
-    ids = [image_id(_recipe(c, pieces, course, dict(size, exact=exact, strength=strength, pos_by=pos_by))[0]) for c in cells]
-    return [c for c, name in zip(cells, ids) if not (_path('folder', folder)/'images'/f'{name}.png').is_file()]
+    folder = _path('folder', folder)
+    former, how = former_images(folder, pieces), dict(size, exact=exact, strength=strength, pos_by=pos_by)
+    return [c for c in cells if not image_path(_recipe(c, pieces, course, how)[0], folder, former).is_file()]
 
 # %% ../nbs/06g_cells.ipynb #21304780
 def _refused(cells, pieces, folder, e, **how):

@@ -10,18 +10,64 @@ __all__ = ['STRENGTH', 'Pixels', 'init_image', 'known_strength', 'check_image', 
 import hashlib
 from pathlib import Path
 import numpy as np, torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageColor, ImageOps
 from .pieces import Pieces
 from .schedules import _path
+
+# %% ../nbs/05ca_inputs.ipynb #cfcf1c0a
+def _within(x, most):
+    "Numbers from 0 to `most` as 8 bits"
+    if not x.size or x.min() >= 0 and x.max() <= most: return np.rint(x/most*255).astype(np.uint8)      # false for NaN
+    raise ValueError(f'`image` must have values from 0 to {most} in {x.dtype}; got {x.min():g} to {x.max():g}')
+
+def _eight(x):
+    "An array as 8 bits: floats go from 0 to 1, integers over their whole range"
+    if x.dtype == np.uint8: return x
+    if x.dtype == bool or x.dtype.kind == 'f': return _within(x.astype(float), 1)
+    if x.dtype.kind == 'u' and x.dtype.itemsize == 2: return _within(x.astype(float), 65535)
+    raise ValueError(f'`image` must be an array of uint8, uint16, bool or floats; got {x.dtype}')
+
+def _grey(im):
+    "The grey values of an image whose mode has more than 8 bits"
+    x = np.asarray(im)
+    if im.mode == 'F': return _within(x, 1 if x.size and x.max() <= 1 else 255)                          # 255 is what PIL takes for white
+    if im.mode == 'I' and x.size and 0 < x.max() < 256:
+        raise ValueError(f"`image` must say how many bits it has; got mode 'I' with values up to {x.max()}: convert it to 'L' or 'I;16'")
+    return _within(x.astype(float), 65535)
+
+def _channels(im):
+    "The channels of a PIL image, (h, w, 3) or (h, w, 4)"
+    clear = im.info.get('transparency')
+    if im.mode in ('F', 'I') or im.mode.startswith('I;16'):
+        grey, alpha = _grey(im), () if clear is None else (255*(np.asarray(im) != clear).astype(np.uint8),)
+        return np.stack((grey, grey, grey, *alpha), -1)
+    alpha = clear is not None or im.mode[-1:] in 'aA' or getattr(im.palette, 'mode', '') == 'RGBA'
+    return np.asarray((im.convert('LA') if im.mode == 'La' else im).convert('RGBA' if alpha else 'RGB'))
+
+def _rgb(image, background):
+    "The image on its background, (h, w, 3), in 8 bits"
+    if isinstance(image, np.ndarray):
+        x = image[..., None] if image.ndim == 2 else image
+        if x.ndim != 3 or x.shape[2] not in (1, 2, 3, 4): raise ValueError(f'`image` must be an array (h, w) or (h, w, channels), 1 to 4 of them; got {image.shape}')
+        x = _eight(x)
+        if x.shape[2] < 3: x = np.concatenate([x[..., :1]]*3 + [x[..., 1:]], -1)
+    else: x = _channels(image)
+    try: behind = np.array(ImageColor.getcolor(background, 'RGB') if isinstance(background, str) else background)
+    except ValueError as e: raise ValueError(f'`background` must be a colour as PIL names it, or three numbers; got {background!r}: {e}') from None
+    if behind.shape != (3,) or behind.dtype.kind not in 'iu' or behind.min() < 0 or behind.max() > 255:
+        raise ValueError(f'`background` must be a colour as PIL names it, or three whole numbers from 0 to 255; got {background!r}')
+    alpha = x[..., 3:].astype(float)/255
+    return x[..., :3].copy() if x.shape[2] == 3 else np.rint(x[..., :3]*alpha + behind*(1 - alpha)).astype(np.uint8)
 
 # %% ../nbs/05ca_inputs.ipynb #9effb072
 class Pixels:
     "An image as a value, which is equal where the pixels are"
     def __init__(self,
-        image, # A PIL image
+        image, # A PIL image, or an array, as in `init_image`
         name:str='', # What to call it; by its `digest` by default
+        background='white', # Colour behind transparent pixels, as PIL names it
     ):
-        self.data = np.asarray(image.convert('RGB'))
+        self.data = _rgb(image, background)
         self.digest = hashlib.sha256(str(self.data.shape).encode() + self.data.tobytes()).hexdigest()[:16]
         self.name = name or f'image {self.digest}'
     size = property(lambda self: (self.data.shape[1], self.data.shape[0]))         # width and height, as PIL has it
@@ -30,16 +76,28 @@ class Pixels:
     def __repr__(self): return self.name
 
 def init_image(
-    image, # A PIL image, the path of a file, or `Pixels`
+    image, # A PIL image, an array (h, w) or (h, w, channels), the path of a file, or `Pixels`
+    background='white', # Colour behind transparent pixels, as PIL names it
 )->Pixels:
     "Read the image that a run begins with"
     if isinstance(image, Pixels): return image
-    if isinstance(image, Image.Image): return Pixels(ImageOps.exif_transpose(image))
-    if not isinstance(image, (str, Path)): raise ValueError(f'`image` must be a PIL image, or the path of a file; got {type(image).__name__}')
+    if isinstance(image, np.ndarray): return Pixels(image, background=background)
+    if isinstance(image, Image.Image): return _turned(image, '', background, repr(image))
+    if not isinstance(image, (str, Path)):
+        raise ValueError(f'`image` must be a PIL image, an array, or the path of a file; got {type(image).__name__}')
     path = _path('image', image)
-    try:
-        with Image.open(path) as im: return Pixels(ImageOps.exif_transpose(im), path.name)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e: raise ValueError(f'`image` must be an image file that can be read; got {str(image)!r}: {e}') from None
+    with _read(str(image), Image.open, path) as im: return _turned(im, path.name, background, str(image))
+
+def _read(what, f, *args):
+    "What comes of `f`, or an error that names the image"
+    try: return f(*args)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
+        raise ValueError(f'`image` must be an image file that can be read; got {what!r}: {e}') from None
+
+def _turned(im, name, background, what):
+    "The pixels of an image, turned as its camera says"
+    _read(what, im.load)
+    return Pixels(_read(what, ImageOps.exif_transpose, im), name, background)
 
 # %% ../nbs/05ca_inputs.ipynb #c185372c
 STRENGTH = .8        # what diffusers takes where none is given

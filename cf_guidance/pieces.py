@@ -16,7 +16,7 @@ import numpy as np, torch, diffusers, transformers
 from PIL import Image
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from huggingface_hub import hf_hub_download
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from .schedules import _path, _whole
 
 # %% ../nbs/05_pieces.ipynb #f12dc7c2
@@ -92,22 +92,83 @@ class Pieces(namedtuple('Pieces', 'tokenizer text_encoder vae unet scheduler')):
     def size(self): return self.unet.config.sample_size*self.factor                # width and height that the model was trained for
     @property
     def fingerprint(self):
-        if '_print' not in vars(self): self._print = _fingerprint(self)
-        return self._print
+        weights = [p for m in self[1:4] for p in (*m.parameters(), *m.buffers())]
+        marks = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in weights]            # a weight that changes says so
+        if vars(self).get('_print', ('',))[0] != marks: self._print = marks, _fingerprint(self)
+        return self._print[1]
+    def is_model(self,
+        mark:str, # A fingerprint that a recipe holds
+    )->bool:
+        "Whether `mark` is the fingerprint of this model, in today's form or that of 0.1.0"
+        return mark == self.fingerprint or any(mark == _fingerprint_1(self, release) for release in _RELEASES)
 
 def _first(net):
     "The first weight of a network, which tells its device and precision at once; the network, where it has none"
     p = next(net.parameters(), None)
     return net if p is None or not p.is_floating_point() else p
 
+# %% ../nbs/05_pieces.ipynb #3f5e1cf1
+_NO_PART = {'transformers_version', 'dtype', 'torch_dtype', 'architectures', 'model_type', 'output_hidden_states', 'output_attentions',
+            'return_dict', 'use_cache', 'torchscript', 'chunk_size_feed_forward', 'is_encoder_decoder', 'id2label', 'label2id', 'problem_type',
+            'tie_word_embeddings', 'initializer_range', 'initializer_factor', 'attention_dropout', 'dropout', 'projection_dim', 'sample_size',
+            'force_upcast', 'bos_token_id', 'eos_token_id', 'pad_token_id'}      # what a config says and the numbers do not follow
+
+def _even(x):
+    "Plain data in which a whole number is one number, however it is written"
+    if isinstance(x, dict): return {str(k): _even(v) for k, v in x.items()}
+    if isinstance(x, (list, tuple)): return [_even(v) for v in x]
+    if isinstance(x, (bool, int, str, type(None))): return x
+    return int(x) if isinstance(x, float) and x.is_integer() else x if isinstance(x, float) else str(x)
+
+def _usual(net):
+    "What the config of a network says by default; empty if its class does not tell"
+    if hasattr(net.config, 'to_dict'):
+        try: return type(net.config)().to_dict()
+        except (TypeError, ValueError): return {}                  # a config that holds others
+    return {k: p.default for k, p in inspect.signature(type(net).__init__).parameters.items()} if hasattr(net, 'register_to_config') else {}
+
+def _settings(net):
+    "Settings of a network that count"
+    said = net.config.to_dict() if hasattr(net.config, 'to_dict') else dict(net.config)
+    usual = _even(_usual(net))
+    return {k: v for k, v in _even(said).items() if k[0] != '_' and k not in _NO_PART and (not usual or k in usual and v != usual[k])}
+
+_PROBE = "A Photo of d\u00e9j\u00e0-vu,  don't we'll 1e5 \u00bd \u65e5\u672c \u2764\ufe0f\tA_b\n(x:1.2) \u0130"
+
+def _words(tok):
+    "The vocabulary, and how a text is cut into words of it"
+    res = [sorted(tok.get_vocab().items()), tok.model_max_length, getattr(tok, 'pad_token_id', None)]
+    if not hasattr(tok, 'backend_tokenizer'): return res
+    model = json.loads(tok.backend_tokenizer.to_str())['model']
+    return [*res, [m if isinstance(m, str) else ' '.join(m) for m in model.get('merges', [])], tok(_PROBE, verbose=False).input_ids]
+
+def _bytes(x): return x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
 def _fingerprint(pieces):
-    "Hash of every weight, config and word"
+    "Hash of every weight, of the words, and of the settings that count"
+    h = hashlib.sha256(json.dumps(_words(pieces.tokenizer)).encode())
+    for net in (getattr(m, '_orig_mod', m) for m in (pieces.text_encoder, pieces.unet, pieces.vae)):      # one that was compiled is what it was
+        h.update(json.dumps([type(net).__name__, _settings(net)], sort_keys=True).encode())
+        named = {k.replace('_orig_mod.', '').removeprefix('text_model.'): v for k, v in net.state_dict().items()}
+        for k, v in sorted(named.items()):
+            if not k.endswith('position_ids'): h.update(f'{k} {v.dtype} {tuple(v.shape)}'.encode() + _bytes(v))      # 0, 1, 2 ..., which some releases store
+    return h.hexdigest()[:16]
+
+# %% ../nbs/05_pieces.ipynb #4e45c928
+_RELEASES = """5.23.0 5.24.0 5.22.2 5.22.1 5.22.0 5.21.1 5.21.0 5.20.2 5.20.1 5.20.0 5.19.0 5.18.0 5.17.0 5.16.1 5.16.0 5.15.1 5.15.0 5.14.1 5.14.0
+5.13.1 5.13.0 5.12.1 5.12.0 5.11.0 5.10.4 5.10.2 5.10.1 5.9.0 5.8.1 5.8.0 5.7.0 5.6.2 5.6.1 5.6.0 5.5.4 5.5.3 5.5.2 5.5.1 5.5.0 5.4.0 5.3.0 5.2.0 5.1.0 5.0.0""".split()
+
+def _fingerprint_1(pieces, release):
+    "The fingerprint as 0.1.0 made it with a release of transformers"
+    if (known := vars(pieces).setdefault('_former', {})).get(release, ('',))[0] == pieces.fingerprint: return known[release][1]
     h = hashlib.sha256(json.dumps(sorted(pieces.tokenizer.get_vocab().items())).encode())
     for m in (pieces.text_encoder, pieces.unet, pieces.vae):
         conf = m.config.to_dict() if hasattr(m.config, 'to_dict') else dict(m.config)
+        if 'transformers_version' in conf: conf['transformers_version'] = release
         h.update((type(m).__name__ + json.dumps({k: v for k, v in conf.items() if k[0] != '_'}, sort_keys=True, default=str)).encode())
-        for k, v in sorted(m.state_dict().items()): h.update(k.encode() + v.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return h.hexdigest()[:16]
+        for k, v in sorted(m.state_dict().items()): h.update(k.encode() + _bytes(v))
+    known[release] = pieces.fingerprint, h.hexdigest()[:16]
+    return known[release][1]
 
 # %% ../nbs/05_pieces.ipynb #500bac76
 def best_device()->str:
@@ -125,6 +186,13 @@ def _load(load, name, sub, **kwargs):
                          f'got {name!r}, whose {sub or "VAE"} did not load: {str(e).splitlines()[0]}') from e
     finally:
         if shown: quiet.enable_progress_bar()
+
+def _text_encoder(name, dtype, **kwargs):
+    "The text encoder in the precision that is asked for; by itself it would go through the one that its config notes"
+    noted = _load(CLIPTextConfig.from_pretrained, name, 'text_encoder').dtype
+    net = _load(CLIPTextModel.from_pretrained, name, 'text_encoder', dtype=dtype, **kwargs)
+    net.config.dtype = noted
+    return net
 
 def _reach(name):
     "`name`, if the hub has it or it was fetched before; asked once, since each piece would retry for long"
@@ -157,7 +225,7 @@ def get_sd_pieces(
     plain = dict(safe, low_cpu_mem_usage=False)                    # diffusers' other way of loading wants accelerate
     tok = _load(CLIPTokenizer.from_pretrained, src, 'tokenizer')
     vae, unet = AutoencoderKL.from_pretrained, UNet2DConditionModel.from_pretrained
-    nets = [_load(CLIPTextModel.from_pretrained, src, 'text_encoder', **safe),
+    nets = [_text_encoder(src, dtype, **safe),
             _load(vae, vae_name or src, '' if vae_name else 'vae', **plain),
             _load(unet, MODELS/WEAK if model_name == WEAK else src, 'unet', **plain)]
     nets = [torch.nn.Module.to(m, device or best_device(), dtype).eval().requires_grad_(False) for m in nets]
