@@ -29,8 +29,8 @@ def faster():
     return hooks.FasterCacheConfig(spatial_attention_block_skip_range=2, spatial_attention_timestep_skip_range=(-1, 1001), unconditional_batch_skip_range=2,
         unconditional_batch_timestep_skip_range=(-1, 1001), attention_weight_callback=lambda m: .5, tensor_format='BCFHW', current_timestep_callback=lambda: 500)
 
-CACHES = [(FLUX, mag), (FLUX, taylor), (FLUX, first), (FLUX, broadcast), ('QwenImagePipeline', mag), ('QwenImagePipeline', first), (WAN, broadcast), (WAN, sea), (WAN, faster),
-          ('CogView4Pipeline', mag), ('NucleusMoEImagePipeline', hooks.TextKVCacheConfig), ('LTXPipeline', mag), ('LTXPipeline', broadcast), ('CogVideoXPipeline', faster)]
+FEW = [(FLUX, mag), (FLUX, taylor), (FLUX, first), (WAN, sea), ('NucleusMoEImagePipeline', hooks.TextKVCacheConfig), ('LTXPipeline', broadcast), ('CogVideoXPipeline', faster)]
+CACHES = [*FEW, (FLUX, broadcast), ('QwenImagePipeline', mag), ('QwenImagePipeline', first), (WAN, broadcast), (WAN, faster), ('CogView4Pipeline', mag), ('LTXPipeline', mag)]
 APPLY = {hooks.MagCacheConfig: hooks.apply_mag_cache, hooks.TaylorSeerCacheConfig: hooks.apply_taylorseer_cache, hooks.FirstBlockCacheConfig: hooks.apply_first_block_cache,
          hooks.PyramidAttentionBroadcastConfig: hooks.apply_pyramid_attention_broadcast, hooks.FasterCacheConfig: hooks.apply_faster_cache}
 
@@ -44,8 +44,9 @@ def enabled(config): return lambda pipe: pipe.transformer.enable_cache(config())
 def applied(config): return lambda pipe: APPLY[type(c := config())](pipe.transformer, c)
 
 @pytest.mark.parametrize('name, config', CACHES)
-def test_no_pass_is_left_out_where_a_cache_keeps_something(name, config):
+def test_no_pass_is_left_out_where_a_cache_keeps_something(name, config, every):
     "Neither in one batch nor in two calls, by whatever way the cache came there: the image is that of the run that makes every pass, to the bit"
+    if not every and (name, config) not in FEW: pytest.skip('one of the heavier cases')
     for change in [enabled(config)] + [applied(config)]*(type(config()) in APPLY):
         out, host = run(name, change)
         assert host.saved == 0 and torch.equal(out, run(name, change, whole))
