@@ -2,7 +2,8 @@
 
 Another BLAS adds the products of a sum in another order, and in another one yet for another size of batch.
 So each output of a linear layer, a convolution, an attention or a product of matrices moves by a few ulp of its own row's size.
-How is drawn from its shape: the same call gives the same bits, another batch size gives others. `OTHER_CPU=1`, `2` ... are further CPUs."""
+How is drawn from its shape: the same call gives the same bits, another batch size gives others. `OTHER_CPU=1`, `2` ... are further CPUs.
+What `torch.compile` has made is left as it is."""
 import functools, importlib.abc, importlib.util, os, sys, zlib
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def noise(device):
 def moved(out, dim, name):
     "`out` with each number moved by a few ulp of the size that its row along `dim` has"
     import torch
-    if not isinstance(out, torch.Tensor) or not out.dtype.is_floating_point or out.is_meta or out.dim() < 2 or not out.numel(): return out
+    if type(out) is not torch.Tensor or not out.dtype.is_floating_point or out.is_meta or out.dim() < 2 or not out.numel(): return out
     with torch.no_grad():
         at = zlib.crc32(f'{name} {tuple(out.shape)} {out.dtype}'.encode()) % PERIOD
         r = noise(out.device).roll(-at).repeat(-(-out.numel()//PERIOD))[:out.numel()].view(out.shape)
