@@ -2,8 +2,7 @@
 
 Another BLAS adds the products of a sum in another order, and in another one yet for another size of batch.
 So each output of a linear layer, a convolution, an attention or a product of matrices moves by a few ulp of its own row's size.
-How is drawn from its shape: the same call gives the same bits, another batch size gives others. `OTHER_CPU=1`, `2` ... are further CPUs.
-What `torch.compile` has made is left as it is."""
+How is drawn from its shape: the same call gives the same bits, another batch size gives others. `OTHER_CPU=1`, `2` ... are further CPUs."""
 import functools, importlib.abc, importlib.util, os, sys, zlib
 from pathlib import Path
 
