@@ -7,7 +7,7 @@ __all__ = ['write_metadata', 'open_folder', 'former_images', 'image_path', 'made
            'KEY', 'RECORD', 'image_id', 'read_recipe', 'read_record', 'recipe', 'save_image', 'write_whole']
 
 # %% ../nbs/06b_records.ipynb #9f67065c
-import json, os, re, tempfile, time, warnings
+import inspect, json, os, re, tempfile, time, warnings
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -104,6 +104,19 @@ def _today(r, pieces):
     except ValueError: return None                                                                       # it is gone
     return {**r, 'version': 2, 'model': pieces.fingerprint, 'weak_model': weak.fingerprint} if weak.is_model(r['weak_model']) else None
 
+_TWICE = ('HeunDiscreteScheduler', 'KDPM2DiscreteScheduler', 'KDPM2AncestralDiscreteScheduler',
+          'DPMSolverSDEScheduler', 'PNDMScheduler')        # they call the network twice in a step
+_LEVELS = ('KDPM2AncestralDiscreteScheduler', 'DPMSolverSDEScheduler', 'SASolverScheduler')
+
+def _mended(r):
+    "Whether 0.1.0 made this image with a wrong noise level, first step or memory"
+    rule, conf, cls = TRANSFORMS.get(r['rule']), r['sampler_config'], r['sampler']
+    if rule is None or r['rule'] == 'cfg': return False                      # `cfg` reads none of them
+    doubled = any(conf.get(f'use_{k}_sigmas') for k in ('karras', 'exponential', 'lu', 'beta'))
+    noise = conf.get('rescale_betas_zero_snr') or cls.startswith('FlowMatch')
+    memory = 'state' in inspect.signature(rule.rule).parameters
+    return bool(doubled or noise or cls in _LEVELS or memory and cls in _TWICE)
+
 @lru_cache(maxsize=None)
 def _recipe_then(path, when, size):
     "The recipe of 0.1.0 in an image, or `None`; each state of a file is read once"
@@ -122,7 +135,7 @@ def former_images(
         r = _recipe_then(path, (s := path.stat()).st_mtime_ns, s.st_size)
         try: now = r and _today(r, pieces)
         except (AttributeError, KeyError, TypeError, ValueError): continue                               # no recipe of ours
-        if now: res[image_id(now)] = path
+        if now and not _mended(r): res[image_id(now)] = path
     return res
 
 def image_path(
