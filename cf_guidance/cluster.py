@@ -75,7 +75,7 @@ HELPERS = 'dashboard_agent_listen_port', 'metrics_agent_port', 'metrics_export_p
 def _ray():
     "The module `ray`, told to report nothing, and to wait"
     told = dict(RAY_USAGE_STATS_ENABLED=0, RAY_gcs_server_port_wait_time_s=PATIENCE, RAY_gcs_server_request_timeout_seconds=PATIENCE,
-                RAY_agent_register_timeout_ms=1000*PATIENCE, RAY_worker_register_timeout_seconds=PATIENCE, RAY_health_check_timeout_ms=100*PATIENCE)
+                RAY_agent_register_timeout_ms=1000*PATIENCE, RAY_worker_register_timeout_seconds=PATIENCE, RAY_health_check_timeout_ms=100*PATIENCE, RAY_worker_niceness=0)
     for k, v in told.items(): os.environ.setdefault(k, str(v))
     try: import ray
     except ImportError as e: raise ValueError("Ray must be installed: pip install 'cf_guidance[ray]'") from e
