@@ -120,7 +120,7 @@ def _even(x):
     if isinstance(x, (bool, int, str, type(None))): return x
     return int(x) if isinstance(x, float) and x.is_integer() else x if isinstance(x, float) else str(x)
 
-def _usual(net):
+def _class_defaults(net):
     "What the config of a network says by default; empty if its class does not tell"
     if hasattr(net.config, 'to_dict'):
         try: return type(net.config)().to_dict()
@@ -130,7 +130,7 @@ def _usual(net):
 def _settings(net):
     "Settings of a network that count"
     said = net.config.to_dict() if hasattr(net.config, 'to_dict') else dict(net.config)
-    usual = _even(_usual(net))
+    usual = _even(_class_defaults(net))
     return {k: v for k, v in _even(said).items() if k[0] != '_' and k not in _NO_PART and (not usual or k in usual and v != usual[k])}
 
 _PROBE = "A Photo of d\u00e9j\u00e0-vu,  don't we'll 1e5 \u00bd \u65e5\u672c \u2764\ufe0f\tA_b\n(x:1.2) \u0130"
