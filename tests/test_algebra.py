@@ -132,6 +132,8 @@ HEAVY = [k for k in SPACED if k not in KINDS]
 def test_guided(name, dtype, every):
     "In the pipelines of diffusers, at every step"
     if not every and name not in KINDS: pytest.skip('one of the heavier cases')
+    said = families.ROWS.get(name, {}).get(str(dtype).removeprefix('torch.'), '')
+    if said.startswith('fails'): pytest.skip(said)                 # the pipeline itself, as the table of families has it
     pipe, kw = family(name)
     if dtype == torch.bfloat16: pipe.to(dtype)
     flat = 'Prior' in name                                        # its predictions have no plane
