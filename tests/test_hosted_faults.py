@@ -95,7 +95,7 @@ def test_what_keeps_nothing_leaves_passes_out():
 
 @pytest.mark.parametrize('config', [mag, broadcast])
 def test_one_more_call_is_refused_where_a_cache_counts(config):
-    with pytest.raises(ValueError, match='by one more call of the network, which would move the cache'): run(FLUX, enabled(config), tfm=guidance('tsg', g=3., scale=2.))
+    with pytest.raises(ValueError, match='by one more call of the network, which would move the cache'): run(FLUX, enabled(config), tfm=guidance('icg', g=3., draw='noise'))
 
 def test_guiders_make_every_pass_where_a_cache_counts():
     "In Modular Diffusers, too: a window of guidance moves no cache"

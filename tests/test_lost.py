@@ -147,14 +147,14 @@ def test_disk_full(mounted, tmp_path):
 
 def test_no_room_for_the_third_image(tmp_path, monkeypatch):
     "The same without a file system of its own: the third image cannot be written"
-    from cf_guidance import records
-    write, count = records.write_whole, []
+    from cf_guidance import recipes
+    write, count = recipes.write_whole, []
     def full(path, put):
         count.append(path)
         if len(count) != 3: return write(path, put)
         def half(f): f.write(b'half'); raise OSError(28, 'No space left on device')
         return write(path, half)
-    monkeypatch.setattr(records, 'write_whole', full)
+    monkeypatch.setattr(recipes, 'write_whole', full)
     one = sweep(seed=[1, 2, 3, 4])
     with pytest.raises(OSError, match='No space left'): one.run(tmp_path, progress=False, max_rows=4)
     there = ids(tmp_path)
@@ -189,7 +189,7 @@ def test_damaged_images_are_made_again(tmp_path):
 @pytest.mark.filterwarnings('ignore')
 def test_prompts_of_all_kinds(tmp_path):
     "A prompt never becomes part of a path, and comes back as it was"
-    odd = ['../../../etc/passwd', 'C:\\a\\b:*?"<>|', 'nul\0 and \x1b[31m \r\n\t', '🦊 e\u0301 \u202egnp.exe', 'x'*10_000, '</script><img src=x onerror=alert(1)>', ' ', 'CON', '%s %n {0} $HOME']
+    odd = ['../../../etc/passwd', 'C:\\a\\b:*?"<>|', 'nul\0 and \x1b\\[31m \r\n\t', '🦊 e\u0301 \u202egnp.exe', 'x'*10_000, '</script><img src=x onerror=alert(1)>', ' ', 'CON', '%s %n {0} $HOME']
     made = sweep(prompt=odd, steps=1).run(tmp_path/'here', progress=False)
     assert all(c.file.parent == tmp_path/'here/images' for c in made.cells) and sorted(p.name for p in tmp_path.iterdir()) == ['here']
     rows = [json.loads(l) for l in (tmp_path/'here/metadata.jsonl').read_text(encoding='utf-8').splitlines()]
