@@ -20,6 +20,7 @@ from .samplers import begin_run
 from .transforms import GuidanceTfm
 from .viewer import write_viewer
 from .waves import Run
+from .schedules import _path
 
 # %% ../nbs/06g_cells.ipynb #395f23ac
 @dataclass(eq=False)
@@ -97,7 +98,7 @@ def missing(
     strength = known_strength(strength, [c.run.image for c in cells])
     course = begin_run(pieces, sampler, steps, strength, pos_by)
     ids = [image_id(_recipe(c, pieces, course, dict(size, exact=exact, strength=strength, pos_by=pos_by))[0]) for c in cells]
-    return [c for c, name in zip(cells, ids) if not (Path(folder).expanduser()/'images'/f'{name}.png').is_file()]
+    return [c for c, name in zip(cells, ids) if not (_path('folder', folder)/'images'/f'{name}.png').is_file()]
 
 # %% ../nbs/06g_cells.ipynb #21304780
 def _refused(cells, pieces, folder, e, **how):

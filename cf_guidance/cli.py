@@ -28,7 +28,7 @@ def _number(text):
 
 def _plain(x): return int(x) if x.denominator == 1 else round(float(x), 12)
 
-def _range(text):
+def _range(text, whole=False):
     "The numbers of a range, or `None` if it is none"
     if not (m := _RANGE.fullmatch(text)): return None
     lo, hi, by, count = [None if g is None else _number(g) for g in m.groups()]
@@ -37,17 +37,22 @@ def _range(text):
         count = 0 if not by or (hi - lo)/by < 0 else (hi - lo)//by + 1
     else: by = (hi - lo)/max(1, count - 1)
     if not 1 <= count <= MOST: raise ValueError(f'a range must have 1 to {MOST:,} values, such as 1-5, 1-10 (+3) or 0-1 [5]; got {text!r}')
-    return [_plain(lo + by*i) for i in range(int(count))]
+    vals = [lo + by*i for i in range(int(count))]
+    if not whole: return [_plain(v) for v in vals]
+    ends = [lo, hi] if m[4] else [lo, by]
+    if any(v.denominator > 1 for v in ends): raise ValueError(f'a range of whole numbers must have whole ends and steps, such as 1-100 [5]; got {text!r}')
+    return list(dict.fromkeys(map(int, vals)))
 
 def parse_values(
     text:str, # Such as '1-5, 10' or 'a red star || a blue circle'
     words:bool=False, # Whether a value may be words
+    whole:bool=False, # Whether ranges are of whole numbers, as those of seeds are
 )->list: # Numbers, and words where they may be
     "Read the values of an axis: commas or `||` between them, ranges as in A1111"
     res = []
     for part in map(str.strip, text.split('||') if '||' in text else [text] if words == 'whole' else text.split(',')):
         if words == 'whole': res.append(part)
-        elif (many := _range(part)) is not None: res += many
+        elif (many := _range(part, whole)) is not None: res += many
         elif re.fullmatch(_NUM, part, re.I): res.append(_plain(_number(part)))
         elif words and part: res.append(part)
         else: raise ValueError(f'values must be numbers with commas between them, or ranges such as 1-5, 1-10 (+3) or 0-1 [5]; got {part!r}')
@@ -56,6 +61,7 @@ def parse_values(
 # %% ../nbs/11_cli.ipynb #2c485749
 def parse_params(
     text:str, # Such as 'k_decay=0.8,0.6 max_val=5-10 [3]'
+    whole=(), # Names of the parameters that are whole numbers
 )->dict: # Lists of numbers and words, by name; `true` and `false` are `True` and `False`
     "Read swept parameters: `name=values`, with blanks between the names"
     first, *parts = re.split(r'(?:^|\s)([A-Za-z_]\w*)\s*=', text)
@@ -63,13 +69,21 @@ def parse_params(
     try:
         if first.strip(): raise ValueError
         for name, vals in zip(parts[::2], parts[1::2]):
-            vals = [yes.get(v.lower(), v) if isinstance(v, str) else v for v in parse_values(vals.strip(), words=True)]
+            vals = [yes.get(v.lower(), v) if isinstance(v, str) else v for v in parse_values(vals.strip(), words=True, whole=name in whole)]
             if name in res or any(isinstance(v, str) and not re.fullmatch(r'[A-Za-z][\w .-]*', v) for v in vals): raise ValueError
             res[name] = vals
     except ValueError as e: raise ValueError(f"parameters must be like 'k_decay=0.8,0.6 max_val=5-10 [3]'; got {text!r}" + (f': {e}' if 'range' in str(e) else '')) from None
     return res
 
 # %% ../nbs/11_cli.ipynb #c73b006a
+def _whole_params(*makers):
+    "Parameters that are whole numbers wherever one of the schedules or rules has them"
+    from inspect import signature
+    found = {}
+    for f in makers:
+        for k, p in signature(f).parameters.items(): found.setdefault(k, set()).add(p.annotation)
+    return {k for k, kinds in found.items() if kinds == {int}}
+
 def experiments(
     transform:str='cfg', # Name of a transform
     sweep:str='', # Swept parameters, as in `parse_params`; the seed's nine schedules by default
@@ -80,9 +94,10 @@ def experiments(
     from cf_guidance.axes import _near, usual_g
     from cf_guidance.sweeps import COS_SWEEP, DEFAULT_COS_PARAMS, minimum_pairs
     from cf_guidance.methods import TRANSFORMS
+    from cf_guidance.schedules import get_cos_sched
     unit = usual_g(TRANSFORMS[transform] if transform in TRANSFORMS else _near('`transform`', transform, TRANSFORMS))/7.5
     scaled = lambda k, v: round(v*unit, 6) if unit != 1 and k in ('max_val', 'min_val') else v
-    own, tried = parse_params(base), parse_params(sweep)
+    own, tried = parse_params(base), parse_params(sweep, _whole_params(get_cos_sched))
     if 'num_steps' in {**own, **tried}: raise ValueError('`num_steps` cannot be changed by `sweep` or `base`; use `steps`')
     for k, v in own.items():
         if len(v) > 1: raise ValueError(f'`base` must have one number for each parameter; got {len(v)} for {k}')
@@ -135,25 +150,47 @@ def _made_steps(axes):
     n, (by,), (strength,) = _whole('steps', axes['steps'][0], 1), axes.get('pos_by', ['step']), axes.get('strength', [None])
     return n if by == 'sigma' else n - _left_out(n, known_strength(strength, axes.get('image', [None])), by)
 
+def _swept(tried, axes):
+    "The swept parameters, none of which may be an axis, or a word of `Sweep` itself"
+    from cf_guidance.axes import AXIS_ORDER
+    for k in tried:
+        if k in AXIS_ORDER: raise ValueError(f'`{k}` is an axis of its own, and no parameter: use --{k}')
+        if k in ('self', 'how'): raise ValueError(f'`sweep` must name parameters of schedules and transforms; got {k!r}')
+    return tried
+
+def _transform(name):
+    "The name of a transform that there is"
+    from cf_guidance.methods import TRANSFORMS, _near
+    return name if name in TRANSFORMS else _near('`transform`', name, TRANSFORMS)
+
+def _whole_of(transforms):
+    "Parameters of these transforms and of the schedules that are whole numbers"
+    from cf_guidance.axes import MAKERS
+    from cf_guidance.methods import TRANSFORMS
+    return _whole_params(*MAKERS.values(), *[TRANSFORMS[t].rule for t in transforms])
+
 def _axes(model, prompt, negative_prompt, seed, sampler, steps, size, transform, schedule, sweep, base, prompts='', image='', strength='', pos_by='step'):
     "The axes of a `Sweep` from the words of the command line"
     words = lambda text: parse_values(text, words=True)
-    axes = dict(seed=parse_values(seed), steps=parse_values(steps), transform=[str(t) for t in words(transform)])
+    axes = dict(seed=parse_values(seed, whole=True), steps=parse_values(steps, whole=True), transform=[_transform(str(t)) for t in words(transform)])
     if model: axes['model'] = [None if m == 'shapes' else m for m in words(model)]
     axes |= _begun(prompt, prompts, image, strength, pos_by)
     if negative_prompt: axes['negative_prompt'] = parse_values(negative_prompt, words='whole')
     for name, text in (('sampler', sampler), ('size', size)):
-        if text: axes[name] = [str(v) if name == 'sampler' else v for v in words(text)]
-    tried = parse_params(sweep)
+        if text: axes[name] = [str(v) if name == 'sampler' else v for v in parse_values(text, words=True, whole=name == 'size')]
+    tried = _swept(parse_params(sweep, _whole_of(axes['transform'])), axes)
     if schedule or _of_transforms(tried, axes['transform']):
         if base: raise ValueError('`base` belongs to the schedules of 2022, and cannot be given with `schedule`, or with parameters of transforms in `sweep`: leave it out, and put them all in `sweep`')
-        if both := set(tried) & set(axes): raise ValueError(f'`{min(both)}` is an axis of its own, and no parameter: use --{min(both)}')
         return {**axes, **({'schedule': [v for part in _parts(schedule) for v in (words(part) if '||' in part or ',' not in part else [part.strip()])]} if schedule else {}), **tried}
     for name in ('steps', 'transform', 'strength', 'pos_by'):
         if len(axes.get(name, ())) > 1: raise ValueError(f'`schedule` must be given with several values of `{name}`, such as --schedule cosine: the schedules of 2022 are made for one')
     return {**axes, 'schedule': {e['title']: e['schedule'] for e in experiments(axes['transform'][0], sweep, base, _made_steps(axes))}}
 
 # %% ../nbs/11_cli.ipynb #e43f927c
+def _say(text):
+    "Print text whose labels came from somewhere; what would steer the terminal is written out"
+    print(''.join(c if c.isprintable() or c == '\n' else repr(c)[1:-1] for c in text))
+
 def _report(sweep, folder):
     "Draw the pages of the grid, and say what is where"
     import matplotlib.pyplot as plt, numpy as np
@@ -175,12 +212,12 @@ def cfg_sweep(
     prompt:str='', # What the images should show, several with || between them; the model's own prompt by default
     prompts:str='', # A file of prompts in place of prompt: one a line, in UTF-8; blank lines, and lines that begin with #, are left out
     negative_prompt:str='', # What they should not show, several with || between them
-    seed:str='1024', # Seeds of the starting noise, such as 1024 or 1-10 or 1-100 [5]
+    seed:str='1024', # Seeds of the starting noise, such as 1024 or 1-10 or 1-100 [5], which are 1, 25, 50, 75 and 100
     sampler:str='', # lms, ddim, euler, heun, dpm++_2m ..., or the name of a diffusers scheduler; the model's own by default
     steps:str='50', # Numbers of steps
     size:str='', # Sizes in pixels, such as 512 or 512x768; the model's own by default
     transform:str='cfg', # Names of transforms, such as cfg,base_norm,apg; --list shows all
-    schedule:str='', # Numbers, names of schedules, or expressions, such as 3-9 [4],cosine,7.5*pos; --list shows the names; the ten of 2022 by default
+    schedule:str='', # Numbers, names of schedules, schedules as they print themselves, or formulas, such as '3-9 [4],cosine,cosine(10, 3).clip(4, 9),7.5*pos'; --list shows the names; the ten of 2022 by default
     image:str='', # File of an image to begin with, several with || between them, of the size of what is made
     strength:str='', # Share of the steps that are made from the image, such as .5,.8; .8 by default
     pos_by:str='step', # What progress counts then: step, the steps that are made, or sigma, as in the whole run; or both with a comma
@@ -206,11 +243,13 @@ def cfg_sweep(
     if list: return print(listing())
     axes, rows = _axes(model, prompt, negative_prompt, seed, sampler, steps, size, transform, schedule, sweep, base, prompts, image, strength, pos_by), max_rows or None
     from cf_guidance.records import open_folder
+    from cf_guidance.schedules import _whole
     from cf_guidance.sweeps import Sweep
     todo = Sweep(how=how, **axes)
     if dry_run:
-        for name in todo.names()[:60]: print(f'  {name}')
-        return print(('  ...\n' if len(todo.cells) > 60 else '') + todo.explain(folder=out, max_rows=rows, exact=exact) + '\nNothing made (--dry-run).')
+        for name in todo.names()[:60]: _say(f'  {name}')
+        return _say(('  ...\n' if len(todo.cells) > 60 else '') + todo.explain(folder=out, max_rows=rows, exact=exact) + '\nNothing made (--dry-run).')
+    if rows is not None: _whole('max_rows', rows, 1)
     folder = open_folder(out)
     try: todo.run(folder, max_rows=rows, exact=exact, record=record, workers=workers or None, ray=ray or None)
     except KeyboardInterrupt: sys.exit(f'cfg_sweep: stopped; {sum(c.made for c in todo.cells)} of {len(todo.cells)} images are in {folder}, and the same command goes on from there')
@@ -221,7 +260,7 @@ def _call(f):
     words = ['--' + w[2:].split('=')[0].replace('-', '_') + ('=' + w.partition('=')[2])*('=' in w) if w.startswith('--') else w for w in sys.argv[1:]]
     args = vars(anno_parser(f, prog=f.__name__).parse_args(words))
     try: f(**{k: v for k, v in args.items() if k not in ('pdb', 'xtra')})
-    except (ValueError, OSError) as e: sys.exit(f'{f.__name__}: {e}')
+    except (ValueError, OSError) as e: sys.exit(''.join(c if c.isprintable() or c == '\n' else repr(c)[1:-1] for c in f'{f.__name__}: {e}'))
 
 def main():
     "Run `cfg_sweep` from the command line"
@@ -245,8 +284,9 @@ def explorer_notebook(
 def _found(model):
     "Name of the `model`, a folder as its whole path, or a `ValueError` if there is no such model"
     from cf_guidance.pieces import BUILT_IN, WEAK, _reach
+    from cf_guidance.schedules import _path
     if model in (BUILT_IN, WEAK): return model
-    folder = Path(model).expanduser()
+    folder = _path('model', model)
     if folder.is_dir():
         lacks = [p for p in ('tokenizer', 'text_encoder', 'vae', 'unet', 'scheduler') if not (folder/p).is_dir()]
         if not lacks: return str(folder.resolve())
@@ -300,10 +340,11 @@ def cfg_eval(
 
     Accuracy needs prompts in the words of the built-in model; intervals need several prompts, diversity several seeds."""
     from cf_guidance.report import evaluate, report_html, report_text
+    from cf_guidance.schedules import _path
     report = evaluate(folder, axis, baseline, seed=seed)
-    page = Path(folder).expanduser()/'report.html'
+    page = _path('folder', folder)/'report.html'
     page.write_text(report_html(report), encoding='utf-8')
-    print(f'{report_text(report)}\n\nThe page: {page.absolute()}')
+    _say(f'{report_text(report)}\n\nThe page: {page.absolute()}')
 
 def main_eval():
     "Run `cfg_eval` from the command line"

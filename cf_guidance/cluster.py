@@ -14,7 +14,7 @@ import torch
 from tqdm.auto import tqdm
 from .pieces import BUILT_IN, WEAK, get_scheduler, get_sd_pieces
 from .plans import Plan
-from .schedules import _whole
+from .schedules import _path, _whole
 
 # %% ../nbs/06f_cluster.ipynb #c66ef392
 def _tasks(plan, n):
@@ -50,7 +50,7 @@ class _Worker:
 # %% ../nbs/06f_cluster.ipynb #390bdeca
 def _model_name(pieces):
     "Name by which a worker finds the model"
-    folder = Path(pieces.name).expanduser()
+    folder = _path('name', pieces.name)
     if pieces.name in (BUILT_IN, WEAK) or '/' in pieces.name and not folder.is_dir(): return pieces.name
     if folder.is_dir(): return str(folder.resolve())
     raise ValueError(f'`plan.pieces` must be a model that a worker can load by its name, from `get_sd_pieces`; got {pieces.name!r}. Save it to a folder, and load it from there')
@@ -81,6 +81,7 @@ def _knock(address):
     last = Path(os.environ.get('RAY_TMPDIR', '/tmp'))/'ray/ray_current_cluster'
     if address == 'auto': address = os.environ.get('RAY_ADDRESS') or (last.read_text() if last.is_file() else '')
     host, _, port = address.rpartition('/')[2].rpartition(':')
+    if address and not (host and port.isdigit()) and address != 'local': raise OSError('it is no host:port')
     if host and port.isdigit(): socket.create_connection((host.strip('[]'), int(port)), 10).close()
 
 @contextmanager

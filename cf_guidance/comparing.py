@@ -8,10 +8,12 @@ __all__ = ['Estimate', 'mean_interval', 'bootstrap', 'jackknife', 'Comparison', 
 # %% ../nbs/07a_comparing.ipynb #9c5ff590
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 import numpy as np
 from scipy import stats
+from scipy.integrate import quad
+from scipy.optimize import brentq
 from .schedules import _number, _whole
 
 # %% ../nbs/07a_comparing.ipynb #acf2042a
@@ -34,8 +36,21 @@ def _groups(prompts, rows):
 
 def _tail(n, level):
     "Share to cut off at each end, by Hesterberg's expanded percentiles for `n` prompts"
-    if not 0 < _number('level', level) < 1: raise ValueError(f'`level` must be above 0 and below 1; got {level!r}')
     return stats.norm.cdf(stats.t.ppf((1 - level)/2, n - 1)*math.sqrt(n/(n - 1)))
+
+def _fewest(level):
+    "The fewest prompts whose own range can hold the truth in a share `level` of cases"
+    if not 0 < _number('level', level) < 1: raise ValueError(f'`level` must be above 0 and below 1; got {level!r}')
+    return max(2, math.ceil(1 - math.log2(1 - level)))
+
+def _settled(x, scale, terms):
+    "`x` with those sizes made equal that differ by rounding: sums of `terms` numbers up to `scale`"
+    x, near = np.asarray(x, np.float64), (terms + 8)*np.finfo(np.float64).eps*scale
+    sizes, place = np.unique(np.abs(x), return_inverse=True)
+    if not len(sizes): return x
+    first = np.concatenate([[sizes[0] > near], np.diff(sizes) > near])      # where another size begins
+    starts = np.concatenate([[0.], sizes[first]])
+    return np.copysign(starts[np.cumsum(first)][place.ravel()], x)
 
 # %% ../nbs/07a_comparing.ipynb #ed36a316
 def _finite(name, vals):
@@ -45,21 +60,54 @@ def _finite(name, vals):
     if bad := int((~np.isfinite(vals)).sum()): raise ValueError(f'`{name}` must be finite; got NaN or infinity in {bad} of {len(vals)}')
     return vals
 
+def _same(vals):
+    "Whether all numbers are equal, but for rounding"
+    vals = np.asarray(vals)
+    top = np.abs(vals).max()
+    return not _settled(vals - vals[0], top, len(vals)).any()
+
 def mean_interval(
     values, # One number for each image, (n,)
     prompts, # The prompt of each image, n of them
     rng=0, # Seed, or a numpy Generator
     times:int=2000, # Sets of prompts to draw, 100 or more
     level:float=.95, # Share of such intervals that hold the truth, between 0 and 1
+    bounds=None, # Lowest and highest number that a score can be, such as (0, 1); none by default
 )->Estimate:
-    "Take the mean of `values`, with an interval over prompts; one prompt alone has no interval"
-    vals = _finite('values', values)
+    "Take the mean of `values`, with an interval over prompts where they are enough for one"
+    vals, least = _finite('values', values), _fewest(level)
     groups, rng = _groups(prompts, len(vals)), np.random.default_rng(rng)
     n, sums, sizes = len(groups), np.array([vals[g].sum() for g in groups]), np.array([len(g) for g in groups])
-    if n < 2: return Estimate(float(vals.mean()), n=n)
-    drawn = rng.integers(n, size=(_whole('times', times, 100), n))
+    value, times = float(vals.mean()), _whole('times', times, 100)
+    if bounds is not None: return _bounded(value, sums, sizes, _limits(bounds, vals), level)
+    if n < least or _same(sums/sizes): return Estimate(value, n=n)
+    drawn = rng.integers(n, size=(times, n))
     ends = np.quantile(sums[drawn].sum(1)/sizes[drawn].sum(1), [q := _tail(n, level), 1 - q])
-    return Estimate(float(vals.mean()), *ends.tolist(), n)
+    return Estimate(value, *ends.tolist(), n)
+
+# %% ../nbs/07a_comparing.ipynb #ga51b0d2
+def _not_above(weights):
+    "Chance that the sum of exponential draws, each times its weight, is 0 or less"
+    if (weights >= 0).all(): return 0.
+    if (weights <= 0).all(): return 1.
+    w = weights/np.sqrt((weights**2).sum())
+    def inner(t): return np.sin(np.arctan(t*w).sum())/t*np.exp(-.5*np.log1p((t*w)**2).sum())
+    return .5 - quad(inner, 0, np.inf, limit=200, epsabs=1e-9)[0]/math.pi
+
+def _limits(bounds, vals):
+    "The lowest and the highest score, after a look at the scores"
+    lo, hi = map(float, bounds)
+    if lo < hi and lo <= vals.min() and vals.max() <= hi: return lo, hi
+    raise ValueError(f'`bounds` must be a lower and a higher number around all `values`, {vals.min():g} to {vals.max():g}; got {bounds!r}')
+
+def _bounded(value, sums, sizes, bounds, level):
+    "The mean of scores with bounds, by Gaffke's interval"
+    if len(sums) < 2: return Estimate(value, n=len(sums))
+    (lo, hi), more, ends = bounds, sizes.mean(), []
+    for worst, share in zip(bounds, ((1 - level)/2, (1 + level)/2)):
+        chance = lambda c: _not_above(np.append(sums - c*sizes, more*(worst - c))) if lo < c < hi else c >= hi
+        ends.append(brentq(lambda c: chance(c) - share, lo, hi, xtol=1e-10))
+    return Estimate(value, *ends, len(sums))
 
 # %% ../nbs/07a_comparing.ipynb #cdc0ffe9
 def bootstrap(
@@ -69,13 +117,14 @@ def bootstrap(
     times:int=1000, # Sets of prompts to draw, 100 or more
     level:float=.95, # Share of such intervals that hold the truth, between 0 and 1
 )->Estimate:
-    "Give `stat` an interval, by drawing prompts with all their rows"
-    prompts, rng = list(prompts), np.random.default_rng(rng)
+    "Give `stat` an interval, by drawing prompts with all their rows, where they are enough for one"
+    prompts, least, rng = list(prompts), _fewest(level), np.random.default_rng(rng)
     groups = _groups(prompts, len(prompts))
     n, value = len(groups), float(stat(np.arange(len(prompts))))
-    if n < 2: return Estimate(value, n=n)
     drawn = rng.integers(n, size=(_whole('times', times, 100), n))
+    if n < least: return Estimate(value, n=n)
     vals = _finite('stat', [stat(np.concatenate([groups[k] for k in ks])) for ks in drawn])
+    if _same(vals): return Estimate(value, n=n)
     return Estimate(value, *np.quantile(vals, [q := _tail(n, level), 1 - q]).tolist(), n)
 
 # %% ../nbs/07a_comparing.ipynb #ff0fd915
@@ -94,6 +143,7 @@ def jackknife(
     if n < 4: return Estimate(value, n=n)
     left = [np.concatenate([groups[k] for k in ks]) for ks in np.array_split(rng.permutation(n), parts)]
     vals = _finite('stat', [stat(np.delete(every, out)) for out in left])
+    if _same(vals): return Estimate(value, n=n)
     far = math.sqrt((parts - 1)*vals.var())*stats.t.ppf((1 + level)/2, parts - 1)
     return Estimate(value, value - far, value + far, n)
 
@@ -113,14 +163,16 @@ class Comparison:
     def win_rate(self): return (self.wins + self.ties/2)/(self.wins + self.losses + self.ties)
 
 def _pairs(a, b):
-    "Differences by prompt and seed"
+    "Differences by prompt and seed, and the size of the scores"
     for name, x in (('a', a), ('b', b)):
         if not isinstance(x, Mapping) or not all(isinstance(k, tuple) and len(k) == 2 for k in x):
             raise ValueError(f'`{name}` must be a dict from (prompt, seed) to a number; got {x if len(str(x)) < 60 else type(x).__name__!r}')
     if odd := [k for k in (*a, *b) if (k in a) != (k in b)]:
         raise ValueError(f'`a` and `b` must have the same prompts and seeds; {len(odd)} are in one alone, such as {odd[0]!r}')
     if not a: raise ValueError('`a` and `b` must have a pair to compare; got none')
-    return dict(zip(a, _finite('a', list(a.values())) - _finite('b', [b[k] for k in a])))
+    one, two = _finite('a', list(a.values())), _finite('b', [b[k] for k in a])
+    scale = max(np.abs(one).max(), np.abs(two).max())
+    return dict(zip(a, _settled(one - two, scale, 1))), scale
 
 # %% ../nbs/07a_comparing.ipynb #330c4429
 def variances(
@@ -141,16 +193,21 @@ def compare(
     b, # Scores of the other, for the same prompts and seeds
     rng=0, # Seed, or a numpy Generator
     level:float=.95, # Share of such intervals that hold the truth
+    bounds=None, # Lowest and highest number that a score can be, such as (0, 1); none by default
 )->Comparison:
-    "Compare two methods pair by pair"
-    diff = _pairs(a, b)
+    "Compare two methods pair by pair; differences that are rounding alone are ties"
+    diff, scale = _pairs(a, b)
     names, vals = [p for p, _ in diff], np.array(list(diff.values()))
-    means = np.array([vals[g].mean() for g in _groups(names, len(vals))])
+    if bounds is not None: lo, hi = _limits(bounds, np.array([*a.values(), *b.values()]))
+    means = _settled([vals[g].mean() for g in _groups(names, len(vals))], scale, len(vals))
     wins, losses = int((means > 0).sum()), int((means < 0).sum())
     sign = stats.binomtest(wins, wins + losses).pvalue if wins + losses else 1.
     rank = stats.wilcoxon(means).pvalue if wins + losses else 1.
     var = variances(diff) if len(means) > 1 else (math.nan, math.nan)
-    return Comparison(mean_interval(vals, names, rng, level=level), wins, losses, len(means) - wins - losses, float(sign), float(rank), *var)
+    span = None if bounds is None else (lo - hi, hi - lo)
+    effect = mean_interval(vals, names, rng, level=level, bounds=span)
+    effect = replace(effect, value=float(_settled([effect.value], scale, len(vals))[0]))
+    return Comparison(effect, wins, losses, len(means) - wins - losses, float(sign), float(rank), *var)
 
 # %% ../nbs/07a_comparing.ipynb #ccb1f1f5
 def holm(

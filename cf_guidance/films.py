@@ -53,7 +53,7 @@ class Latest:
                 if self.job is None: self.thread = None; self.cond.notify_all(); return
                 (job, self.job), stop = (self.job, None), Stop(self, self.number)
             try: job(stop)
-            except Exception: threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
+            except BaseException: threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
     def join(self,
         seconds:float=60, # How long to wait, at most
     )->bool: # Whether all is done

@@ -10,6 +10,7 @@ import json, re, warnings
 from functools import partial
 from pathlib import Path
 from .records import read_recipe
+from .schedules import _path
 
 # %% ../nbs/06c_folders.ipynb #a8f92778
 _KINDS = {str: ('prompt', 'negative_prompt', 'sampler', 'model_name', 'dtype'), int: ('seed', 'steps', 'width', 'height'),
@@ -96,7 +97,7 @@ def _name(cells):
 
 def _found(folder):
     "The cells of a sweep, those that failed, and for each of the two the records that were left out"
-    folder = Path(folder).expanduser()
+    folder = _path('folder', folder)
     if not (folder/'images').is_dir(): raise ValueError(f'`folder` must be that of a sweep, with `images` in it; got {str(folder)!r}')
     (cells, bad), (failed, worse) = _cells(folder), _failed(folder)
     if not cells + failed:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np, torch
 from PIL import Image, ImageOps
 from .pieces import Pieces
+from .schedules import _path
 
 # %% ../nbs/05ca_inputs.ipynb #9effb072
 class Pixels:
@@ -35,7 +36,7 @@ def init_image(
     if isinstance(image, Pixels): return image
     if isinstance(image, Image.Image): return Pixels(ImageOps.exif_transpose(image))
     if not isinstance(image, (str, Path)): raise ValueError(f'`image` must be a PIL image, or the path of a file; got {type(image).__name__}')
-    path = Path(image).expanduser()
+    path = _path('image', image)
     try:
         with Image.open(path) as im: return Pixels(ImageOps.exif_transpose(im), path.name)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e: raise ValueError(f'`image` must be an image file that can be read; got {str(image)!r}: {e}') from None
@@ -118,7 +119,7 @@ def read_prompts(
     path, # A text file in UTF-8, one prompt a line
 )->list: # The prompts, in order
     "Read the prompts of a file; blank lines, and lines that begin with #, are left out"
-    try: lines = Path(path).expanduser().read_text(encoding='utf-8-sig').split('\n')
+    try: lines = _path('path', path).read_text(encoding='utf-8-sig').split('\n')
     except UnicodeDecodeError as e: raise ValueError(f'`prompts` must be a file in UTF-8; got {str(path)!r}: {e.reason} at byte {e.start}') from None
     except (OSError, ValueError) as e: raise ValueError(f'`prompts` must be a file that can be read; got {str(path)!r}: {e}') from None
     if res := [line.strip() for line in lines if line.strip() and line.strip()[0] != '#']: return res

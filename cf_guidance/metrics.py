@@ -9,7 +9,6 @@ __all__ = ['image_array', 'saturation', 'contrast', 'clipped', 'thumbnail', 'ext
 # %% ../nbs/07b_metrics.ipynb #efaefddd
 import numpy as np
 from PIL import Image
-from scipy import stats
 from scipy.spatial.distance import cdist
 from .comparing import Estimate, _groups, jackknife, mean_interval
 from .schedules import _whole
@@ -216,7 +215,5 @@ def accuracy(
     for name in sorted({k for r in rows for k in r} - {'all'}) + ['all']:
         if name == 'all' and any('all' not in r for r in rows): raise ValueError("`rows` must say `all` for each image, as those of the verifier do")
         vals, whose = zip(*[(float(r[name]), p) for r, p in zip(rows, prompts) if name in r])
-        e = mean_interval(vals, whose, rng, level=level)
-        if e.n > 1 and e.value in (0, 1): e = Estimate(e.value, *map(float, stats.binomtest(round(e.value*e.n), e.n).proportion_ci(level)), e.n)
-        res[name] = e
+        res[name] = mean_interval(vals, whose, rng, level=level, bounds=(0, 1))
     return res

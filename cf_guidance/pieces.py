@@ -7,7 +7,7 @@ __all__ = ['SAMPLERS', 'REFUSED', 'BUILT_IN', 'WEAK', 'MODELS', 'get_scheduler',
            'text_embeddings', 'images_from_latents', 'image_from_latents', 'scalings', 'latent_size']
 
 # %% ../nbs/05_pieces.ipynb #73667b52
-import difflib, hashlib, json, warnings
+import difflib, hashlib, json, re, warnings
 from collections import namedtuple
 from functools import partial
 from importlib.resources import files
@@ -17,7 +17,7 @@ from PIL import Image
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from huggingface_hub import hf_hub_download
 from transformers import CLIPTextModel, CLIPTokenizer
-from .schedules import _whole
+from .schedules import _path, _whole
 
 # %% ../nbs/05_pieces.ipynb #f12dc7c2
 SAMPLERS = {'lms': 'LMSDiscreteScheduler', 'ddim': 'DDIMScheduler', 'ddpm': 'DDPMScheduler', 'pndm': 'PNDMScheduler', 'unipc': 'UniPCMultistepScheduler',
@@ -100,9 +100,11 @@ def _load(cls, name, sub, **kwargs):
 
 def _reach(name):
     "`name`, if the hub has it or it was fetched before; asked once, since each piece would retry for long"
+    want = f"`model_name` must be a folder or a reachable hub model, or {BUILT_IN!r}, the built-in model; got {name!r}"
+    if not re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', name): raise ValueError(f'{want}: there is no such folder, and names on the hub are like owner/name')
     try: hf_hub_download(name, 'model_index.json')
     except (OSError, ValueError) as e:
-        raise ValueError(f"`model_name` must be a folder or a reachable hub model, or {BUILT_IN!r}, the built-in model; got {name!r}: {str(e).splitlines()[0]}") from e
+        raise ValueError(f'{want}: there is no such folder, and the hub did not give it (no connection, no such model, or none for diffusers)') from e
     return name
 
 def _better(better_vae, hub):
@@ -120,7 +122,7 @@ def get_sd_pieces(
     scheduler='lms', # A sampler, as in `get_scheduler`
 )->Pieces: # tokenizer, text_encoder, vae, unet, scheduler
     "Load the pieces of a Stable Diffusion pipeline; weights are safetensors, nothing is unpickled"
-    src = MODELS/BUILT_IN if model_name in (BUILT_IN, WEAK) else Path(str(model_name)).expanduser()
+    src = MODELS/BUILT_IN if model_name in (BUILT_IN, WEAK) else _path('model_name', str(model_name))
     hub = not src.is_dir()
     if hub: src = _reach(str(model_name))
     vae_name, safe = _better(better_vae, hub), dict(use_safetensors=True)

@@ -18,7 +18,7 @@ from .inputs import Embedded, init_image, known_strength
 from .pieces import BUILT_IN, get_sd_pieces, latent_size
 from .samplers import begin_run
 from .sampling import built_in, generate
-from .schedules import Step, _whole
+from .schedules import _path, Step, _whole
 from .methods import OWN, TRANSFORMS
 from .transforms import GuidanceTfm, options, parameters
 
@@ -169,7 +169,7 @@ def open_folder(
 )->Path:
     "The sweep's folder, made if it must be, and one that can be written to"
     if not str(folder).strip(): raise ValueError(f'`folder` must be the name of a folder; got {folder!r}')
-    folder = Path(folder).expanduser()
+    folder = _path('folder', folder)
     if folder.exists() and not folder.is_dir(): raise ValueError(f'`folder` must be a folder; got the file {str(folder)!r}')
     try: (folder/'images').mkdir(parents=True, exist_ok=True); tempfile.TemporaryFile(dir=folder/'images').close()
     except OSError as e: raise ValueError(f'`folder` must be one that can be made and written to; got {str(folder)!r}: {e}') from e

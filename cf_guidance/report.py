@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
-from .comparing import compare, holm
+from .comparing import _fewest, compare, holm
 from .folders import AXES, _at, sweep_axes, sweep_cells
 from .metrics import accuracy, colours, distances, diversity, extract, image_array, thumbnail
 from .plots import LINES, _look, plt
@@ -126,7 +126,7 @@ def _against(values, baseline, rng):
     if not base.scores or len(values) < 2: return baseline, {}, []
     twice = ['comparisons are left out: there are several images of one prompt and seed']
     if any(len(v.scores) < v.images for v in values): return baseline, {}, twice
-    found, why = _tried(lambda: {v.name: compare(v.scores, base.scores, rng) for v in values if v is not base})
+    found, why = _tried(lambda: {v.name: compare(v.scores, base.scores, rng, bounds=(0, 1)) for v in values if v is not base})
     if found is None: return baseline, {}, [f'comparisons are left out: {why}']
     ps = holm({n: c.wilcoxon for n, c in found.items()})
     return baseline, {n: (c, ps[n]) for n, c in found.items()}, []
@@ -150,11 +150,17 @@ def evaluate(
     groups = {}
     for i in sorted(range(len(cells)), key=lambda i: _order(cells[i], axis)): groups.setdefault(_at(cells[i], axis), []).append(i)
     real, why = _wanted(images, groups, list(dict.fromkeys(prompts)), features, rng)
-    notes += [*said, *why] + (['one prompt has no interval: ask several'] if len(set(prompts)) == 1 else [])
+    notes += [*said, *why, *_few(len(set(prompts)))]
     take = lambda rows, ids: rows and [rows[i] for i in ids]
     made = [_value(name, take(cells, ids), images[ids], feats[ids], take(rows, ids), real, rng) for name, ids in groups.items()]
     base, against, why = _against([v for v, _ in made], baseline, rng)
     return Report(axis, [v for v, _ in made], base, against, list(dict.fromkeys(notes + [n for _, ns in made for n in ns] + why)))
+
+def _few(prompts):
+    "What is to be said of intervals over so few prompts"
+    if prompts == 1: return ['one prompt has no interval: ask several']
+    least = _fewest(.95)
+    return [f'intervals of figures besides accuracy are left out: they need {least} prompts, and there are {prompts}']*(prompts < least)
 
 def _wanted(images, groups, prompts, features, rng):
     "The reference for distances, or why there is none"

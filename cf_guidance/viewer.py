@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 from .folders import sweep_axes, _at, _found, _left_out
 from .records import write_whole
+from .schedules import _path
 
 # %% ../nbs/06d_viewer.ipynb #68bb7ecb
 def _fields(recipe):
@@ -388,7 +389,7 @@ def write_viewer(
 )->Path: # The page, `index.html` in the folder
     "Write a page that shows the images of a sweep, and warn of records that cannot be used"
     cells, failed, bad, worse = _found(folder)
-    folder, note = Path(folder).expanduser(), _left_out(bad + worse) if bad + worse else ''
+    folder, note = _path('folder', folder), _left_out(bad + worse) if bad + worse else ''
     if note: warnings.warn(note, stacklevel=2)
     page = _page(_told(cells, failed, note, folder.resolve().name))
     return write_whole(folder/'index.html', lambda f: f.write(page.encode('utf-8', 'replace')))

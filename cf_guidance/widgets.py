@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from .controls import controls, curve_svg, guidance_line, misfit, passes
 from .films import Latest, film, thinned
 from .methods import TRANSFORMS
-from .pickers import Picker, _control, says_html
+from .pickers import Picker, _control, close_widgets, says_html
 from .samplers import begin_run
 from .sampling import built_in
 from .schedules import Step, _nominal, _nominal_times, _whole
@@ -104,7 +104,8 @@ def _rule(self:ScheduleExplorer, _=None):
     cls = TRANSFORMS[self.menu.value]
     parts = {c['name']: _control(c, self.steps.value, self._moved) for c in controls(cls, self.steps.value)}
     self.does.value = says_html(cls)
-    self.own.children = [p[0] for p in parts.values()]
+    old, self.own.children = self.own.children, [p[0] for p in parts.values()]
+    close_widgets(*old)
     self.reads, self.puts = [{k: p[i] for k, p in parts.items()} for i in (1, 2)]
     self._moved()
 
@@ -246,3 +247,11 @@ def _seek(self:ScheduleExplorer, _=None):
     where = 'the image' if k >= len(film.frames) else f'what step {film.steps[k]} takes the image for'
     self.image.value = image_html(image, f'{self.label}, {where}')
     self._say(where, 'status')
+
+# %% ../nbs/09_widgets.ipynb #c105e006
+@patch
+def close(self:ScheduleExplorer):
+    "Call off the render, and close every widget"
+    self.quiet = True
+    self.latest.submit(None)
+    close_widgets(self.widget, self.fit, self.seek)

@@ -29,6 +29,10 @@ def test_no_path_of_a_machine():
     "What a cell shows does not say where the checkout was"
     for nb in nbs: assert not re.search(r'/[\w./-]+/(cf_guidance|nbs)/\w+\.(py|ipynb)', ''.join(json.dumps(c.get('outputs', [])) for c in json.loads(nb.read_text())['cells']).replace('https://', '')), nb.name
 
+def test_outputs_show_no_address():
+    "What a cell shows is the object's own words, not its class and place in memory"
+    for nb in nbs: assert not (m := re.search(r'<[\w.]+ (object )?at 0x\w+>', ''.join(json.dumps(c.get('outputs', [])) for c in json.loads(nb.read_text())['cells']))), (nb.name, m)
+
 def test_names_link_themselves():
     "A public name in backticks becomes a link on the site, so a link around it would be one inside another"
     index = (root/'cf_guidance/_modidx.py').read_text()
