@@ -158,7 +158,7 @@ def embed(
 def _first_latents(roots, noise, pieces, course):
     "What runs begin with: noise alone, or an image with the first step's noise on it"
     images = {image for _, image in roots}
-    if images == {None} and not course.start: return noise*course.scheduler.init_noise_sigma
+    if images == {None} and not course.start: return noise*getattr(course.scheduler, 'init_noise_sigma', 1.)            # flow matching starts from noise as it is
     if None in images: raise ValueError('the runs of a wave must all have an `image`, or none and all the steps')
     known = {image: encode_image(image, pieces) for image in images}
     a, b, _ = scalings(course.scheduler, course.scheduler.timesteps[-len(course.calls)])
@@ -213,7 +213,7 @@ def _call(self:Wave, k, ts):
     steps = [Step(int(at), at.n, sigmas=at.sigmas, timestep=ts, timesteps=at.timesteps, x=self.x[span], a=a, b=b, space=space) for span in spans]
     asked = [{i: ask for i in node if (ask := self._ask(i, k, step))} for node, step in zip(self.nodes, steps)]
     want = dict.fromkeys((j, texts, how) for j, node in enumerate(asked) for asks, _ in node.values() for _, texts, how in asks)
-    preds = self._predict(list(want), spans, s.scale_model_input(self.x, ts), ts)
+    preds = self._predict(list(want), spans, s.scale_model_input(self.x, ts) if hasattr(s, 'scale_model_input') else self.x, ts)
     self.alone += sum(len(texts) for node in asked for asks, _ in node.values() for _, texts, _ in asks)
     parts = [p for j, node in enumerate(asked) for p in self._part(j, node, steps[j], preds)]
     self._keep(spans, [(j, runs) for j, runs, _ in parts])
