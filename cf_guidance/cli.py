@@ -283,9 +283,9 @@ def explorer_notebook(
 # %% ../nbs/11_cli.ipynb #e81977f9
 def _found(model):
     "Name of the `model`, a folder as its whole path, or a `ValueError` if there is no such model"
-    from cf_guidance.pieces import BUILT_IN, WEAK, _reach
+    from cf_guidance.pieces import SHIPPED, _reach
     from cf_guidance.schedules import _path
-    if model in (BUILT_IN, WEAK): return model
+    if model in SHIPPED: return model
     folder = _path('model', model)
     if folder.is_dir():
         lacks = [p for p in ('tokenizer', 'text_encoder', 'vae', 'unet', 'scheduler') if not (folder/p).is_dir()]

@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 import torch
 from tqdm.auto import tqdm
-from .pieces import BUILT_IN, WEAK, get_scheduler, get_sd_pieces
+from .pieces import BUILT_IN, SHIPPED, WEAK, get_scheduler, get_sd_pieces
 from .plans import Plan
 from .schedules import _path, _whole
 
@@ -51,7 +51,7 @@ class _Worker:
 def _model_name(pieces):
     "Name by which a worker finds the model"
     folder = _path('name', pieces.name)
-    if pieces.name in (BUILT_IN, WEAK) or '/' in pieces.name and not folder.is_dir(): return pieces.name
+    if pieces.name in SHIPPED or '/' in pieces.name and not folder.is_dir(): return pieces.name
     if folder.is_dir(): return str(folder.resolve())
     raise ValueError(f'`plan.pieces` must be a model that a worker can load by its name, from `get_sd_pieces`; got {pieces.name!r}. Save it to a folder, and load it from there')
 

@@ -150,7 +150,7 @@ def embed(
 def _first_latents(roots, noise, pieces, course):
     "What runs begin with: noise alone, or an image with the first step's noise on it"
     images = {image for _, image in roots}
-    if images == {None} and not course.start: return noise*course.scheduler.init_noise_sigma
+    if images == {None} and not course.start: return noise*getattr(course.scheduler, 'init_noise_sigma', 1.)            # flow matching starts from noise as it is
     if None in images: raise ValueError('the runs of a wave must all have an `image`, or none and all the steps')
     known = {image: encode_image(image, pieces) for image in images}
     a, b, _ = scalings(course.scheduler, course.scheduler.timesteps[-len(course.calls)])

@@ -22,7 +22,7 @@ num = re.compile(r'(?<!\w)\d+[a-zA-Z0-9]*_(?=[\w.]+\.ipynb)')      # nbdev drops
 def light(png):
     "The same picture in 256 colours, at a third of the weight; base64 in and out"
     im, out = Image.open(io.BytesIO(base64.b64decode(png))), io.BytesIO()
-    im.convert('RGB').quantize(256, dither=Image.Dither.NONE).save(out, 'png', optimize=True)
+    im.convert('RGB').quantize(256, kmeans=2, dither=Image.Dither.NONE).save(out, 'png', optimize=True)
     return base64.b64encode(out.getvalue()).decode()
 
 def run(fn):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from cf_guidance import scenes
 from cf_guidance.shapes import training_pairs
 
 minutes = float(os.environ.get('TRAIN_MINUTES', 0))                   # 0: a smoke run
@@ -41,6 +42,16 @@ def dataset(n, name='train', two=1/3):
         os.replace(path.with_suffix('.tmp.npy'), path)
     else: scenes = [scene for _, _, scene in pairs]
     return np.load(path, mmap_mode='r'), scenes
+
+def scene_dataset(n, name='train'):
+    "`n` images, 64 x 64, of the rendered world for this process, rendered once and kept, and their scenes"
+    path, seed = folder/f'{name}{rank}_scenes.npy', [1 if name == 'train' else 9, rank]
+    if not path.exists():
+        imgs = np.lib.format.open_memmap(path.with_suffix('.tmp.npy'), 'w+', np.uint8, (n, 64, 64, 3))
+        for i, (img, *_) in enumerate(scenes.training_pairs(n, seed)): imgs[i] = img
+        os.replace(path.with_suffix('.tmp.npy'), path)
+    rng = np.random.default_rng(seed)
+    return np.load(path, mmap_mode='r'), [scenes.random_scene(rng) for _ in range(n)]
 
 def to_tensor(imgs):
     "uint8 images, (b, h, w, 3), as floats from -1 to 1, (b, 3, h, w)"
