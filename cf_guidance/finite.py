@@ -7,7 +7,6 @@ __all__ = ['finite', 'first_bad', 'pole']
 
 # %% ../nbs/09eb_finite.ipynb #1b5a57a7
 import torch
-from .pieces import scalings
 
 # %% ../nbs/09eb_finite.ipynb #e768b82c
 def finite(
@@ -38,6 +37,7 @@ def pole(
     timestep, # Of the step
 )->str: # Empty where it is none
     "Say that a step has no image to give, where that is so"
+    from cf_guidance.pieces import scalings                     # which brings diffusers with it
     try: a, b, space = scalings(scheduler, timestep)
     except Exception: return ''                                     # a scheduler that does not tell
     if space != 'epsilon' or a > 1e-3*b: return ''
