@@ -134,7 +134,7 @@ def _(node:ast.Subscript, c):
 _MATH = set('''acos acosh asin asinh atan atan2 atanh ceil cos cosh exp expm1 fabs floor hypot log log10 log1p log2 pow
     sin sinh sqrt tan tanh trunc'''.split())
 _BUILTIN = {f.__name__: f for f in (abs, float, int, len, max, min, sum)}
-_METHODS = {'_at': ['at'], 'values': ['n', 'sigmas', 'timesteps'], 'part': ['start', 'n']}
+_METHODS = {'_at': ['at'], '_mean': ['at'], 'values': ['n', 'sigmas', 'timesteps'], 'part': ['start', 'n']}
 _CHECKED = {f.__name__: f for f in (schedules._number, schedules._positive, schedules._whole, schedules._listed)}
 
 def _bound(node, c, names):

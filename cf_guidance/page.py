@@ -75,6 +75,7 @@ $.Schedule = class {
     if (!this.kept.has(key)) this.kept.set(key, run());
     return this.kept.get(key);
   }
+  _mean(at) { return $.sum(this.values(at.n, at.sigmas, at.timesteps))/at.n }
 };
 """
 

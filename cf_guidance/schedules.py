@@ -397,7 +397,7 @@ then.check, Schedule.then = _switch, _then
 # %% ../nbs/00_schedules.ipynb #ad009f9d
 _MEANS = {}      # for some schedules and runs: what they were, and the mean
 
-def _run_mean(a, at):
+def _mean(a, at):
     "The mean of `a` over the steps of a run, taken once for all its steps"
     key, run = (id(a), at.n, id(at.sigmas), id(at.timesteps)), (a, at.sigmas, at.timesteps)
     kept = _MEANS.get(key)
@@ -405,6 +405,7 @@ def _run_mean(a, at):
         if len(_MEANS) > 200: _MEANS.clear()
         kept = _MEANS[key] = (*run, sum(a.values(at.n, at.sigmas, at.timesteps))/at.n)
     return kept[-1]
+Schedule._mean = _mean
 
 @curve
 def with_mean(at,
@@ -413,7 +414,7 @@ def with_mean(at,
 )->float:
     "Scale `a - 1` so that the mean over the run's steps is `mean`"
     if at.n is None: raise ValueError('a mean is taken over the steps: use `values(n)` or a `Step`, not a bare position')
-    own = _run_mean(a, at) - 1
+    own = a._mean(at) - 1
     if abs(own) < 1e-9: raise ValueError(f'`with_mean` cannot scale a schedule whose mean is 1 already, as of {a!r}')
     return 1 + (a._at(at) - 1)*(mean - 1)/own
 Schedule.with_mean = with_mean
