@@ -64,8 +64,9 @@ def readme(nb):
 def mended(html):
     "The page with each picture's caption as its words for those who do not see it, and no raw links in code"
     html = re.sub(r'\[(`[\w.]+`)\]\(http[^)]*\)', r'\1', html)                # nbdev links names in a signature's comments too
-    return re.sub(r'<img (?![^>]*\balt=)([^>]*>.*?<figcaption[^>]*>(.*?)</figcaption>)',
-                  lambda m: f'<img alt="{re.sub("<[^>]*>", "", m[2])}" {m[1]}' if '<img' not in m[1] else m[0], html, flags=re.S)
+    html = re.sub(r'<a [^>]*href="[^"]*#_\w+"[^>]*>(.*?)</a>', r'\1', html)      # and private names, which have no entry
+    return re.sub(r'<img (?![^>]*\balt=)([^>]*>(?:(?!<img ).)*?<figcaption[^>]*>(.*?)</figcaption>)',
+                  lambda m: f'<img alt="{re.sub("<[^>]*>", "", m[2])}" {m[1]}', html, flags=re.S)
 
 def docs():
     "Process `nbs/` as nbdev does, then render with smalldocs and write README.md"
