@@ -62,7 +62,6 @@ def test_own_loop(name, sampler):
 @pytest.mark.parametrize('name', RULES)
 @pytest.mark.parametrize('sampler', TWO)
 def test_guided(name, sampler):
-    if sampler == 'DPMSolverSDE': pytest.importorskip('torchsde')
     pipe, kw = FAMILIES['StableDiffusionPipeline'][1].FAMILIES['StableDiffusionPipeline']()
     pipe.scheduler = getattr(df, sampler + 'Scheduler').from_config(pipe.scheduler.config)
     tfm = Watched(name)
