@@ -71,10 +71,10 @@ def thumbnail(
 
 def extract(
     images, # As in `image_array`
-    features=None, # Function from images, (n, h, w, 3), to features, (n, d); that of `cf_guidance.verifier` by default
+    features=None, # Function from images, (n, h, w, 3), to features, (n, d); that of the verifier of their world by default
 )->np.ndarray: # (n, d)
     "Turn images into features"
-    if features is None: from cf_guidance.verifier import features
+    if features is None: from cf_guidance.judging import image_features as features
     images = image_array(images)
     found = _table('features', features(images))
     if len(found) != len(images): raise ValueError(f'`features` must give one row for each of {len(images)} images; got {len(found)}')

@@ -212,14 +212,20 @@ def _better(better_vae, hub):
     return f'stabilityai/sd-vae-ft-{better_vae}' if better_vae else None
 
 # %% ../nbs/05_pieces.ipynb #e2ae68e8
+def _about(file):
+    "What a model's folder says of its world: default prompt, words, and sampler"
+    if not file.is_file(): return {}
+    return {k: v for k, v in json.loads(file.read_text()).items() if k in ('prompt', 'words', 'sampler')}
+
 def get_sd_pieces(
     model_name:str=BUILT_IN, # The built-in model, another of `SHIPPED`, a folder, or a hub name
     dtype:torch.dtype=torch.float32, # Precision of the networks
     better_vae='auto', # 'ema' or 'mse': a VAE trained for longer, from the hub; `None`: the model's own; 'auto': 'ema' for hub models, as in 2022
     device:str=None, # 'cuda', 'mps' or 'cpu'; the best there is by default
-    scheduler='lms', # A sampler, as in `get_scheduler`
+    scheduler=None, # A sampler, as in `get_scheduler`; by default the one that the model's `world.json` names, else LMS, as in 2022
 )->Pieces: # tokenizer, text_encoder, vae, unet, scheduler
     "Load the pieces of a Stable Diffusion pipeline; weights are safetensors, nothing is unpickled"
+    if scheduler is not None: get_scheduler(scheduler)             # a name that is not known
     ours = model_name in SHIPPED
     src = MODELS/model_name.removesuffix('-weak') if ours else _path('model_name', str(model_name))
     hub = not src.is_dir()
@@ -232,12 +238,11 @@ def get_sd_pieces(
             _load(vae, vae_name or src, '' if vae_name else 'vae', **plain),
             _load(unet, MODELS/model_name if ours else src, 'unet', **plain)]
     nets = [torch.nn.Module.to(m, device or best_device(), dtype).eval().requires_grad_(False) for m in nets]
-    get_scheduler(scheduler)                                       # a name that is not known
+    about = {} if hub else _about(src/'world.json')
+    scheduler = about.pop('sampler', 'lms') if scheduler is None else scheduler
     conf = _load(DDIMScheduler.load_config, src, 'scheduler')            # of any scheduler
     pieces = Pieces(tok, *nets, get_scheduler(scheduler, conf))
-    pieces.name = str(model_name)
-    about = None if hub else src/'world.json'
-    if about and about.is_file(): vars(pieces).update({k: v for k, v in json.loads(about.read_text()).items() if k in ('prompt', 'words')})
+    vars(pieces).update(about, name=str(model_name))
     return pieces
 
 # %% ../nbs/05_pieces.ipynb #b6f3b99d

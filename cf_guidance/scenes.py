@@ -86,6 +86,10 @@ def _pair(rng, floor):
     a, b = _look(rng), _look(rng, FLAT if rel == 'on' else tuple(SOLIDS))
     if rel == 'on': a['size'] = 'small'
     while not _differ(a, b): a.update({k: v for k, v in _look(rng).items() if k in ('shape', 'colour')})
+    return _stand(rng, floor, rel, a, b)
+
+def _stand(rng, floor, rel, a, b):
+    "Two things in their places"
     (ax, ay), (bx, by) = _places(rng, rel, SIZES[a['size']], SIZES[b['size']])
     b = Thing(**b, x=float(bx), y=float(by))
     return Scene((Thing(**a, x=float(ax), y=float(ay), lift=2*b.z*(rel == 'on')), b), floor, rel)
@@ -96,8 +100,12 @@ def _row(rng, floor):
     while not all(_differ(looks[i], looks[j]) for i, j in ((0, 1), (1, 2), (0, 2))): looks[1:] = [_look(rng), _look(rng)]
     big = rng.integers(4)
     for k, look in enumerate(looks): look['size'] = 'large' if k == big else 'small'
+    return _line_up(rng, floor, looks)
+
+def _line_up(rng, floor, looks):
+    "Three things in their places, from left to right"
     r = np.array([SIZES[look['size']] for look in looks])
-    gap = -.06 if big < 3 else .1
+    gap = -.06 if any(look['size'] == 'large' for look in looks) else .1
     x = np.cumsum(2*r + gap) - r - gap - (r.sum() + gap)
     return Scene(tuple(Thing(**t, x=float(v), y=float(rng.uniform(0, .8) + .4*(t['size'] == 'large'))) for t, v in zip(looks, x)), floor)
 
