@@ -8,7 +8,7 @@ __all__ = ['SAMPLERS', 'REFUSED', 'BUILT_IN', 'WEAK', 'SHIPPED', 'MODELS', 'samp
            'latent_size']
 
 # %% ../nbs/05_pieces.ipynb #73667b52
-import copy, difflib, hashlib, inspect, json, re, warnings
+import copy, difflib, hashlib, inspect, json, re, threading, warnings
 from collections import namedtuple
 from functools import partial
 from importlib.resources import files
@@ -273,14 +273,17 @@ def text_embeddings(
     with torch.no_grad(): return pieces.text_encoder(ids.to(pieces.device))[0]
 
 # %% ../nbs/05_pieces.ipynb #b99ec07e
+_DECODING = threading.Lock()               # a VAE that goes to float32 for a moment does not do so under another thread
+
 @torch.no_grad()
 def _decode(latents, vae):
     "Decode latents to floats, 0 to 1, again in float32 where half precision overflows"
     z = latents/vae.config.scaling_factor
-    out, dtype = vae.decode(z.to(vae.dtype)).sample, vae.dtype
-    if not torch.isfinite(out).all() and dtype != torch.float32:
-        out = vae.float().decode(z.float()).sample
-        vae.to(dtype)
+    with _DECODING:
+        out, dtype = vae.decode(z.to(vae.dtype)).sample, vae.dtype
+        if not torch.isfinite(out).all() and dtype != torch.float32:
+            out = vae.float().decode(z.float()).sample
+            vae.to(dtype)
     return (out.float()/2 + .5).clamp(0, 1)
 
 def images_from_latents(

@@ -23,7 +23,7 @@ from .transforms import GuidanceTfm, options, parameters
 # %% ../nbs/06aa_recipes.ipynb #911cf51a
 def _own(tfm):
     "What a transform holds besides its schedules"
-    return {k: v for k, v in getattr(tfm, '__dict__', {}).items() if k not in ('schedules', '_lifted', 'pred', '_kept', '_weak') and (k, v) != ('per_sample', True)}
+    return {k: v for k, v in getattr(tfm, '__dict__', {}).items() if k not in ('schedules', '_lifted', '_here') and (k, v) != ('per_sample', True)}
 
 def _rule_name(tfm):
     "Name of a registered transform; for another, its name and a hash of its code; `None` if that does not tell all"
