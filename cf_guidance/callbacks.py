@@ -7,6 +7,7 @@ __all__ = ['CALLBACKS', 'guidance_callback']
 
 # %% ../nbs/10b_callbacks.ipynb #61b84125
 import copy
+from threading import local
 from .finite import first_bad, pole
 from .samplers import call_steps, first_of_each, run_sigmas
 from .schedules import Step, lift
@@ -42,15 +43,15 @@ def guidance_callback(
     schedule, # Guidance scale over the steps, above 1 throughout: a schedule, a list, a function
 ): # To be given as `callback_on_step_end`
     "Make a callback of diffusers that sets the guidance scale of each step"
-    schedule, vals = lift(schedule, 'schedule'), []
+    schedule, mine = lift(schedule, 'schedule'), local()                     # of each thread the values of its run
     def callback(pipe, i, timestep, callback_kwargs):
         name = type(pipe).__name__
         if name not in CALLBACKS: raise ValueError(f'`callback_on_step_end` cannot change the guidance of {name}: it was not seen to work there; use `guided` of cf_guidance.adapters')
         if i == 0:
-            vals[:] = [schedule[step] for step in _calls(pipe, timestep)]
-            if min(vals) <= 1: raise ValueError(f'`schedule` must stay above 1 for a callback, since diffusers drops `u` there; got {min(vals):g}; use `guided` of cf_guidance.adapters')
-            if pipe.guidance_scale != vals[0]: raise ValueError(f'`guidance_scale` must be {vals[0]!r}, the first of the schedule, which a callback cannot set; got {pipe.guidance_scale!r}')
-        if said := first_bad([('latents', callback_kwargs.get('latents'), _source(pipe, timestep))], f'step {i} of {len(vals)}, counted from 0'): raise ValueError(said)
-        pipe._guidance_scale = vals[min(i + 1, len(vals) - 1)]
+            mine.vals = [schedule[step] for step in _calls(pipe, timestep)]
+            if min(mine.vals) <= 1: raise ValueError(f'`schedule` must stay above 1 for a callback, since diffusers drops `u` there; got {min(mine.vals):g}; use `guided` of cf_guidance.adapters')
+            if pipe.guidance_scale != mine.vals[0]: raise ValueError(f'`guidance_scale` must be {mine.vals[0]!r}, the first of the schedule, which a callback cannot set; got {pipe.guidance_scale!r}')
+        if said := first_bad([('latents', callback_kwargs.get('latents'), _source(pipe, timestep))], f'step {i} of {len(mine.vals)}, counted from 0'): raise ValueError(said)
+        pipe._guidance_scale = mine.vals[min(i + 1, len(mine.vals) - 1)]
         return callback_kwargs
     return callback

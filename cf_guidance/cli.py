@@ -339,11 +339,11 @@ def cfg_eval(
     """Turn the images of a sweep into figures: a table, and a page report.html in the folder.
 
     Accuracy needs prompts in the words of the built-in model; intervals need several prompts, diversity several seeds."""
+    from cf_guidance.records import write_whole
     from cf_guidance.report import evaluate, report_html, report_text
     from cf_guidance.schedules import _path
     report = evaluate(folder, axis, baseline, seed=seed)
-    page = _path('folder', folder)/'report.html'
-    page.write_text(report_html(report), encoding='utf-8')
+    page = write_whole(_path('folder', folder)/'report.html', lambda f: f.write(report_html(report).encode()))
     _say(f'{report_text(report)}\n\nThe page: {page.absolute()}')
 
 def main_eval():

@@ -10,39 +10,18 @@ import json, re, warnings
 from functools import partial
 from pathlib import Path
 from .records import read_recipe
-from .schedules import _path
+from .schedules import _path, read_json
+from .schema import sound_recipe
 
-# %% ../nbs/06c_folders.ipynb #a8f92778
-_KINDS = {str: ('prompt', 'negative_prompt', 'sampler', 'model_name', 'dtype'), int: ('seed', 'steps', 'width', 'height'),
-          dict: ('values', 'options', 'sampler_config')}
-
-def _sound(recipe):
-    "The `recipe`, or a `ValueError` that says what is wrong with it"
-    def must(ok, name, what, got):
-        if not ok: raise ValueError(f'`{name}` must be {what}; got {got!r:.80}')
-    must(isinstance(recipe, dict), 'recipe', 'a dict', recipe)
-    for kind, names in _KINDS.items():
-        for k in names: must(type(recipe.get(k)) is kind, k, f'of type {kind.__name__}', recipe.get(k))
-    must(isinstance(recipe.get('rule'), (str, type(None))), 'rule', 'a name or None', recipe.get('rule'))
-    must(isinstance(recipe.get('title'), (str, int, float, type(None))), 'title', 'words or a number', recipe.get('title'))
-    for k, vals in recipe['values'].items():
-        sound = isinstance(vals, list) and vals and all(isinstance(v, (int, float)) and abs(v) < 1e100 for v in vals)
-        must(sound, k, 'a list of finite numbers', vals)
-    labels = recipe.get('labels', {})
-    must(isinstance(labels, dict), 'labels', 'a dict', labels)
-    for k, v in labels.items(): must(isinstance(k, str) and _label(v), f'labels[{k!r:.40}]', 'words or a finite number', v)
-    return recipe
-
-def _label(val): return isinstance(val, str) or isinstance(val, (int, float)) and abs(val) < 1e100
-
+# %% ../nbs/06c_folders.ipynb #15069072
 def _listed(line):
     "Name and recipe of the image that a line of `metadata.jsonl` lists"
-    row = json.loads(line)
+    row = read_json(line)
     name, text = [row.get(k) for k in ('file_name', 'recipe')] if isinstance(row, dict) else (None, None)
     named = isinstance(name, str) and '\0' not in name and Path(name).name.strip('.')
     if not named: raise ValueError(f'`file_name` must name an image; got {name!r:.80}')
     if not isinstance(text, str): raise ValueError(f'`recipe` must be JSON as text; got {text!r:.80}')
-    return Path(name).name, _sound(json.loads(text))
+    return Path(name).name, sound_recipe(read_json(text))
 
 # %% ../nbs/06c_folders.ipynb #2743fbc3
 def _lines(file):
@@ -54,7 +33,7 @@ def _records(folder):
     "Where each record of a sweep stands, the image if that is known, and how to read it: the lines of `metadata.jsonl`, then the images"
     listed = folder/'metadata.jsonl'
     for i, line in _lines(listed): yield f'line {i} of {listed.name}', None, partial(_listed, line)
-    for p in sorted((folder/'images').glob('*.png')): yield p.name, p.name, lambda p=p: (p.name, _sound(read_recipe(p)))
+    for p in sorted((folder/'images').glob('*.png')): yield p.name, p.name, lambda p=p: (p.name, sound_recipe(read_recipe(p)))
 
 def _cells(folder):
     "The sound recipe of every image, and for the records that are not why"
@@ -69,11 +48,11 @@ def _cells(folder):
 # %% ../nbs/06c_folders.ipynb #00ea4587
 def _failure(line):
     "Id, reason and recipe of the image that a line of `failures.jsonl` says could not be made"
-    row = json.loads(line)
+    row = read_json(line)
     name, reason, made_of = [row.get(k) for k in ('id', 'reason', 'recipe')] if isinstance(row, dict) else (None,)*3
     if not isinstance(name, str) or not re.fullmatch('[0-9a-f]{16}', name): raise ValueError(f'`id` must be 16 hexadecimal digits; got {name!r:.80}')
     if not isinstance(reason, str): raise ValueError(f'`reason` must be text; got {reason!r:.80}')
-    return name, dict(_sound(made_of), id=name, reason=reason)
+    return name, dict(sound_recipe(made_of), id=name, reason=reason)
 
 def _failed(folder):
     "The recipe of every image that failed, with `id` and `reason`, and for the lines that are not sound why"

@@ -21,7 +21,7 @@ from .methods import TRANSFORMS
 from .passes import Pass, _instead
 from .pieces import scalings
 from .samplers import as_levels, call_steps
-from .schedules import Step, from_json
+from .schedules import MAX_LEVELS, Step, from_json
 from .transforms import GuidanceTfm, how_of, needs_of, _params, options, parameters
 
 # %% ../nbs/10a_guiders.ipynb #fdbf66ac
@@ -50,7 +50,8 @@ def from_data(
     nums, opts = _BEFORE.get(data['transform'], ({}, {})) if old else (data['unset'], {})
     nums = {k: v for k, v in {**(cls.unsaid if old else {}), **nums}.items()
             if v != parameters(cls)[k].default}                                  # what has changed since
-    scheds = {k: from_json(json.dumps(v)) for k, v in data['schedules'].items()}
+    try: scheds = {k: from_json(json.dumps(v)) for k, v in data['schedules'].items()}
+    except RecursionError: raise ValueError(f'`data` must have schedules of at most {MAX_LEVELS} levels') from None
     return cls({**nums, **scheds}, **{**opts, **data['options']})
 
 # %% ../nbs/10a_guiders.ipynb #43766b3f

@@ -15,6 +15,7 @@ from .diagnostics import Recorded
 from .halves import arguments
 from .samplers import call_steps, first_of_each, run_sigmas
 from .schedules import Step
+from .transforms import in_run
 
 # %% ../nbs/09ec_hosting.ipynb #09509d85
 NETWORKS = 'unet', 'transformer', 'transformer_2', 'prior', 'decoder'      # what a pipeline calls its network
@@ -101,10 +102,11 @@ def _whole(self:Host, call, pipe, args, kwargs):
     for k, name in TWICE.items():
         if self.given.get(k): raise ValueError(f'`{k}` cannot act beside a transform, it would guide again: leave it out, and see the transform {name!r}; got {self.given[k]!r}')
     if getattr(getattr(pipe, 'guider', None), 'guidance_rescale', 0): raise ValueError("`guidance_rescale` of the pipeline's guider cannot act beside a transform: set it to 0, and see the transform 'rescale'")
-    if hasattr(self.tfm, 'reset'): self.tfm.reset()
-    self.inside, self.timed = True, False
-    try: out = call(*args, **kwargs)
-    finally: self.inside = False
+    with in_run(self.tfm):
+        if hasattr(self.tfm, 'reset'): self.tfm.reset()
+        self.inside, self.timed = True, False
+        try: out = call(*args, **kwargs)
+        finally: self.inside = False
     if self.calls == before: raise ValueError(f'`tfm` was never called: {type(pipe).__name__} took no step of its scheduler')
     negative = self.given.get('negative_prompt')
     told = repr(negative) if negative and any(negative) else 'of `negative_prompt_embeds`' if self.given.get('negative_prompt_embeds') is not None else ''

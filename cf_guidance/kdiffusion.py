@@ -14,7 +14,7 @@ from .diagnostics import Recorded
 from .finite import finite, first_bad
 from .halves import tensors
 from .schedules import Step
-from .transforms import convert, how_of, needs_of
+from .transforms import OfThread, convert, how_of, in_run, needs_of, nested_tfms
 
 # %% ../nbs/10c_kdiffusion.ipynb #4216aa4b
 _CHURN = math.sqrt(2)                   # k-diffusion raises the noise by no more
@@ -123,6 +123,7 @@ def _rows(conds, n):
 # %% ../nbs/10c_kdiffusion.ipynb #2d5940a1
 class GuidedDenoiser:
     "A denoiser for k-diffusion's samplers, with guidance that may change at every step"
+    _run = OfThread()
     def __init__(self,
         model, # Denoiser: `model(x, sigma, cond=...)` gives the images behind `x = x0 + sigma*eps`
         tfm, # Transform that puts the predictions together at each step
@@ -134,7 +135,7 @@ class GuidedDenoiser:
         for k, v in dict(model=model, tfm=tfm, **({} if weak is None else {'weak': weak})).items():
             if not callable(v): raise ValueError(f'`{k}` must be callable; got {v!r}')
         self.record = Recorded(tfm, told=True) if record else None
-        self.model, self.tfm, self.weak, self.sigmas, self._run = model, self.record or tfm, weak, _levels(sigmas), None
+        self.model, self.tfm, self.weak, self.sigmas = model, self.record or tfm, weak, _levels(sigmas)
         self.timesteps = None if timesteps is None else tuple(float(v) for v in timesteps)
         for k in range(len(self.sigmas) - 1):
             try: self.reads(self.step(k))
@@ -169,10 +170,11 @@ class GuidedDenoiser:
     ): # Guided images, same shape and dtype as `x`
         "Denoise `x`, guided"
         sigma = torch.as_tensor(sigma, device=x.device).reshape(-1).expand(len(x))
-        try: return self._guided(x, sigma, cond, uncond, kwargs)
+        try:
+            with in_run(self.tfm): return self._guided(x, sigma, cond, uncond, kwargs)
         except BaseException: self._run = None; raise                        # the next call begins a run
 
-    def __getstate__(self): return {**vars(self), '_run': None}
+    def __getstate__(self): return {k: v for k, v in vars(self).items() if k != '_here'}
 
     def _guided(self, x, sigma, cond, uncond, kwargs):
         step = self._look_up(_caller(), x, *_level(sigma))
@@ -210,12 +212,12 @@ class GuidedDenoiser:
 
     def _recall(self, k):
         "Where the step goes back, so does what the transform kept"
-        run, own = self._run, getattr(self.record.tfm if self.record else self.tfm, '__dict__', {})
+        run, tfm = self._run, nested_tfms(self.tfm)[-1]
+        if not hasattr(type(tfm), '_kept'): return
         if later := [j for j in run.past if j > k]:
-            own.pop('_kept', None)
-            if (kept := run.past[min(later)]) is not None: own['_kept'] = kept
+            tfm._kept = run.past[min(later)]
             for j in later: del run.past[j]
-        if run.start is None: run.past.setdefault(k, own.get('_kept'))
+        if run.start is None: run.past.setdefault(k, tfm._kept)
 
 # %% ../nbs/10c_kdiffusion.ipynb #8b2fd18b
 class PiecesDenoiser:

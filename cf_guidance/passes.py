@@ -312,6 +312,8 @@ def _read(texts, pieces, warn=None):
     return torch.stack([known[text] for text in texts])
 
 # %% ../nbs/02ga_passes.ipynb #3ffe394d
+_LOADING = threading.Lock()               # several threads that ask at once load it once
+
 @lru_cache(maxsize=4)
 def _loaded(model, dtype, device):
     from cf_guidance.pieces import get_sd_pieces
@@ -321,7 +323,8 @@ def _loaded(model, dtype, device):
 class WeakModel:
     "Another, weaker network with a text encoder of its own (autoguidance, arXiv 2406.02507)"
     model:str='shapes-weak' # Name or folder, as in `get_sd_pieces`
-    def pieces(self, pieces): return _loaded(self.model, pieces.dtype, str(pieces.device))
+    def pieces(self, pieces):
+        with _LOADING: return _loaded(self.model, pieces.dtype, str(pieces.device))
     def fingerprint(self, pieces): return self.pieces(pieces).fingerprint
     def __call__(self,
         pieces, # The model that is guided

@@ -7,20 +7,21 @@ __all__ = ['write_metadata', 'open_folder', 'former_images', 'image_path', 'made
            'KEY', 'RECORD', 'image_id', 'read_recipe', 'read_record', 'recipe', 'save_image', 'write_whole']
 
 # %% ../nbs/06b_records.ipynb #9f67065c
-import inspect, json, os, re, tempfile, time, warnings
+import inspect, json, os, re, tempfile, warnings
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-import diffusers, torch
+import torch
 from PIL import Image
 from .edits import words_at
 from .inputs import Embedded, init_image
 from .methods import TRANSFORMS
 from .passes import WeakModel
-from .pieces import BUILT_IN, get_sd_pieces
-from .recipes import CALLED, KEY, RECORD, _counted, image_id, read_recipe, read_record, recipe, save_image, write_whole
+from .pieces import BUILT_IN, get_sd_pieces, is_here
+from .recipes import CALLED, KEY, RECORD, _counted, image_id, read_recipe, read_record, recipe, remove_abandoned, save_image, write_whole
 from .sampling import built_in, generate
-from .schedules import _path, Step
+from .schedules import _path, Step, read_json
+from .schema import known_recipe, known_sampler, sound_recipe
 
 # %% ../nbs/06b_records.ipynb #86e00336
 _all_ = ['CALLED', 'KEY', 'RECORD', 'image_id', 'read_recipe', 'read_record', 'recipe', 'save_image', 'write_whole']      # what is written of an image is found here, too
@@ -31,7 +32,7 @@ _WHEN = re.compile(r'([0-9]{4})-([0-9]{2})-([0-9]{2})(?:[ T]([0-9]{2})(?::([0-9]
 
 def _row(path):
     "One line of `metadata.jsonl`: flat columns of one type each, and the whole recipe as text"
-    r = read_recipe(path)
+    r = sound_recipe(read_recipe(path))
     row = dict(file_name=f'images/{path.name}', id=path.stem, title=str(r.get('title', '')), rule=r['rule'] or '', **{k: r[k] for k in _COLUMNS})
     whole = {k: v.encode('utf-8', 'replace').decode() if isinstance(v, str) else v for k, v in row.items()}      # half a character is no text to Arrow
     return {**whole, 'recipe': json.dumps(r, sort_keys=True)}
@@ -67,7 +68,7 @@ def write_metadata(
         for p in last:
             if p in rows: continue
             try: rows[p] = _row(p)
-            except (ValueError, OSError, KeyError, TypeError, SyntaxError) as e: rows[p] = warnings.warn(f'left out of metadata.jsonl: {p.name}: {e}', stacklevel=2)
+            except Exception as e: rows[p] = warnings.warn(f'left out of metadata.jsonl: {p.name}: {e}', stacklevel=2)
         text = ''.join(_typed([rows[p] for p in last if rows[p]]))
         out = write_whole(folder/'metadata.jsonl', lambda f: f.write(text.encode()))
     return out
@@ -82,9 +83,7 @@ def open_folder(
     if folder.exists() and not folder.is_dir(): raise ValueError(f'`folder` must be a folder; got the file {str(folder)!r}')
     try: (folder/'images').mkdir(parents=True, exist_ok=True); tempfile.TemporaryFile(dir=folder/'images').close()
     except OSError as e: raise ValueError(f'`folder` must be one that can be made and written to; got {str(folder)!r}: {e}') from e
-    for p in [*folder.glob('.cf_guidance-*.tmp'), *(folder/'images').glob('.cf_guidance-*.tmp')]:        # left by a process that was killed
-        try: p.unlink() if time.time() - p.stat().st_mtime > 3600 else None
-        except FileNotFoundError: pass                                                                   # by another process, just now
+    for place in (folder, folder/'images'): remove_abandoned(place)
     return folder
 
 # %% ../nbs/06b_records.ipynb #600d9c94
@@ -100,6 +99,7 @@ def _today(r, pieces):
     if not pieces.is_model(r['model']): return None
     if 'embeds' not in r and not all(_read_alike(r[k], r['steps']) for k in ('prompt', 'negative_prompt')): return None
     if 'weak_model' not in r: return {**r, 'version': 2, 'model': pieces.fingerprint}
+    if not is_here(r['options']['weak_model']): return None
     try: weak = WeakModel(r['options']['weak_model']).pieces(pieces)
     except ValueError: return None                                                                       # it is gone
     return {**r, 'version': 2, 'model': pieces.fingerprint, 'weak_model': weak.fingerprint} if weak.is_model(r['weak_model']) else None
@@ -121,7 +121,7 @@ def _mended(r):
 def _recipe_then(path, when, size):
     "The recipe of 0.1.0 in an image, or `None`; each state of a file is read once"
     try:
-        with Image.open(path) as im: r = json.loads(im.info[KEY])
+        with Image.open(path) as im: r = sound_recipe(read_json(im.info[KEY]))
         return r if r['version'] == 1 and image_id(r) == path.stem else None
     except Exception: return None                                                                        # a damaged file may raise anything
 
@@ -178,10 +178,11 @@ def write_failures(
     tried=(), # Recipes that are tried now, whose old reasons no longer hold
 ):
     "Add to `failures.jsonl`, and leave out what was tried again or is there"
-    path, rows = Path(folder)/'failures.jsonl', {}
-    for line in path.read_bytes().splitlines() if path.is_file() else []:
-        try: row = json.loads(line); rows[_place(row['recipe'])] = dict(id=str(row['id']), reason=str(row['reason']), recipe=row['recipe'])
-        except (ValueError, TypeError, KeyError, AttributeError): pass                                   # a torn line
+    path, rows, torn = Path(folder)/'failures.jsonl', {}, []
+    for i, line in enumerate(path.read_bytes().splitlines() if path.is_file() else [], 1):
+        try: row = read_json(line); rows[_place(row['recipe'])] = dict(id=image_id(row['recipe']) and str(row['id']), reason=str(row['reason']), recipe=row['recipe'])
+        except Exception as e: torn.append(f'line {i}: {e}'[:200])                                       # it may hold anything
+    if torn: warnings.warn(f'left out of {path.name}: {"; ".join(torn[:3])}' + '; …'*(len(torn) > 3), stacklevel=2)
     for r in tried: rows.pop(_place(r), None); rows.pop(_place({**r, 'version': 1}), None)
     reason = lambda e: f'{type(e).__name__}: {e}' if isinstance(e, BaseException) else e
     rows |= {_place(r): dict(id=image_id(r), reason=reason(e), recipe=r) for r, e in failed}
@@ -214,14 +215,16 @@ def rerun(
     r = read_recipe(path)
     if lacks := [k for k in ('model', 'model_name', 'rule', 'values', 'options', 'prompt', 'negative_prompt', 'seed', 'steps', 'sampler', 'sampler_config', 'width', 'height', 'dtype') if k not in r]:
         raise ValueError(f'`path` must be an image whose recipe is whole; got {str(path)!r}, whose recipe lacks {", ".join(lacks)}')
+    known_recipe(r, [k for k, v in (('pieces', pieces), ('tfm', tfm)) if v is not None])
+    with Image.open(path) as im: size = im.size
+    if size != (r['width'], r['height']): raise ValueError(f"`width` and `height` must be those of the image, {size}; got {(r['width'], r['height'])}")
     same = r['model_name'] == BUILT_IN and r['dtype'] == str(built_in().dtype).removeprefix('torch.')
     pieces = pieces or (built_in() if same else get_sd_pieces(r['model_name'], dtype=getattr(torch, r['dtype'])))
     if r.get('version') == 1 and (now := _today(r, pieces)): r = now
     if pieces.fingerprint != r['model']: raise ValueError(f"`pieces` must be the model that made the image, {r['model_name']!r} of fingerprint {r['model']}; got {pieces.name!r} of {pieces.fingerprint}")
-    if tfm is None and r['rule'] not in TRANSFORMS: raise ValueError(f"`tfm` must be the transform that made the image, {r['rule']!r}: it is none of {list(TRANSFORMS)}")
     if tfm is None: tfm = (cls := TRANSFORMS[r['rule']])({**cls.unsaid, **r['values']}, **r['options'])
     given = _given_again(r, image, prompt=prompt_embeds, negative_prompt=negative_prompt_embeds)
-    prompt, exact, how = given.pop('prompt'), r.get('exact', False), dict(**given, seed=r['seed'], steps=r['steps'], sampler=getattr(diffusers, r['sampler']).from_config(r['sampler_config']), width=r['width'], height=r['height'])
+    prompt, exact, how = given.pop('prompt'), r.get('exact', False), dict(**given, seed=r['seed'], steps=r['steps'], sampler=known_sampler(r), width=r['width'], height=r['height'])
     again, was = [json.loads(json.dumps(_counted(v))) for v in (recipe(prompt, tfm, pieces, exact=exact, **how), r)]
     if again != was:
         raise ValueError(f"the image cannot be made again as it was; these differ: {', '.join(k for k in again if again[k] != was.get(k))}")

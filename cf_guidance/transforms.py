@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['RULES', 'OWN', 'TRANSFORMS', 'rule', 'cfg', 'base_norm', 'match_norm', 't_norm', 'full_norm', 'equal_push', 'tells',
-           'convert', 'parameters', 'options', 'GuidanceTfm', 'transform', 'BaseNormGuidance', 'TNormGuidance',
-           'FullNormGuidance', 'needs_of', 'how_of']
+           'convert', 'OfThread', 'parameters', 'options', 'GuidanceTfm', 'transform', 'BaseNormGuidance',
+           'TNormGuidance', 'FullNormGuidance', 'needs_of', 'how_of', 'nested_tfms', 'in_run']
 
 # %% ../nbs/02_transforms.ipynb #6f8e98a4
-import inspect, warnings, weakref
-from functools import cache
+import copy, inspect, threading, warnings
+from contextlib import contextmanager
+from functools import cache, partial
 from types import SimpleNamespace
 from typing import Literal, get_args, get_origin
 import torch
@@ -162,6 +163,19 @@ def convert(
     raise ValueError(f'`{name}` must be above 0 to convert from {src!r}: `x` and the prediction '
                      f'are {alone} alone, and tell nothing else; got {name}={dict(a=a, b=b)[name]!r}')
 
+# %% ../nbs/02_transforms.ipynb #7d6e0620
+class _Here(threading.local):
+    "What is kept from call to call, of each thread its own; a copy has that of the thread which copies"
+    def __reduce__(self): return _Here, (), dict(vars(self))
+
+def _here(x): return vars(x).get('_here') or vars(x).setdefault('_here', _Here())
+
+class OfThread:
+    "An attribute of which each thread has its own, `None` at first"
+    def __set_name__(self, owner, name): self.name = name
+    def __get__(self, x, cls=None): return self if x is None else getattr(_here(x), self.name, None)
+    def __set__(self, x, val): setattr(_here(x), self.name, val)
+
 # %% ../nbs/02_transforms.ipynb #b28e146d
 _GIVEN = 'u', 't', 'weak', 'step', 'state'         # what a step hands to a rule; all else are its parameters
 
@@ -198,6 +212,7 @@ def _chosen(cls, given):
 class GuidanceTfm:
     "Guide with `rule`, its parameters looked up in `schedules` at each step"
     rule, weaker = staticmethod(cfg), None
+    pred, _weak, _kept, _said = OfThread(), OfThread(), OfThread(), OfThread()
     unsaid = {}                         # parameters that came later, and what a recipe means that does not name them
     def __init__(self,
         schedules:dict, # For each parameter of the rule a schedule, a number, a list or a function; 'g' must be there
@@ -213,6 +228,7 @@ class GuidanceTfm:
         self._lifted = {k: lift(v, k) for k, v in schedules.items()}
         known = options(type(self))
         vars(self).update(_chosen(type(self), kwargs if type(self) in OWN else {k: v for k, v in kwargs.items() if k in known}))
+    def __getstate__(self): return {**vars(self), '_here': copy.copy(_here(self))}           # a copy goes its own way
 
 OWN = [GuidanceTfm]                     # the classes of this library, whose hooks are known
 TRANSFORMS = {'cfg': GuidanceTfm}       # name of each rule: the class that schedules it
@@ -258,13 +274,10 @@ def every(self:GuidanceTfm,
     return {**{k: p.default for k, p in parameters(type(self)).items()}, **self.params(idx), **self.chosen()}
 
 # %% ../nbs/02_transforms.ipynb #58b185b2
-_SAID = weakref.WeakSet()               # transforms that have told, in this run, that their pass changes nothing
-
 @patch
 def reset(self:GuidanceTfm):
     "Forget what the rule kept of earlier steps"
-    vars(self).pop('_kept', None)
-    _SAID.discard(self)
+    self._kept = self._said = None                     # `_said`: that its pass changes nothing
 
 def _less_noise(idx, than):
     "Whether the latents of a call hold less noise than those of another, both known"
@@ -274,7 +287,7 @@ def _less_noise(idx, than):
 @patch
 def _before(self:GuidanceTfm, idx, mark=None):
     "What the rule kept before this step, and, in a later call of it, what the first call left"
-    last, sigma = vars(self).get('_kept'), getattr(idx, 'sigma', None)
+    last, sigma = self._kept, getattr(idx, 'sigma', None)
     if last is None or int(idx) < last['idx'] or (mark and mark != last['mark']): return {}, None
     if sigma is not None and last['sigma'] is not None and sigma > last['sigma']: return {}, None
     if int(idx) > last['idx']: return last['after'], None
@@ -283,9 +296,9 @@ def _before(self:GuidanceTfm, idx, mark=None):
 @patch
 def _weigh(self:GuidanceTfm, weak, like, idx):
     "Say once in a run that a pass which disturbs the network changes nothing"
-    if weak is None or weak is like or self in _SAID or not torch.equal(weak, like): return
+    if weak is None or weak is like or self._said or not torch.equal(weak, like): return
     if not getattr(how := self.how('weak', idx), 'disturbs', False): return
-    _SAID.add(self)
+    self._said = True
     warnings.warn(f'the weak prediction of {self.rule.__name__} is `t` to the bit at step {int(idx)}: {how} changes nothing '
                   'in this network, and its pass is paid for', stacklevel=2)
 
@@ -294,7 +307,7 @@ def _given(self:GuidanceTfm, like, idx):
     "What the step hands to the rule besides `u` and `t`"
     names, res = _params(self.rule), {}
     if 'weak' in names:
-        res['weak'] = vars(self).get('_weak')
+        res['weak'] = self._weak
         self._weigh(res['weak'], like, idx)
     if 'step' in names: res['step'] = idx
     if 'state' in names:
@@ -351,7 +364,7 @@ def guide(self:GuidanceTfm, u, t, idx):
     "Set `self.pred` to the guided prediction"
     names = _params(self.rule)
     vals = {k: v for k, v in {**self.params(idx), **self.chosen()}.items() if k in names}
-    like = next((p for p in (t, u, vars(self).get('_weak'), getattr(idx, 'x', None)) if p is not None), None)
+    like = next((p for p in (t, u, self._weak, getattr(idx, 'x', None)) if p is not None), None)
     self.pred = self.rule(u, t, **vals, **self._given(like, idx))
 
 @patch
@@ -443,12 +456,16 @@ class FullNormGuidance(BaseNormGuidance):
     def guide(self, u, t, idx): self.pred = t_norm(u, t, self.scheduler('g', idx), self.per_sample)
 
 # %% ../nbs/02_transforms.ipynb #b2a7ef5a
+def _strange(tfm):
+    "Whether a transform may keep something that the library knows nothing of"
+    return _changed(tfm, _HOOKS | {'params', 'scheduler', 'needs'}) or inspect.ismethod(tfm.rule)
+
 @patch
 def key(self:GuidanceTfm,
     idx, # Index of the step, or a `Step`
 ): # Hashable; `None` if only calling can tell
     "All that decides what the transform makes of the predictions at a step"
-    if _changed(self, _HOOKS | {'params', 'scheduler', 'needs'}) or inspect.ismethod(self.rule): return None      # a method may keep something
+    if _strange(self): return None
     if 'state' in _params(self.rule): return None
     return self.rule, type(self).guide, type(self).post_proc, self.per_sample, tuple(self.how(k, idx) for k in ('u', 't', 'weak')), tuple(sorted(self.every(idx).items()))
 
@@ -483,3 +500,40 @@ def how(self:GuidanceTfm,
 ): # As from `weak_pass`; `None` where the network makes it as it is
     "How a loop makes one of the predictions at a step"
     return self.weak_pass(idx) if name == 'weak' else None
+
+# %% ../nbs/02_transforms.ipynb #adae9080
+_RUNS, _GATE = {}, threading.RLock()      # id of a transform: itself, the thread of its run, and how many of its runs
+
+def nested_tfms(
+    tfm, # A transform, or any function of `u`, `t` and `idx`
+)->list: # The transform, and those inside of it, the innermost last
+    "List a transform and what it wraps, as `Recorded` does"
+    res = []
+    while tfm is not None and not any(tfm is r for r in res):
+        res.append(tfm)
+        tfm = getattr(tfm, '__dict__', {}).get('tfm')
+    return res
+
+def _sharable(tfm):
+    "Whether threads may share a transform: a function, or one of which all that it keeps is known"
+    if isinstance(tfm, GuidanceTfm): return not _strange(tfm)
+    return isinstance(tfm, (partial, type)) or inspect.isfunction(tfm) or inspect.isbuiltin(tfm)
+
+@contextmanager
+def in_run(
+    *tfms, # The transforms that a run uses
+):
+    "Hold transforms for a run of this thread; a `RuntimeError` where one that keeps things of its own is in a run of another"
+    me, held = threading.get_ident(), [t for tfm in tfms for t in nested_tfms(tfm) if not _sharable(t)]
+    with _GATE:
+        for t in held:
+            if _RUNS.get(id(t), (t, me))[1] != me:
+                raise RuntimeError(f'this {type(t).__name__} is in a run of another thread, and what it keeps is that of one run: '
+                                   'give each thread a transform of its own')
+        for t in held: _RUNS[id(t)] = t, me, _RUNS.get(id(t), (t, me, 0))[2] + 1
+    try: yield
+    finally:
+        with _GATE:
+            for t in held:
+                *who, n = _RUNS.pop(id(t))
+                if n > 1: _RUNS[id(t)] = *who, n - 1

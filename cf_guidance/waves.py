@@ -7,7 +7,7 @@ __all__ = ['built_in', 'start_noise', 'Run', 'reads', 'unheard_of', 'script', 'i
            'not_finite', 'text_at']
 
 # %% ../nbs/05d_waves.ipynb #79df45a7
-import inspect, warnings
+import inspect, threading, warnings
 from dataclasses import dataclass
 from functools import cache, partial
 import torch
@@ -18,16 +18,17 @@ from .inputs import Embedded, count_tokens, embedding, encode_image, init_image
 from .pieces import Pieces, get_sd_pieces, scalings, text_embeddings
 from .samplers import Course, fork, sampler_breaks, scaled_input, take_rows
 from .schedules import Step, _whole
-from .transforms import how_of, needs_of
+from .transforms import how_of, in_run, needs_of
 
 # %% ../nbs/05d_waves.ipynb #7fc61cc7
 _all_ = ['text_at']      # it stood here before
 
 # %% ../nbs/05d_waves.ipynb #e1d99fd2
-@cache
+_LOADING, _loaded = threading.Lock(), cache(get_sd_pieces)
+
 def built_in()->Pieces:
     "The built-in model on the best device, loaded once"
-    return get_sd_pieces()
+    with _LOADING: return _loaded()
 
 def start_noise(
     seed:int, # Seed of the noise, any whole number
@@ -173,9 +174,7 @@ class Wave:
         self.scripts = scripts or [script(r, course.steps) for r in self.runs]
         self.made, self.alone, self.failed, nodes = 0, 0, {}, {}                 # passes made, passes one by one, errors by run
         self.rows = {i: [] for i in range(len(self.runs))} if record else None
-        for i, r in enumerate(self.runs):
-            nodes.setdefault(r.root, []).append(i)
-            if hasattr(r.tfm, 'reset'): r.tfm.reset()                            # nothing is left of another run
+        for i, r in enumerate(self.runs): nodes.setdefault(r.root, []).append(i)
         noise, gens = zip(*[start_noise(s, pieces, size) for seeds, _ in nodes for s in seeds])
         self.x, self.gens, self.nodes = _first_latents(list(nodes), torch.cat(noise), pieces, course), list(gens), list(nodes.values())
         if any(isinstance(text, Embedded) for text in words): count_tokens(words, pieces)
@@ -194,8 +193,13 @@ class Wave:
 
     def walk(self):
         "Take every run to its latents; yields, after each call of the network, the steps of the nodes"
-        for k, ts in zip(self.course.calls, self.course.scheduler.timesteps[-len(self.course.calls):]):
-            if self.nodes: yield self._call(k, ts)
+        me = threading.get_ident()
+        with in_run(*[r.tfm for r in self.runs]):
+            for r in self.runs:
+                if hasattr(r.tfm, 'reset'): r.tfm.reset()                        # nothing is left of another run
+            for k, ts in zip(self.course.calls, self.course.scheduler.timesteps[-len(self.course.calls):]):
+                if threading.get_ident() != me: raise RuntimeError('a run must go on in the thread that it began in')
+                if self.nodes: yield self._call(k, ts)
 
     def latents(self):
         "Latents of each run that did not fail, (1, c, h, w), by number"

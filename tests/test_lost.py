@@ -93,6 +93,7 @@ def check(folder, plain):
     rows = [json.loads(l) for l in (folder/'metadata.jsonl').read_text().splitlines()]
     assert {r['id'] for r in rows} == ids(folder) == ids(plain) and len(rows) == N
     assert (folder/'index.html').is_file() and not (folder/'failures.jsonl').exists()
+    assert not list(folder.rglob("*.tmp"))                                                                 # what was killed left nothing behind
     for name in ids(folder): assert np.abs(whole(folder/'images'/f'{name}.png') - whole(plain/'images'/f'{name}.png')).max() <= 2
 
 CALL = [sys.executable, '-c', 'from cf_guidance.cli import main; main()']
