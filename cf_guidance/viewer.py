@@ -71,9 +71,10 @@ const named = i => told.labels[0][1][which(told.labels[0], i)];
 const hash = s => { let h = 7; for (const c of s) h = Math.imul(h, 31) + c.codePointAt() | 0; return '~' + (h >>> 0).toString(36) };
 const axes = told.axes.map(([name, vals, at]) => {
   const texts = vals.map(v => String(v).length > 60 ? hash(v) : String(v));
-  return {name, vals, at, tags: texts.map((t, j) => texts.indexOf(t) < j ? `${t}~${j}` : t)};
+  const first = new Map(texts.map((t, j) => [t, j]).reverse());
+  return {name, vals, at, tags: texts.map((t, j) => first.get(t) < j ? `${t}~${j}` : t)};
 });
-const besides = i => axes.filter(a => a.name !== 'schedule').map(a => `${brief(a.name, 40)} ${brief(a.vals[a.at[i]])}`);
+const besides = i => axes.filter(a => a.name !== 'schedule' && !a.own).map(a => `${brief(a.name, 40)} ${brief(a.vals[a.at[i]])}`);
 const words = i => [brief(named(i)), ...besides(i)].join(', ');
 const state = i => i === undefined ? ['none', 'not made'] : i >= made ? ['failed', told.failed[i - made][1]] : lost.has(i) ? ['lost', 'the image file is missing'] : ['made', ''];
 const source = i => 'images/' + told.files[i], id = i => i < made ? told.files[i].replace(/\.png$/, '') : told.failed[i - made][0];
@@ -85,8 +86,13 @@ const gs = column('values', 'g'), curves = gs ? gs[1] : [];
 const top = curves.reduce((m, g) => Math.max(m, ...g), 1), low = curves.reduce((m, g) => Math.min(m, ...g), 0), up = (v, h) => +((top - v)/(top - low)*h).toFixed(3);
 const levels = (g, w, h) => 'M' + g.map((v, j) => `${+(j*w/g.length).toFixed(3)} ${up(v, h)}H${+((j + 1)*w/g.length).toFixed(3)}`).join('L');
 const path = (d, attrs) => make('svg:path', {d, fill: 'none', 'vector-effect': 'non-scaling-stroke', ...attrs});
-const shared = () => make('svg:svg', {class: 'shared', 'aria-hidden': true}, make('svg:defs', {},
-  path(`M0 ${up(1, 20)}H100`, {id: 'one'}), ...curves.map((g, j) => path(levels(g, 100, 20), {id: `curve${j}`}))));
+const defs = make('svg:defs', {}, path(`M0 ${up(1, 20)}H100`, {id: 'one'})), known = new Set();
+const shared = () => make('svg:svg', {class: 'shared', 'aria-hidden': true}, defs);
+const refer = j => {
+  if (!known.has(j)) defs.append(path(levels(curves[j], 100, 20), {id: `curve${j}`}));
+  known.add(j);
+  return `#curve${j}`;
+};
 const curve = i => gs && i !== undefined && which(gs, i) >= 0 ? which(gs, i) : -1;
 const plot = ids => {
   const text = (x, y, s, at = 'end') => make('svg:text', {x, y, 'text-anchor': at}, s), drawn = ids.filter(([, i]) => curve(i) >= 0);
@@ -103,7 +109,12 @@ const plot = ids => {
 # %% ../nbs/06d_viewer.ipynb #ee9aea41
 _VIEW = r"""
 const view = {x: -1, y: -1, at: axes.map(() => 0), size: 128, A: undefined, B: undefined, next: 'A', gain: 2};
-const places = ks => new Set(all.map(i => ks.map(k => axes[k].at[i]).join())).size;
+const counted = new Map();
+const places = ks => {
+  const key = ks.join();
+  if (!counted.has(key)) counted.set(key, new Set(all.map(i => ks.map(k => axes[k].at[i]).join())).size);
+  return counted.get(key);
+};
 const splits = (used, k) => places([...used, k]) > places(used);
 const rest = () => {
   const used = [view.x, view.y].filter(k => k >= 0), s = axes.findIndex(a => a.name === 'schedule'), free = axes.map((_, k) => k).filter(k => !used.includes(k));
@@ -111,10 +122,17 @@ const rest = () => {
   for (const k of late ? [...free.filter(k => k !== s), ...free.filter(k => k === s)] : free) if (splits([...used, ...kept], k)) kept.push(k);
   return kept.sort((p, q) => p - q);
 };
-const begin = () => {
+const twoAxes = () => {
   const free = axes.map((_, k) => k).filter(k => k && splits([0], k)), most = Math.max(...free.map(k => axes[k].vals.length));
   return free.length ? {x: free.find(k => axes[k].vals.length === most), y: 0} : {x: axes.length ? 0 : -1, y: -1};
 };
+const number = k => k < 0 ? 1 : axes[k].vals.length, pair = twoAxes();
+const sparse = number(pair.x)*number(pair.y) > Math.max(64, 4*total);
+if (sparse && !axes.some(a => a.name === 'image')) {
+  axes.push({name: 'image', vals: all.map(words), at: all, tags: all.map(id), own: true});
+  view.at.push(0);
+}
+const begin = () => sparse ? {x: axes.findIndex(a => a.name === 'image'), y: -1} : pair;
 let menus = [];
 const agree = (i, ks) => ks.filter(k => axes[k].at[i] === view.at[k]).length;
 const follow = k => {
@@ -154,14 +172,18 @@ const restore = () => {
 
 # %% ../nbs/06d_viewer.ipynb #37fa132d
 _GRID = r"""
-const table = make('table', {}), cells = [];
-const button = (r, c) => {
+const table = make('table', {}), drawn = new Map();
+let here = new Map(), tab = 0, per = 1;
+const button = (n, c) => {
   const img = make('img', {loading: 'lazy', alt: ''}), why = make('span', {class: 'why'}), use = make('svg:use', {});
   const svg = make('svg:svg', {viewBox: '0 -1 100 22', preserveAspectRatio: 'none', 'aria-hidden': true}, make('svg:use', {href: '#one', class: 'one'}), use);
-  const el = make('button', {type: 'button', tabindex: r || c ? -1 : 0}, make('span', {class: 'pic'}, img, why), svg), cell = {el, img, why, use, svg, r, c};
+  const el = make('button', {type: 'button', tabindex: -1}, make('span', {class: 'pic'}, img, why), svg), cell = {el, img, why, use, svg, n};
+  const words = view.y < 0 && view.x >= 0 ? [make('bdi', {class: 'clip'}, brief(axes[view.x].vals[c], 200))] : [];
+  cell.td = make('td', {}, ...words, el);
   img.onerror = () => { if (cell.i !== undefined) { lost.add(cell.i); put(cell, cell.i) } };
   el.onclick = e => pick(cell.i, e.shiftKey ? 'B' : view.next);
   el.onkeydown = e => keys(e, cell);
+  el.onfocus = () => turnTo(n);
   return cell;
 };
 const put = (cell, i) => {
@@ -171,50 +193,124 @@ const put = (cell, i) => {
   cell.el.setAttribute('aria-disabled', i === undefined);
   if (kind === 'made') { if (cell.img.getAttribute('src') !== source(i)) cell.img.src = source(i) } else cell.img.removeAttribute('src');
   cell.img.alt = kind === 'made' ? words(i) : '';
-  cell.svg.style.visibility = j < 0 ? 'hidden' : ''; j < 0 ? cell.use.removeAttribute('href') : cell.use.setAttribute('href', `#curve${j}`);
+  cell.svg.style.visibility = j < 0 ? 'hidden' : ''; j < 0 ? cell.use.removeAttribute('href') : cell.use.setAttribute('href', refer(j));
 };
-const keys = (e, {r, c, i}) => {
+const turnTo = n => {
+  tab = n;
+  const one = drawn.get(n) ?? drawn.values().next().value;
+  for (const d of drawn.values()) d.el.tabIndex = d === one ? 0 : -1;
+};
+const keys = (e, {n, i}) => {
   const step = {ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1]}[e.key], side = {a: 'A', b: 'B'}[e.key.toLowerCase()];
   if (e.ctrlKey || e.metaKey || e.altKey || !step && !side) return;
   e.preventDefault();
   if (side) return pick(i, side);
-  const line = cells.length === 1 && step[0] ? Math.max(1, cells[0].filter(d => d.el.offsetTop === cells[0][0].el.offsetTop).length)*step[0] : step[1];
-  const next = cells[cells.length === 1 ? 0 : r + step[0]]?.[c + line];
-  if (next) { for (const row of cells) for (const d of row) d.el.tabIndex = -1; next.el.tabIndex = 0; next.el.focus() }
+  const cols = number(view.x), flow = view.y < 0, r = Math.floor(n/cols), c = n % cols + step[1] + (flow ? per*step[0] : 0);
+  const row = flow ? r : r + step[0];
+  if (c < 0 || c >= cols || row < 0 || row >= number(view.y)) return;
+  turnTo(row*cols + c);
+  look(row*cols + c);
+  drawn.get(tab)?.el.focus();
 };
 """
+
 
 # %% ../nbs/06d_viewer.ipynb #9b429506
 _FILL = r"""
 const label = (k, v, attrs) => make('th', {...attrs, title: brief(axes[k].vals[v], 2000)}, make('bdi', {class: 'clip'}, brief(axes[k].vals[v], 200)));
-const build = () => {
-  const {x, y} = view, values = k => k < 0 ? [0] : [...axes[k].vals.keys()];
-  cells.length = 0; table.className = y < 0 ? 'wrap' : '';
+const MOST = 400, AROUND = 3, every = (a, b) => Array.from({length: Math.max(0, b - a)}, (_, j) => a + j);
+const far = () => number(view.x)*number(view.y) > MOST;
+let span, sizes;
+const room = (n, of) => n ? [make(of, {class: 'pad', 'aria-hidden': true})] : [];
+const sized = (els, key, px) => { for (const e of els) e.style[key] = `${px}px`; return els };
+const between = (a, b, n, px, els) => [...sized(room(a, 'td'), 'minWidth', a*px), ...els, ...sized(room(n - b, 'td'), 'minWidth', (n - b)*px)];
+const gap = px => { const tr = make('tr', {class: 'pad'}, make('td', {})); tr.firstChild.style.height = `${px}px`; return tr };
+const cellAt = n => {
+  const was = drawn.get(n) ?? button(n, n % number(view.x));
+  if (!drawn.has(n)) { put(was, here.get(n)); drawn.set(n, was) }
+  return was.td;
+};
+const tile = ([r0, r1, c0, c1]) => {
+  const {x, y} = view, cols = number(x), rows = number(y), {w, h} = sizes ?? {w: 0, h: 0};
   const corner = make('td', {class: 'corner'}, ...[[y, '↓'], [x, '→']].filter(([k]) => k >= 0).map(([k, arrow]) => make('div', {}, make('bdi', {}, brief(axes[k].name, 40)), ` ${arrow}`)));
-  const rows = values(y).map((v, r) => {
-    cells.push(values(x).map((_, c) => button(r, c)));
-    return make('tr', {}, ...(y < 0 ? [] : [label(y, v, {scope: 'row'})]),
-      ...cells[r].map((d, c) => make('td', {}, ...(y < 0 && x >= 0 ? [make('bdi', {class: 'clip'}, brief(axes[x].vals[c], 200))] : []), d.el)));
-  });
-  const head = y < 0 || x < 0 ? [] : [make('thead', {}, make('tr', {}, corner, ...values(x).map(v => label(x, v, {scope: 'col'}))))];
-  table.replaceChildren(...head, make('tbody', {}, ...rows));
+  const head = x < 0 ? [] : [make('thead', {}, make('tr', {}, corner, ...between(c0, c1, cols, w, every(c0, c1).map(v => label(x, v, {scope: 'col'})))))];
+  const body = every(r0, r1).map(r => make('tr', {'aria-rowindex': r + 1 + head.length}, label(y, r, {scope: 'row'}),
+    ...between(c0, c1, cols, w, every(c0, c1).map(c => cellAt(r*cols + c)))));
+  return [...head, make('tbody', {}, ...r0 ? [gap(r0*h)] : [], ...body, ...r1 < rows ? [gap((rows - r1)*h)] : [])];
+};
+const flow = ([r0, r1]) => {
+  const n = number(view.x), end = Math.min(n, r1*per), pad = lines => sized(room(lines, 'td'), 'height', lines*(sizes?.h ?? 0));
+  return [make('tbody', {}, make('tr', {}, ...pad(r0), ...every(r0*per, end).map(cellAt), ...pad(Math.ceil((n - end)/per))))];
+};
+const paint = next => {
+  const [r0, r1, c0, c1] = span = next, cols = number(view.x), had = [...drawn.values()].find(d => d.el === document.activeElement);
+  const inside = n => view.y < 0 ? n >= r0*per && n < r1*per : n >= r0*cols && n < r1*cols && n % cols >= c0 && n % cols < c1;
+  for (const n of [...drawn.keys()]) if (!inside(n)) drawn.delete(n);
+  table.replaceChildren(...view.y < 0 ? flow(span) : tile(span));
+  turnTo(tab); mark();
+  if (had && drawn.get(had.n) === had) had.el.focus({preventScroll: true});
+};
+"""
+
+
+# %% ../nbs/06d_viewer.ipynb #71f3b5c8
+_LOOK = r"""
+const measure = () => {
+  const tds = [...drawn.values()].map(d => d.td), box = e => e ? e.getBoundingClientRect() : {width: 0, height: 0, top: 0};
+  if (view.y >= 0) return {w: box(tds[0]).width, h: box(tds[0].parentNode).height, top: box(table.tHead).height, left: box(table.querySelector('tbody th')).width};
+  const shown = [...table.querySelectorAll('td:not(.pad)')], below = shown.findIndex(t => t.offsetTop > shown[0].offsetTop);
+  per = below < 0 ? shown.length : below;
+  return {w: 0, h: below < 0 ? box(shown[0]).height : box(shown[below]).top - box(shown[0]).top, top: 0, left: 0};
+};
+const ends = (from, room, px, n) => [Math.max(0, Math.floor(from/px)), Math.min(n, Math.ceil((from + room)/px))];
+const lines = () => view.y < 0 ? [Math.ceil(number(view.x)/per), 1] : [number(view.y), number(view.x)];
+const bring = (n, {w, h, top, left}) => {
+  const g = $('grid'), cols = view.y < 0 ? per : number(view.x), r = Math.floor(n/cols), c = n % cols;
+  g.scrollTop = Math.min(r*h, Math.max(g.scrollTop, (r + 1)*h + top - g.clientHeight));
+  if (view.y >= 0) g.scrollLeft = Math.min(c*w, Math.max(g.scrollLeft, (c + 1)*w + left - g.clientWidth));
+};
+const look = at => {
+  if (!far() || !span) return;
+  const g = $('grid'), was = per;
+  sizes = measure();
+  if (at !== undefined) bring(at, sizes);
+  const {w, h, top, left} = sizes, [rows, cols] = lines();
+  const [r0, r1] = ends(g.scrollTop, g.clientHeight - top, h, rows), [c0, c1] = view.y < 0 ? [0, 1] : ends(g.scrollLeft, g.clientWidth - left, w, cols);
+  const seen = was === per && r0 >= span[0] && r1 <= span[1] && c0 >= span[2] && c1 <= span[3];
+  const wider = (a, b, n) => [Math.max(0, a - AROUND), Math.min(n, b + AROUND)];
+  if (!seen || span.first) paint([...wider(r0, r1, rows), ...wider(c0, c1, cols)]);
+};
+const build = () => {
+  const {x, y} = view, [rows, cols] = [number(y), number(x)], some = far();
+  drawn.clear(); span = sizes = undefined; tab = 0; per = y < 0 ? some ? MOST : cols : 1;
+  table.className = y < 0 ? 'wrap' : some ? 'far' : '';
+  table.setAttribute('aria-rowcount', rows + (x >= 0)); table.setAttribute('aria-colcount', cols + 1);
+  dress();
+  $('grid').scrollTo(0, 0);
+  paint(!some ? [0, rows, 0, cols] : Object.assign([0, y < 0 ? 1 : Math.min(rows, 9), 0, Math.min(cols, 9)], {first: true}));
+  look();
+};
+const gather = () => {
+  const {x, y} = view, cols = number(x), place = (k, i) => k < 0 ? 0 : axes[k].at[i];
+  here = new Map();
+  for (const i of all) if (agree(i, menus) === menus.length) here.set(place(y, i)*cols + place(x, i), i);
+  const seen = [...here.values()], count = kind => seen.filter(i => state(i)[0] === kind).length;
+  const parts = [[count('made'), 'shown'], [count('failed'), 'failed'], [count('lost'), 'missing'], [cols*number(y) - seen.length, 'not made']];
+  $('count').textContent = parts.filter(([n], j) => n || !j).map(([n, word]) => `${n} ${word}`).join(' · ');
 };
 const fill = () => {
-  const {x, y} = view, here = new Map(), place = (k, i) => k < 0 ? 0 : axes[k].at[i];
-  for (const i of all) if (agree(i, menus) === menus.length) here.set(`${place(y, i)} ${place(x, i)}`, i);
-  for (const row of cells) for (const d of row) put(d, here.get(`${d.r} ${d.c}`));
-  const seen = [...here.values()], count = kind => seen.filter(i => state(i)[0] === kind).length;
-  const parts = [[count('made'), 'shown'], [count('failed'), 'failed'], [count('lost'), 'missing'], [cells.length*cells[0].length - seen.length, 'not made']];
-  $('count').textContent = parts.filter(([n], j) => n || !j).map(([n, word]) => `${n} ${word}`).join(' · ');
+  gather();
+  for (const d of drawn.values()) put(d, here.get(d.n));
   mark();
 };
 const mark = () => {
-  for (const row of cells) for (const d of row) {
+  for (const d of drawn.values()) {
     const sides = [...'AB'].filter(side => d.i !== undefined && view[side] === d.i).join('');
     sides ? d.el.dataset.side = sides : delete d.el.dataset.side;
   }
 };
 """
+
 
 # %% ../nbs/06d_viewer.ipynb #263e64ac
 _MENUS = r"""
@@ -245,7 +341,7 @@ const draw = words => {
   stop();
   for (const [key, k] of [['columns', view.x], ['rows', view.y]]) $(key).value = k;
   $('status').textContent = words; $('rest').replaceChildren(...menus.map(menu));
-  build(); fill(); keep();
+  gather(); build(); keep();
 };
 """
 
@@ -300,8 +396,8 @@ const pick = (i, side) => {
 _START = r"""
 const $ = id => document.getElementById(id), root = document.documentElement;
 const widest = (column('width')?.[1] ?? []).reduce((m, w) => Math.max(m, w), 0);
-const resize = () => { root.style.setProperty('--size', `${view.size}px`); table.classList.toggle('pixels', view.size*.7 > widest) };
-const show = (words = '') => { $('size').value = view.size; draw(follow() || words); resize(); panel() };
+const dress = () => { root.style.setProperty('--size', `${view.size}px`); table.classList.toggle('pixels', view.size*.7 > widest) };
+const show = (words = '') => { $('size').value = view.size; draw(follow() || words); panel() };
 const turn = (key, other) => () => {
   const was = view[key], k = +$(key === 'x' ? 'columns' : 'rows').value;
   Object.assign(view, k >= 0 && k === view[other] ? {[key]: k, [other]: was} : {[key]: k});
@@ -310,12 +406,15 @@ const turn = (key, other) => () => {
 for (const key of ['columns', 'rows']) $(key).append(...[['nothing', -1], ...axes.map((a, k) => [brief(a.name, 40), k])].map(([s, value]) => make('option', {value}, s)));
 $('columns').onchange = turn('x', 'y'); $('rows').onchange = turn('y', 'x');
 $('swap').onclick = () => { Object.assign(view, {x: view.y, y: view.x}); show() };
-$('size').oninput = () => { view.size = +$('size').value; resize(); keep() };
+$('size').oninput = () => { view.size = +$('size').value; dress(); look(far() ? tab : undefined); keep() };
 for (const side of 'AB') $(`next${side}`).onchange = () => { view.next = side };
 addEventListener('hashchange', () => { if (location.hash !== saved) { restore(); show() } });
 $('name').textContent = told.name; $('note').textContent = told.note;
 $('grid').append(shared(), table);
 restore(); show();
+let waiting;
+$('grid').addEventListener('scroll', () => { waiting ??= requestAnimationFrame(() => { waiting = undefined; look() }) }, {passive: true});
+new ResizeObserver(() => look()).observe($('grid'));
 """
 
 # %% ../nbs/06d_viewer.ipynb #e87c4314
@@ -333,13 +432,15 @@ select, .line button, #swap {font: inherit; color: inherit; background: var(--bg
 select {max-width: 15rem; text-overflow: ellipsis} button {cursor: pointer; user-select: none} .line .play {font-size: .75rem} option {background: var(--bg)}
 :is(select, .line button, #swap):hover {border-color: var(--dim)} :focus-visible {outline: 2px solid var(--A); outline-offset: 1px}
 input[type=range] {accent-color: var(--A); width: 8rem; height: 2rem; margin: 0; min-width: 4rem}
-main {flex: 1; min-height: 0; display: flex} #grid {flex: 1; min-width: 0; overflow: auto; padding: 0 .8rem .8rem 0; position: relative}
+main {flex: 1; min-height: 0; display: flex} #grid {flex: 1; min-width: 0; overflow: auto; padding: 0 .8rem .8rem 0; position: relative; overflow-anchor: none}
 aside {flex: 0 0 clamp(20rem, 31vw, 34rem); overflow: auto; border-left: 1px solid var(--line); padding: .8rem 1rem; background: var(--soft)}
 table {border-collapse: collapse} #grid :is(th, .corner) {position: sticky; background: var(--bg); z-index: 1; font-weight: 500; padding: .35rem .4rem}
 #grid thead :is(th, td) {top: 0; vertical-align: bottom; z-index: 2} #grid thead .corner {left: 0; z-index: 3; text-align: right; white-space: nowrap}
 #grid tbody th {left: 0; text-align: right; min-width: 5rem; max-width: 13rem; padding-left: 1rem} #grid thead th {max-width: var(--size)} #grid th bdi {overflow-wrap: break-word}
 .clip {display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3; overflow: hidden; font-variant-numeric: tabular-nums}
 #grid td {padding: 3px; vertical-align: top} .wrap tr {display: flex; flex-wrap: wrap; padding: .6rem .8rem; gap: .4rem} .wrap td {width: calc(var(--size) + 6px)}
+.far tbody th {padding-block: 0; width: 13rem; min-width: 13rem} .far tbody th .clip {max-height: calc(var(--size) + 22px)} #grid .pad, #grid .pad td {padding: 0; border: 0} .wrap .pad {width: 100%}
+.far thead .clip {height: 4.3em}
 .wrap td .clip {font-size: .86rem; height: 4.3em} #grid th[scope=row] .clip {-webkit-line-clamp: 5}
 td button {display: block; width: var(--size); padding: 0; border: 0; border-radius: 5px; background: none; color: inherit; font: inherit; position: relative;
   content-visibility: auto; contain-intrinsic-size: var(--size) calc(var(--size) + 22px)} td button:focus-visible {outline-offset: -2px}
@@ -362,7 +463,7 @@ td button svg {display: block; width: 100%; height: 22px} .shared {position: abs
 .differ tbody tr {border-top: 1px solid var(--line)} .long {display: block; max-height: 8em; overflow: auto; font-variant-numeric: tabular-nums} details {margin-top: .5rem} summary {cursor: pointer}
 pre {font: .8rem/1.4 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; max-height: 30rem; overflow: auto; background: var(--bg); border-radius: 6px; padding: .6rem; margin: .4rem 0 0}
 @media (max-width: 820px) {body {height: auto} main {flex-direction: column} #grid {max-height: 74dvh; flex: none} aside {border-left: 0; border-top: 1px solid var(--line); flex: none}
-  header {padding: .6rem .7rem} #grid tbody th {max-width: 6.5rem; padding-left: .7rem; font-size: .8rem} .field:has(select) {flex: 1 1 8rem} .line select {flex: 1; min-width: 0} .field > select {width: 100%}}
+  header {padding: .6rem .7rem} #grid tbody th {max-width: 6.5rem; padding-left: .7rem; font-size: .8rem} #grid .far tbody th {width: 6.5rem; min-width: 6.5rem} .field:has(select) {flex: 1 1 8rem} .line select {flex: 1; min-width: 0} .field > select {width: 100%}}
 """
 
 # %% ../nbs/06d_viewer.ipynb #06b474f8
@@ -378,7 +479,7 @@ def _hash(text): return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()
 
 def _page(told):
     "The whole document"
-    script = '(() => {\n"use strict";' + ''.join([_DATA, _CURVES, _VIEW, _KEEP, _GRID, _FILL, _MENUS, _PAIR, _PANEL, _START]) + '})();'
+    script = '(() => {\n"use strict";' + ''.join([_DATA, _CURVES, _VIEW, _KEEP, _GRID, _FILL, _LOOK, _MENUS, _PAIR, _PANEL, _START]) + '})();'
     policy = f"default-src 'none'; img-src 'self' file: data:; style-src {_hash(_STYLE)}; script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
     return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
             f'<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,"><title>{escape(told["name"])}</title>\n<style>{_STYLE}</style></head>'
