@@ -18,7 +18,7 @@ from .plans import Plan
 from .records import _at, _kept, add_failures, former_images, image_id, open_folder, recipe, save_image, write_failures, write_metadata
 from .samplers import begin_run
 from .transforms import GuidanceTfm
-from .viewer import write_viewer
+from .viewer import renew_viewer
 from .schedules import _path
 from .waves import Run
 
@@ -58,7 +58,7 @@ def kept_folder(
 
 def _list(folder):
     write_metadata(folder); write_failures([], folder)
-    if next((folder/'images').glob('*.png'), None) or (folder/'failures.jsonl').is_file(): write_viewer(folder)
+    if next((folder/'images').glob('*.png'), None) or (folder/'failures.jsonl').is_file(): renew_viewer(folder)
 
 # %% ../nbs/06g_cells.ipynb #06a7a438
 def _recipe(cell, pieces, course, size):
