@@ -62,7 +62,9 @@ def _countable(axes, how):
     grid, pairs = math.prod(sizes.values()), 1 + sum(n - 1 for n in sizes.values())
     n = {'grid': grid, 'pairs': pairs}.get(how, max(sizes.values(), default=1))
     across = ' x '.join(f'{n:,} {k}' for k, n in sizes.items())
-    if n > MOST_PLACES: raise ValueError(f'a sweep must have at most {MOST_PLACES:,} places; got {n:,}, of {across}: make several sweeps in one folder')
+    if n <= MOST_PLACES: return
+    raise ValueError(f'a sweep must have at most {MOST_PLACES:,} places; got {n:,}, of {across}: '
+                     'make several sweeps in one folder')
 
 def places(
     axes:dict, # For each axis its values by label

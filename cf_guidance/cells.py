@@ -15,7 +15,8 @@ from PIL import Image
 from .inputs import known_strength
 from .pieces import _looked_once, latent_size
 from .plans import Plan
-from .records import _at, _kept, add_failures, former_images, image_id, open_folder, recipe, save_image, write_failures, write_metadata
+from .records import _at, _kept, add_failures, former_images, image_id, open_folder, recipe
+from .records import save_image, write_failures, write_metadata
 from .samplers import begin_run
 from .transforms import GuidanceTfm
 from .viewer import renew_viewer
@@ -58,7 +59,8 @@ def kept_folder(
 
 def _list(folder):
     write_metadata(folder); write_failures([], folder)
-    if next((folder/'images').glob('*.png'), None) or (folder/'failures.jsonl').is_file(): renew_viewer(folder)
+    there = next((folder/'images').glob('*.png'), None) or (folder/'failures.jsonl').is_file()
+    if there: renew_viewer(folder)
 
 # %% ../nbs/06g_cells.ipynb #06a7a438
 def _recipe(cell, pieces, course, size):

@@ -203,8 +203,8 @@ def _shown(sweep):
 def _pages(folder):
     "The pages of a grid that we drew into a folder, in order, each with what it shows"
     from PIL import Image
-    named = {int(m[1] or 1): p for p in folder.glob('grid*.png') if (m := re.fullmatch('grid(?:-([0-9]+))?[.]png', p.name))}
-    res = {}
+    number, res = re.compile('grid(?:-([0-9]+))?[.]png').fullmatch, {}
+    named = {int(m[1] or 1): p for p in folder.glob('grid*.png') if (m := number(p.name))}
     for _, p in sorted(named.items()):
         try:
             with Image.open(p) as im: info = im.info
@@ -213,7 +213,7 @@ def _pages(folder):
     return res
 
 def _grid(sweep, folder):
-    "Draw the first pages of the grid, unless they are there; the files, and whether there would be more"
+    "Draw the first pages of the grid, unless they are there; the files, and if there would be more"
     import matplotlib.pyplot as plt, numpy as np
     from itertools import islice
     from cf_guidance.records import write_whole
@@ -238,7 +238,9 @@ def _report(sweep, folder, grid=True):
     print(f"{n} image{'s'*(n != 1)} and metadata.jsonl in {folder}; passes of the network: {sweep.made:,} made, {sweep.saved:,} saved\nTo look at: {(folder/'index.html').absolute()}")
     if grid and n:
         files, more = _grid(sweep, folder)
-        print(f'The grid: {files[0].absolute()}' + f' to {files[-1].name}'*(len(files) > 1) + f', the first {PAGES} pages; the others are in index.html'*more)
+        to = f' to {files[-1].name}'*(len(files) > 1)
+        rest = f', the first {PAGES} pages; the others are in index.html'*more
+        print(f'The grid: {files[0].absolute()}{to}{rest}')
     if lost: sys.exit(f'cfg_sweep: {len(lost)} of {len(sweep.cells)} images failed, such as {lost[0].title}: {lost[0].failed}')
 
 

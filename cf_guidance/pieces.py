@@ -82,7 +82,7 @@ WEAK = 'shapes-weak'     # its smaller sister, trained for less, with the same t
 SHIPPED = 'shapes', 'shapes-weak', 'scenes', 'scenes-weak'     # all models in the package; a weak one shares all but its U-Net with the other
 MODELS = files('cf_guidance')/'models'
 
-_LOOKED = ContextVar('_LOOKED', default=None)      # models and their fingerprints, inside `_looked_once`
+_LOOKED = ContextVar('_LOOKED', default=None)      # models and fingerprints, in `_looked_once`
 
 @contextmanager
 def _looked_once():

@@ -55,7 +55,8 @@ def _whole_run(course):
     "Every step of the run that the steps of a course are of"
     first, made = course.steps[0], course.steps
     if len(made) == first.n: return made
-    return [Step(k, first.n, sigmas=first.sigmas, timesteps=first.timesteps) for k in range(first.n)]
+    of = dict(sigmas=first.sigmas, timesteps=first.timesteps)
+    return [Step(k, first.n, **of) for k in range(first.n)]
 
 def _besides(image, strength, pos_by, prompt, negative_prompt):
     "What a run had besides texts and noise: an initial image, and embeddings of others, by hashes"
@@ -137,14 +138,17 @@ def write_whole(
     except BaseException: os.unlink(tmp); raise
     return path
 
-PART, MOST_NOTED = 2**19, 2**25      # characters of a record in one text chunk, and in all; Pillow reads 2**20 and 2**26
+PART, MOST_NOTED = 2**19, 2**25      # characters of a record in a text chunk, and in all;
+                                     # Pillow reads 2**20 and 2**26
 
 def _noted(rows):
     "What each step saw, as texts that Pillow reads back: lists of rows, none too long"
     rows = [json.dumps(r) for r in rows]
     starts = list(accumulate((len(r) + 2 for r in rows), initial=0))
     parts = [(at//PART, r) for at, end, r in zip(starts, starts[1:], rows) if end <= MOST_NOTED]
-    if len(parts) < len(rows): warnings.warn(f'a record may have {MOST_NOTED:,} characters: of {len(rows):,} calls the first {len(parts):,} are kept')
+    if len(parts) < len(rows):
+        warnings.warn(f'a record may have {MOST_NOTED:,} characters: '
+                      f'of {len(rows):,} calls the first {len(parts):,} are kept')
     texts = [f"[{', '.join(r for _, r in part)}]" for _, part in groupby(parts, lambda p: p[0])]
     return {RECORD if k == 0 else f'{RECORD}_{k + 1}': text for k, text in enumerate(texts)}
 
@@ -157,7 +161,8 @@ def save_image(
     (images := Path(folder)/'images').mkdir(parents=True, exist_ok=True)
     info = PngInfo()
     info.add_text(KEY, json.dumps(recipe, sort_keys=True))
-    for key, text in _noted(getattr(image, 'info', {}).get('record') or []).items(): info.add_text(key, text, zip=True)
+    rows = getattr(image, 'info', {}).get('record') or []
+    for key, text in _noted(rows).items(): info.add_text(key, text, zip=True)
     info.add_text('parameters', infotext(recipe).replace('\0', ' ').encode('utf-8', 'replace').decode())
     return write_whole(images/f'{image_id(recipe)}.png', lambda f: image.save(f, format='png', pnginfo=info))
 
@@ -167,14 +172,14 @@ _END = b'\0\0\0\0IEND\xaeB`\x82'      # the last bytes of a PNG that is whole
 
 @functools.lru_cache(maxsize=2**14)
 def _header(path, when, size, node):
-    "Width and height of an image, the text of its recipe or `None`, and whether the file has its end"
+    "Size of an image, the text of its recipe or `None`, and whether the file has its end"
     with open(path, 'rb') as f:
         f.seek(max(0, size - len(_END)))
         end = f.read() == _END
         f.seek(0)
         with Image.open(f) as im:
             text = im.info.get(KEY)
-            if text is None: text = getattr(im, 'text', {}).get(KEY)       # behind the pixels, or there is none
+            if text is None: text = getattr(im, 'text', {}).get(KEY)   # behind the pixels, or none
             return im.size, text, end
 
 def _looked_at(path):
@@ -186,7 +191,8 @@ def read_record(
     path, # A PNG that `save_image` wrote
 )->list: # A row for each call of the network, for `plot_record`; empty if none was noted
     "Read what the steps of an image saw"
-    with Image.open(path) as im: texts = im.info if {KEY, RECORD} & {*im.info} else getattr(im, 'text', {})
+    with Image.open(path) as im:
+        texts = im.info if {KEY, RECORD} & {*im.info} else getattr(im, 'text', {})
     keys = [RECORD, *(f'{RECORD}_{k}' for k in range(2, len(texts) + 1))]
     return [row for k in keys if k in texts for row in json.loads(texts[k])]
 

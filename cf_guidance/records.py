@@ -18,7 +18,8 @@ from .inputs import Embedded, init_image
 from .methods import TRANSFORMS
 from .passes import WeakModel
 from .pieces import BUILT_IN, _looked_once, get_sd_pieces
-from .recipes import CALLED, KEY, RECORD, _counted, _looked_at, image_id, read_recipe, read_record, recipe, save_image, write_whole
+from .recipes import CALLED, KEY, RECORD, _counted, _looked_at, image_id, read_recipe
+from .recipes import read_record, recipe, save_image, write_whole
 from .sampling import built_in, generate
 from .schedules import _path, Step
 

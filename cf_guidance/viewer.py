@@ -477,12 +477,15 @@ _BODY = """<header><div class="title"><h1><bdi id="name">Sweep</bdi></h1><p id="
 
 def _hash(text): return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
-def _script(): return '(() => {\n"use strict";' + ''.join([_DATA, _CURVES, _VIEW, _KEEP, _GRID, _FILL, _LOOK, _MENUS, _PAIR, _PANEL, _START]) + '})();'
+def _script():
+    parts = _DATA, _CURVES, _VIEW, _KEEP, _GRID, _FILL, _LOOK, _MENUS, _PAIR, _PANEL, _START
+    return '(() => {\n"use strict";' + ''.join(parts) + '})();'
 
 def _mark(folder):
     "Hash of all that the page of a folder shows, and of the page's own text"
     parts = [(_script() + _STYLE + _BODY).encode(), os.fsencode(folder.resolve().name)]
-    for p in (folder/'metadata.jsonl', folder/'failures.jsonl'): parts.append(p.read_bytes() if p.is_file() else b'')
+    lists = [folder/name for name in ('metadata.jsonl', 'failures.jsonl')]
+    parts += [p.read_bytes() if p.is_file() else b'' for p in lists]
     parts.append(b'/'.join(sorted(map(os.fsencode, os.listdir(folder/'images')))))
     h = hashlib.sha256()
     for part in parts: h.update(len(part).to_bytes(8, 'big') + part)
