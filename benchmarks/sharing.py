@@ -218,7 +218,7 @@ class Clock:
 def fill(folder, n, pieces, clock, steps=5, sampler='ddim'):
     "Make a folder of `n` images, ten schedules to a seed"
     sweep = Sweep(prompt=PROMPTS[0], seed=list(range(n//10)), schedule=[cosine(5 + k/2, 1) for k in range(10)], steps=steps, sampler=sampler)
-    parts = {'planning': 'Plan', 'recipes': 'recipe', 'PNG': 'save_image', 'metadata': 'write_metadata', 'viewer': 'write_viewer'}
+    parts = {'planning': 'Plan', 'recipes': 'recipe', 'PNG': 'save_image', 'metadata': 'write_metadata', 'viewer': 'renew_viewer'}
     with patch.multiple(cells, **{f: clock(name, getattr(cells, f)) for name, f in parts.items()}): sweep.run(folder, pieces, progress=False)
     return sweep
 

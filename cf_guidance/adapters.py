@@ -19,6 +19,7 @@ from .hosting import OPEN, Host
 from .methods import guidance                     # for a script: one line imports both
 from .mixing import apart, formula, same
 from .pieces import Pieces, scalings
+from .recipes import _noted
 from .records import RECORD, write_whole
 from .schedules import Step
 from .transforms import how_of, needs_of
@@ -250,7 +251,8 @@ def save(self:Host,
     "Write an image with what its steps saw, which `read_record` reads"
     if self.record is None or self.given is None: raise ValueError('`record` must be True, and the pipeline called, for an image to be saved with what its steps saw')
     info = PngInfo()
-    info.add_text(RECORD, json.dumps(self.record.rows), zip=True)
+    texts = _noted(self.record.rows) or {RECORD: '[]'}
+    for key, text in texts.items(): info.add_text(key, text, zip=True)
     for k in ('prompt', 'negative_prompt'):
         if said := self.given.get(k): info.add_itxt(k, said if isinstance(said, str) else json.dumps(said))
     info.add_itxt('guidance', f'{type(self.pipe).__name__}: {self.record.tfm!r}')

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Literal
 from PIL import Image
 from .inputs import known_strength
-from .pieces import latent_size
+from .pieces import _looked_once, latent_size
 from .plans import Plan
-from .records import former_images, image_id, image_path, made_image, open_folder, recipe, save_image, write_failures, write_metadata
+from .records import _at, _kept, add_failures, former_images, image_id, open_folder, recipe
+from .records import save_image, write_failures, write_metadata
 from .samplers import begin_run
 from .transforms import GuidanceTfm
-from .viewer import write_viewer
+from .viewer import renew_viewer
 from .schedules import _path
 from .waves import Run
 
@@ -58,7 +59,8 @@ def kept_folder(
 
 def _list(folder):
     write_metadata(folder); write_failures([], folder)
-    if next((folder/'images').glob('*.png'), None) or (folder/'failures.jsonl').is_file(): write_viewer(folder)
+    there = next((folder/'images').glob('*.png'), None) or (folder/'failures.jsonl').is_file()
+    if there: renew_viewer(folder)
 
 # %% ../nbs/06g_cells.ipynb #06a7a438
 def _recipe(cell, pieces, course, size):
@@ -68,15 +70,18 @@ def _recipe(cell, pieces, course, size):
     try: return {**recipe(r.prompt, r.tfm, pieces, **how), **called}, None
     except Exception as e: return {**recipe(r.prompt, GuidanceTfm({'g': 1}), pieces, **how), 'values': {}, 'options': {'asked': f'{r.tfm!r:.2000}'}, **called}, e
 
+def _recipes(cells, pieces, course, size):
+    "Recipe of each cell, and the error where it is not whole"
+    with _looked_once(): return [_recipe(c, pieces, course, size) for c in cells]
+
 def _ready(cells, pieces, folder, course, size):
     "Give the cells their ids and what the folder holds; the cells that are left, by image"
     left, lost, recipes, former = {}, [], [], former_images(folder, pieces)
-    for c in cells:
-        made_of, c.failed = _recipe(c, pieces, course, size)
+    for c, (made_of, c.failed) in zip(cells, _recipes(cells, pieces, course, size)):
         c.id = image_id(made_of)
         recipes.append(made_of)
         if c.failed: lost.append((made_of, c.failed))
-        elif made_image(made_of, folder, former): c.file = image_path(made_of, folder, former); c.id = c.file.stem
+        elif file := _kept(c.id, made_of, folder, former): c.file, c.id = file, file.stem
         else: left.setdefault(c.id, (made_of, []))[1].append(c)
     write_failures(lost, folder, tried=recipes)
     opaque = [c for c, r in zip(cells, recipes) if r['rule'] is None]
@@ -99,7 +104,8 @@ def missing(
     course = begin_run(pieces, sampler, steps, strength, pos_by)
     folder = _path('folder', folder)
     former, how = former_images(folder, pieces), dict(size, exact=exact, strength=strength, pos_by=pos_by)
-    return [c for c in cells if not image_path(_recipe(c, pieces, course, how)[0], folder, former).is_file()]
+    ids = [image_id(r) for r, _ in _recipes(cells, pieces, course, how)]
+    return [c for c, name in zip(cells, ids) if not _at(name, folder, former).is_file()]
 
 # %% ../nbs/06g_cells.ipynb #21304780
 def _refused(cells, pieces, folder, e, **how):
@@ -107,7 +113,7 @@ def _refused(cells, pieces, folder, e, **how):
     for c in cells: c.failed = e
     asked = {k: v if isinstance(v, (int, float, str)) else getattr(v, '__name__', type(v).__name__) for k, v in how.items() if v is not None}
     course = begin_run(pieces)
-    made_of = [_recipe(c, pieces, course, {})[0] for c in cells]
+    made_of = [r for r, _ in _recipes(cells, pieces, course, {})]
     made_of = [{**r, **asked, 'values': {}, 'options': {'asked': f'{c.run.tfm!r:.2000}'}} for r, c in zip(made_of, cells)]
     if folder: write_failures([(r, e) for r in made_of], folder, tried=made_of)
     return cells
@@ -143,7 +149,7 @@ def fill(
     for wave in (images or Plan.images)(plan, progress=progress):
         for i, res in wave.items(): _put(res, *left[i], folder)
         failed = [(left[i][0], e) for i, e in wave.items() if isinstance(e, Exception)]
-        if folder and failed: write_failures(failed, folder)
+        if folder and failed: add_failures(failed, folder)
         yield [c for i in wave for c in left[i][1]]
 
 def _put(res, made_of, cells, folder):

@@ -34,7 +34,8 @@ def first_of_each(
     what, # Something for each call, such as its timestep
 )->list:
     "What the first call of each step has"
-    return [what[calls.index(k)] for k in range(calls[-1] + 1)]
+    first = {k: p for p, k in reversed(list(enumerate(calls)))}
+    return [what[first[k]] for k in range(calls[-1] + 1)]
 
 def as_levels(
     scheduler, # A diffusers scheduler
@@ -172,7 +173,7 @@ def _late(scheduler, calls, start, device):
     "A scheduler that begins at step `start`, and the step of each call from there"
     if start and type(scheduler).__name__ == 'PNDMScheduler':
         own, n = scheduler.timesteps, calls[-1] + 1
-        at = [own[calls.index(k)] for k in range(start, n)]
+        at = first_of_each(calls, own)[start:]
         scheduler = type(scheduler).from_config(dict(scheduler.config, skip_prk_steps=True))
         scheduler.set_timesteps(n, device=device)
         scheduler.timesteps, calls = torch.stack(at[:2] + at[1:]), [max(0, k - 1) for k in range(n - start + (n - start > 1))]

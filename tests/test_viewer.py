@@ -317,13 +317,76 @@ def test_all_failed_and_records_left_out(show, tmp_path):
     assert [c[2] for c in grid(page)['cells'][0]] == ['failed: reason 1', 'failed: reason 2'] and 'line 3 of failures.jsonl' in page.inner_text('#note')
 
 def test_many(show, tmp_path, every):
-    "A large sweep opens, and only what is in sight is loaded"
-    n = 40 if every else 10
+    "A large sweep opens, and only what is in sight is drawn and loaded"
+    n = 40 if every else 20
     save(tmp_path, *[made_of(cosine(1 + m/4), seed) for m in range(25) for seed in range(n)])
     write_metadata(tmp_path)
     file = write_viewer(tmp_path)
     page = show(file)
-    assert page.locator('#grid button').count() == 25*n and page.locator('defs path').count() == 26
+    assert page.inner_text('#count') == f'{25*n} shown' and page.locator('#grid button').count() < 200
+    assert page.locator('defs path').count() <= 1 + 25                          # a curve is drawn once
     page.wait_for_timeout(500)
-    assert page.evaluate("[...document.querySelectorAll('#grid img')].filter(i => i.complete && i.naturalWidth).length") < 25*n
-    assert file.stat().st_size < 30_000 + 150*25*n
+    assert page.evaluate("[...document.querySelectorAll('#grid img')].filter(i => i.complete && i.naturalWidth).length") < 200
+    assert file.stat().st_size < 40_000 + 150*25*n
+
+def shapes(n):
+    "Recipes of `n` images: a full grid, one change at a time, one axis, and prompts with seeds of their own"
+    return {'grid': [made_of(cosine(1 + m/10), s) for m in range(20) for s in range(n//20)],
+            'pairs': [made_of(cosine(1 + m/1000), 0) for m in range(n//2)] + [made_of(cosine(1), s) for s in range(1, n//2)],
+            'one axis': [made_of(cosine(1 + m/1000), 0) for m in range(n)],
+            'own seeds': [made_of(cosine(3), s, prompt=f'prompt {s}') for s in range(n)]}
+
+def listed(folder, recipes):
+    "A folder that lists images, none of which is there: what the page draws does not hang on that"
+    (folder/'images').mkdir(parents=True)
+    line = lambda r: json.dumps(dict(file_name=f'images/{image_id(r)}.png', recipe=json.dumps(r)))
+    (folder/'metadata.jsonl').write_text('\n'.join(map(line, recipes)))
+    return write_viewer(folder)
+
+IN_SIGHT = """() => { const g = document.querySelector('#grid'), box = g.getBoundingClientRect(), heads = [...g.querySelectorAll('thead th')].map(h => h.textContent);
+  const at = (x, y) => document.elementFromPoint(box.x + x*box.width, box.y + y*box.height)?.closest('#grid td:not(.pad), #grid th');
+  return {elements: g.querySelectorAll('*').length, tabs: g.querySelectorAll('button[tabindex="0"]').length, buttons: g.querySelectorAll('button').length,
+    here: [.4, .6, .75].every(x => [.4, .5, .6].some(y => at(x, y))),
+    told: [...g.querySelectorAll('tbody tr:not(.pad)')].flatMap(tr => [...tr.querySelectorAll('button')].map((b, j) =>
+      [tr.querySelector('th')?.textContent, heads[j] ?? b.previousSibling?.textContent, b.ariaLabel]))} }"""
+
+def scrolled(page, x, y):
+    page.evaluate("([x, y]) => { const g = document.querySelector('#grid'); g.scrollTo(x*g.scrollWidth, y*g.scrollHeight) }", [x, y])
+    page.evaluate('new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))')
+    return page.evaluate(IN_SIGHT)
+
+@pytest.mark.parametrize('shape', shapes(40))
+def test_any_shape(show, tmp_path, every, shape):
+    "However many images, in whatever shape and by whatever address: as few elements, each place under its labels, and all within reach"
+    n = 10_000 if every else 1000
+    file = listed(tmp_path/'many', shapes(n)[shape])
+    pages = {'': show(file), '#columns=seed&rows=': show(file, hash='#columns=seed&rows='), '#columns=seed&rows=schedule': show(file, hash='#columns=seed&rows=schedule'),
+             '#columns=prompt&rows=seed': show(file, hash='#columns=prompt&rows=seed&size=32')}
+    for hash, page in pages.items():
+        for x, y in ((0, 0), (.5, .5), (1, 1), (1, 0), (.01, .9)):
+            seen = scrolled(page, x, y)
+            assert seen['elements'] < 6000 and seen['tabs'] == 1 and seen['buttons'], (hash, x, y, seen['elements'])
+            for row, col, words in seen['told']:
+                if words != 'not made': assert not row or row in words, (hash, row, col, words)
+                if words != 'not made' and col: assert col in words, (hash, row, col, words)
+            if seen['buttons'] > 60: assert seen['here'], (hash, x, y)
+    shown = pages[''].inner_text('#count').split(' ')
+    assert int(shown[0].replace(',', '')) == 0 and int(shown[3].replace(',', '')) == len(shapes(n)[shape]) and 'not made' not in shown         # all are there, and no empty place
+
+def test_arrows_go_beyond_sight(show, tmp_path):
+    "The arrow keys reach places that are not drawn yet, and the place keeps the focus while the grid is scrolled a little"
+    page = show(listed(tmp_path/'many', shapes(1000)['grid']))
+    focus = lambda: page.evaluate('document.activeElement.ariaLabel')
+    page.locator('#grid button').first.focus()
+    for k in range(30): page.keyboard.press('ArrowRight')
+    assert re.match(r'cosine\(max_val=1\), seed 30:', focus())
+    for k in range(19): page.keyboard.press('ArrowDown')
+    assert re.match(r'cosine\(max_val=2.9\), seed 30:', focus())
+    page.evaluate("document.querySelector('#grid').scrollBy(0, -160)")
+    page.evaluate('new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))')
+    assert re.match(r'cosine\(max_val=2.9\), seed 30:', focus())
+    page.locator('#size').fill('40'); page.locator('#size').fill('384')
+    assert page.locator('#grid button[tabindex="0"]').bounding_box()['width'] == pytest.approx(384, abs=.5)
+    page = show(tmp_path/'many/index.html', hash='#columns=schedule&rows=', width=390)
+    page.locator('#grid button').first.focus(); page.keyboard.press('ArrowDown')
+    assert 'cosine(max_val=1.1)' not in focus() and page.locator('#grid button').count() == 20
