@@ -7,6 +7,7 @@ __all__ = ['AXES', 'sweep_cells', 'sweep_failures', 'sweep_axes']
 
 # %% ../nbs/06c_folders.ipynb #1b54c215
 import json, re, warnings
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from .records import read_recipe
@@ -69,9 +70,9 @@ def _name(cells):
     "Give each cell `schedule`, the label of its schedule"
     titles, values = {}, [json.dumps(c['values'], sort_keys=True) for c in cells]
     for c, vals in zip(cells, values): titles.setdefault(vals, f'schedule {len(titles) + 1}' if c.get('title') in (None, '') else str(c['title']))
-    seen = list(titles.values())
+    seen, place = Counter(titles.values()), {vals: i for i, vals in enumerate(titles, 1)}
     for c, vals in zip(cells, values):
-        own = titles[vals] if seen.count(titles[vals]) == 1 else f'{titles[vals]} ({list(titles).index(vals) + 1})'
+        own = titles[vals] if seen[titles[vals]] == 1 else f'{titles[vals]} ({place[vals]})'
         c['schedule'] = str(c.get('labels', {}).get('schedule', own))
 
 def _found(folder):

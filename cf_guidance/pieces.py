@@ -10,6 +10,8 @@ __all__ = ['SAMPLERS', 'REFUSED', 'BUILT_IN', 'WEAK', 'SHIPPED', 'MODELS', 'sche
 # %% ../nbs/05_pieces.ipynb #73667b52
 import copy, difflib, hashlib, inspect, json, re, threading, warnings
 from collections import namedtuple
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
@@ -90,6 +92,15 @@ WEAK = 'shapes-weak'     # its smaller sister, trained for less, with the same t
 SHIPPED = 'shapes', 'shapes-weak', 'scenes', 'scenes-weak'     # all models in the package; a weak one shares all but its U-Net with the other
 MODELS = files('cf_guidance')/'models'
 
+_LOOKED = ContextVar('_LOOKED', default=None)      # models and fingerprints, in `_looked_once`
+
+@contextmanager
+def _looked_once():
+    "In this block, in which no weight changes, the weights of each model are looked at once"
+    token = _LOOKED.set({})
+    try: yield
+    finally: _LOOKED.reset(token)
+
 class Pieces(namedtuple('Pieces', 'tokenizer text_encoder vae unet scheduler')):
     "The parts of a pipeline; `name`, `prompt`, `words` and `fingerprint` tell of the model"
     name, prompt, words = 'unnamed', None, None
@@ -104,9 +115,12 @@ class Pieces(namedtuple('Pieces', 'tokenizer text_encoder vae unet scheduler')):
     def size(self): return self.unet.config.sample_size*self.factor                # width and height that the model was trained for
     @property
     def fingerprint(self):
+        known = _LOOKED.get()
+        if known and id(self) in known: return known[id(self)][1]
         weights = [p for m in self[1:4] for p in (*m.parameters(), *m.buffers())]
         marks = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in weights]            # a weight that changes says so
         if vars(self).get('_print', ('',))[0] != marks: self._print = marks, _fingerprint(self)
+        if known is not None: known[id(self)] = self, self._print[1]
         return self._print[1]
     def is_model(self,
         mark:str, # A fingerprint that a recipe holds
