@@ -3,6 +3,7 @@ import json, os, random, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
+from cf_guidance import recipes
 
 SERVER = '''
 "Everything imported and the model loaded; each line on stdin is a folder, for which a child makes the sweep"
@@ -37,6 +38,7 @@ for line in sys.stdin:
     print('ended', flush=True)
 '''
 N, WAVE = 24, 4
+CLEANS = hasattr(recipes, 'remove_abandoned')      # whether a resume removes the temporary files of processes that were killed, whatever their age
 
 def whole(path):
     "The pixels of an image, which must be readable to the end"
@@ -67,7 +69,7 @@ class Server:
 
 def test_killed_at_any_moment(tmp_path, every):
     "SIGKILL at random moments, which are counted in what was done: whatever is there is whole, nothing is made twice, and at most one wave is made again"
-    rng, kills, k, cut = random.Random(7), 40 if every else 6, 0, 0
+    rng, kills, k, cut, left_over = random.Random(7), 300 if every else 6, 0, 0, []
     with Server() as server:
         started = time.perf_counter(); server.run(tmp_path/'plain'); took = time.perf_counter() - started
         assert len(ids(tmp_path/'plain')) == N
@@ -86,6 +88,8 @@ def test_killed_at_any_moment(tmp_path, every):
                 assert rendered - len(wrote) <= WAVE                                                       # at most one wave was made in vain
                 for name in after: whole(folder/'images'/f'{name}.png')
             check(folder, tmp_path/'plain')
+            left_over += [p.relative_to(tmp_path) for p in folder.rglob('.cf_guidance-*')]
+    assert not left_over or not CLEANS                                                                     # the resume removed what killed processes left
     assert cut >= kills//4                                                                                 # it was really killed in the middle
 
 def check(folder, plain):
