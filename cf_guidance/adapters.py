@@ -41,8 +41,7 @@ def _want(self:Host, given, net):
 @patch
 def _net(self:Host, call, net, args, kwargs):
     "One call of the network: what no transform reads is left out"
-    if self.busy or not self.inside: return call(*args, **kwargs)
-    self._mine()
+    if self._elsewhere() or self.busy or not self.inside: return call(*args, **kwargs)
     given = arguments(type(getattr(net, '_orig_mod', net)).forward, args, kwargs)
     if self.run is None: self._begin()
     want, place, rows, names = self._want(given, net), len(self.pending), len(next(iter(given.values()))), ('u', 't')

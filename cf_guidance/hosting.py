@@ -88,9 +88,14 @@ class Host:
 TWICE = {'guidance_rescale': 'rescale', 'skip_guidance_layers': 'slg', 'cfg_normalization': 'cfg_norm'}      # arguments that would guide again, and the transform that does the same
 
 @patch
+def _elsewhere(self:Host):
+    "Whether another thread calls; the network may be in other hands there, but not the pipeline"
+    return threading.get_ident() != self.thread
+
+@patch
 def _mine(self:Host):
     "One block, one thread"
-    if threading.get_ident() != self.thread: raise RuntimeError(f'this {type(self.pipe).__name__} is inside a `guided` block of another thread: give each thread a pipeline of its own')
+    if self._elsewhere(): raise RuntimeError(f'this {type(self.pipe).__name__} is inside a `guided` block of another thread: give each thread a pipeline of its own')
 
 @patch
 def _whole(self:Host, call, pipe, args, kwargs):

@@ -274,9 +274,9 @@ def get_sd_pieces(
             _load(unet, MODELS/model_name if ours else src, 'unet', **plain)]
     nets = [torch.nn.Module.to(m, device or best_device(), dtype).eval().requires_grad_(False) for m in nets]
     about = {} if hub else _about(src/'world.json')
-    scheduler = about.pop('sampler', 'lms') if scheduler is None else scheduler
+    own = about.pop('sampler', 'lms')
     conf = _load(DDIMScheduler.load_config, src, 'scheduler')            # of any scheduler
-    pieces = Pieces(tok, *nets, get_scheduler(scheduler, conf))
+    pieces = Pieces(tok, *nets, get_scheduler(own if scheduler is None else scheduler, conf))
     vars(pieces).update(about, name=str(model_name))
     return pieces
 
