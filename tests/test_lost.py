@@ -3,7 +3,6 @@ import json, os, random, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
-from cf_guidance import recipes
 
 SERVER = '''
 "Everything imported and the model loaded; each line on stdin is a folder, for which a child makes the sweep"
