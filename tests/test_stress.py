@@ -15,7 +15,12 @@ STATEFUL = {'smc': {}, 'apg': dict(beta=-.5), 'feedback': {}, 'adaptive_guidance
 RULES = {'cfg': {}, **WEAK, **STATEFUL}
 STEPS = 2
 
-def pixels(image): return np.asarray(image.convert('RGB')).tobytes()
+def pixels(image): return np.asarray(image.convert('RGB'), int)
+
+def apart(some, others):
+    "Largest difference of two lists of images, of 255"
+    assert len(some) == len(others)
+    return max(abs(a - b).max() for a, b in zip(some, others))
 
 def generated(pieces, rule, seed):
     "One image by `generate`"
@@ -79,8 +84,9 @@ def test_four_threads_on_one_model(every):
     for th in threads: th.join()
     assert not failed
     assert sum(map(len, together.values())) == 5*len(rules)*len(seeds)
-    assert [job for job in jobs if together[job] != alone[job]] == []
-    assert len({image for images in alone.values() for image in images}) > len(jobs)//4
+    # sums of floats follow where a thread's memory lies, so a value may be rounded the other way
+    assert [job for job in jobs if apart(together[job], alone[job]) > 1] == []
+    assert len({im.tobytes() for images in alone.values() for im in images}) > len(jobs)//4
     assert state(pieces) == before and pieces.fingerprint == before[0]
 
 def test_a_network_in_other_hands():
@@ -91,5 +97,5 @@ def test_a_network_in_other_hands():
         th = threading.Thread(target=lambda: inner.append(generated(pieces, 'slg', 1)))
         th.start(); th.join()
         return kept
-    assert hosted(pieces, 'smc', 1, callback_on_step_end=meanwhile) == alone[1]
-    assert inner == [alone[0]]*STEPS
+    assert apart(hosted(pieces, 'smc', 1, callback_on_step_end=meanwhile), alone[1]) <= 1
+    assert len(inner) == STEPS and all(apart(im, alone[0]) <= 1 for im in inner)
