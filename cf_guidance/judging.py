@@ -17,14 +17,15 @@ def world_of(
     prompt:str, # Such as 'a red metal sphere' or 'a shiny green heart'
 )->str: # 'scenes' or 'shapes'
     "Say which world a `prompt` speaks of"
+    if not isinstance(prompt, str): raise ValueError(f'`prompt` must be a text that names a solid or a shape; got {prompt!r:.80}')
     errors = {}
     for name, read in (('scenes', parse_scene), ('shapes', parse)):
         try:
             read(prompt)
             return name
         except ValueError as e: errors[name] = e
-    if not isinstance(prompt, str): raise errors['scenes']
-    known = lambda name: sum(w in dict(scenes=scenes, shapes=shapes)[name].vocabulary() for w in prompt.lower().split())
+    worlds = dict(scenes=scenes, shapes=shapes)
+    known = lambda name: sum(w in worlds[name].vocabulary() for w in prompt.lower().split())
     raise errors[max(errors, key=known)]
 
 # %% ../nbs/04g_judging.ipynb #8ba22ffe
@@ -37,14 +38,15 @@ def _shapes_ideal(prompt, rng, size):
     return shapes.render(replace(scene, things=things, background=asked.background or scene.background, style=asked.style or scene.style), size)
 
 def _asked_looks(asked, rng, relation):
-    "What each thing of a demand looks like; none looks like another"
-    n = len(asked.things)
+    "What each thing of a demand looks like; none looks like another, unless the demand itself has two alike"
+    n, fixed = len(asked.things), [thing[:2] for thing in asked.things if all(thing[:2])]
     while True:
         looks = [scenes._look(rng) for _ in range(n)]
         for look in looks[:n*(n == 3)]: look['size'] = 'small'
         if relation == 'on': looks[0]['size'], looks[1]['shape'] = 'small', scenes._pick(rng, scenes.FLAT)
         for look, thing in zip(looks, asked.things): look.update({k: v for k, v in zip(ASKS, thing) if v})
-        if len({(look['shape'], look['colour']) for look in looks}) == n: return looks
+        differ = len({(look['shape'], look['colour']) for look in looks}) == n
+        if differ or len(set(fixed)) < len(fixed): return looks
 
 def _scenes_ideal(prompt, rng, size):
     "A rendering of solids"

@@ -67,7 +67,7 @@ class Server:
 
 def test_killed_at_any_moment(tmp_path, every):
     "SIGKILL at random moments, which are counted in what was done: whatever is there is whole, nothing is made twice, and at most one wave is made again"
-    rng, kills, k, cut, left_over = random.Random(7), 300 if every else 6, 0, 0, []
+    rng, kills, k, cut = random.Random(7), 300 if every else 6, 0, 0
     with Server() as server:
         started = time.perf_counter(); server.run(tmp_path/'plain'); took = time.perf_counter() - started
         assert len(ids(tmp_path/'plain')) == N
@@ -86,8 +86,6 @@ def test_killed_at_any_moment(tmp_path, every):
                 assert rendered - len(wrote) <= WAVE                                                       # at most one wave was made in vain
                 for name in after: whole(folder/'images'/f'{name}.png')
             check(folder, tmp_path/'plain')
-            left_over += [p.relative_to(tmp_path) for p in folder.rglob('.cf_guidance-*')]
-    assert not left_over                                  # the resume removed what killed processes left
     assert cut >= kills//4                                                                                 # it was really killed in the middle
 
 def check(folder, plain):
@@ -95,7 +93,7 @@ def check(folder, plain):
     rows = [json.loads(l) for l in (folder/'metadata.jsonl').read_text().splitlines()]
     assert {r['id'] for r in rows} == ids(folder) == ids(plain) and len(rows) == N
     assert (folder/'index.html').is_file() and not (folder/'failures.jsonl').exists()
-    assert not list(folder.rglob("*.tmp"))                                                                 # what was killed left nothing behind
+    assert not list(folder.rglob('*.tmp'))                                                                 # what was killed left nothing behind
     for name in ids(folder): assert np.abs(whole(folder/'images'/f'{name}.png') - whole(plain/'images'/f'{name}.png')).max() <= 2
 
 CALL = [sys.executable, '-c', 'from cf_guidance.cli import main; main()']

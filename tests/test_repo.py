@@ -67,3 +67,15 @@ def test_evaluate(tmp_path):
     first = (tmp_path/'curve.csv.gz').read_bytes()
     subprocess.run(args, check=True, capture_output=True)
     assert (tmp_path/'curve.csv.gz').read_bytes() == first
+
+def test_scene_gates(tmp_path):
+    "The program behind the gates of `scenes`, in small: a line for each sampler and strength, and it goes on from what is there"
+    args = [sys.executable, str(root/'tools/scene_gates.py'), str(tmp_path/'gates.jsonl'), '--every', '45', '--noises', '2', '--steps', '1']
+    subprocess.run(args, check=True, capture_output=True)
+    lines = (tmp_path/'gates.jsonl').read_text().splitlines(True)
+    rows = list(map(json.loads, lines))
+    assert {(r['sampler'], r['g']) for r in rows} == {(s, g) for s in ('ddim', 'euler', 'dpm') for g in (1, 3, 5, 7.5, 15)} and len(rows) == 15
+    for r in rows: assert r['images'] == 6 and 0 <= r['lo'] <= r['all'] <= r['hi'] <= 1 and r['held'] is None
+    (tmp_path/'gates.jsonl').write_text(''.join(lines[:3]))
+    assert len(subprocess.run(args, check=True, capture_output=True, text=True).stdout.splitlines()) == 12
+    assert (tmp_path/'gates.jsonl').read_text() == ''.join(lines)

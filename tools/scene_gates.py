@@ -15,7 +15,7 @@ from cf_guidance.scene_prompts import scene_prompts
 from cf_guidance.scene_verifier import score_scenes
 from cf_guidance.transforms import GuidanceTfm
 
-SAMPLERS, GS = ('ddim', 'euler', 'dpm++_2m'), (1., 3., 5., 7.5, 15.)
+SAMPLERS, GS = dict(ddim='ddim', euler='euler', dpm='dpm++_2m'), (1., 3., 5., 7.5, 15.)
 PARTS = 'shape', 'colour', 'material', 'count', 'relation', 'floor'
 
 def draw(texts, seeds, g, sampler, pieces, steps, rows=100):
@@ -26,17 +26,23 @@ def draw(texts, seeds, g, sampler, pieces, steps, rows=100):
         imgs.append(images_from_latents(latents, pieces))
     return np.concatenate(imgs)
 
+KINDS = dict(one=('one', False), held=('one', True), two=('relation', False), two_held=('relation', True), three=('three', False))
+
+def share(marks, which):
+    "Share of the marks that are right, or nothing where there are none"
+    some = [m for m, ok in zip(marks, which) if ok]
+    return round(float(np.mean(some)), 4) if some else None
+
 def line(prompts, noises, g, sampler, pieces, steps):
     "What came true of one sampler and strength"
     jobs = [(p, s) for p in prompts for s in range(noises)]
-    imgs = draw([p.text for p, _ in jobs], [s for _, s in jobs], g, sampler, pieces, steps)
+    imgs = draw([p.text for p, _ in jobs], [s for _, s in jobs], g, SAMPLERS[sampler], pieces, steps)
     marks = score_scenes(imgs, [p.text for p, _ in jobs])
     right, whose = np.array([m['all'] for m in marks], float), [p.text for p, _ in jobs]
-    every = mean_interval(right, whose)
+    every = mean_interval(right, whose, bounds=(0, 1))
     res = dict(sampler=sampler, g=g, images=len(jobs), all=round(every.value, 4), lo=round(every.lo, 4), hi=round(every.hi, 4))
-    for name, part in dict(one=('one', False), held=('one', True), two=('relation', False), two_held=('relation', True), three=('three', False)).items():
-        res[name] = round(float(right[[(p.kind, p.held_out) == part for p, _ in jobs]].mean()), 4)
-    for name in PARTS: res[name] = round(float(np.mean([m[name] for m in marks if name in m])), 4)
+    res |= {name: share(right, [(p.kind, p.held_out) == part for p, _ in jobs]) for name, part in KINDS.items()}
+    res |= {name: share([m.get(name) for m in marks], [name in m for m in marks]) for name in PARTS}
     return dict(res, clipped=round(float(clipped(imgs).mean()), 5))
 
 def main():
