@@ -116,7 +116,7 @@ def known_recipe(
     given:tuple=(), # What is given beside it and need not be known: 'pieces', 'tfm'
 )->dict: # The same
     "Check that every name in a recipe is known, and every number within bounds, before anything is made of it"
-    r, n = sound_recipe(recipe), None
+    r = sound_recipe(recipe)
     _called(r)
     n = _made(r)
     for k, vals in r['values'].items(): _must(len(vals) == n, f'values[{k!r:.40}]', f'a list of {n} numbers, one for each step', f'{len(vals)} numbers')
