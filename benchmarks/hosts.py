@@ -20,7 +20,8 @@ def within(n, lo=.2, hi=.6):
 def network(pieces, rows, size):
     "The network on so many rows at each step, and nothing else"
     conf, words = pieces.unet.config, pieces.tokenizer.model_max_length
-    x, emb = torch.randn(2, conf.in_channels, size//pieces.factor, size//pieces.factor), torch.randn(2, words, pieces.text_encoder.config.hidden_size)
+    x, emb = torch.randn(2, conf.in_channels, size//pieces.factor,
+                         size//pieces.factor), torch.randn(2, words, pieces.text_encoder.config.hidden_size)
     for n in rows: pieces.unet(x[:n], 500, encoder_hidden_states=emb[:n])
 
 def measure(name, pieces, n, rounds, size):
@@ -32,16 +33,24 @@ def measure(name, pieces, n, rounds, size):
         with guided(pipe, GuidanceTfm({'g': g})) as host: out = draw()
         rows[way] = host.made
         return out
-    plan = [2 if g != 1 or k == 0 else 1 for k, g in enumerate(sched)]                   # the first step tells which half is which
-    ways = dict(zip(WAYS, (draw, lambda: hosted('hosted', G), lambda: hosted('interval', sched), lambda: network(pieces, [2]*n, size), lambda: network(pieces, plan, size))))
+    # the first step tells which half is which
+    plan = [2 if g != 1 or k == 0 else 1 for k, g in enumerate(sched)]
+    ways = dict(
+        zip(WAYS, (draw, lambda: hosted('hosted', G), lambda: hosted('interval', sched),
+                   lambda: network(pieces, [2]*n, size), lambda: network(pieces, plan, size))))
     for f in ways.values(): f()
     secs, out = {way: [] for way in WAYS}, {}
     for _ in range(rounds):
         for way, f in ways.items(): took, out[way] = timed(f); secs[way].append(took)
-    assert torch.equal(out['own'], out['hosted']) and not torch.equal(out['own'], out['interval']) and rows == {'hosted': 2*n, 'interval': sum(plan)}
+    assert torch.equal(out['own'], out['hosted']) and not torch.equal(out['own'], out['interval']) and rows == {
+        'hosted': 2*n, 'interval': sum(plan)
+    }
     ratio = lambda a, b: round(statistics.median(x/y for x, y in zip(secs[a], secs[b])), 3)
-    return dict(name=name, steps=n, guided=sum(g != 1 for g in sched), size=size, rows=rows, seconds={k: [round(s, 4) for s in v] for k, v in secs.items()}, hosted=ratio('hosted', 'own'),
-                interval=ratio('interval', 'own'), share=ratio('network', 'own'), share_in_interval=ratio('network in the interval', 'interval'))
+    return dict(name=name, steps=n, guided=sum(g != 1 for g in sched), size=size, rows=rows,
+                seconds={k: [round(s, 4)
+                             for s in v]
+                         for k, v in secs.items()}, hosted=ratio('hosted', 'own'), interval=ratio('interval', 'own'),
+                share=ratio('network', 'own'), share_in_interval=ratio('network in the interval', 'interval'))
 
 def main():
     p = argparse.ArgumentParser(description=__doc__)
@@ -50,10 +59,17 @@ def main():
     p.add_argument('--out', default=str(root/'benchmarks/hosts.json'))
     args = p.parse_args()
     torch.set_num_threads(args.threads)
-    small = get_sd_pieces(device='cpu')
+    small = get_sd_pieces('shapes', device='cpu')
     rows = [measure('built-in model', small, 10, 2 if args.quick else 15, small.size)]
     if not args.quick: rows.append(measure("U-Net of Stable Diffusion 1.5's size", random_pieces(True), 5, 3, 256))
-    for r in rows: print(f"{r['name']}: hosted {r['hosted']:.2f} of the pipeline's own time; {r['guided']} of {r['steps']} steps guided {r['interval']:.2f}; the network is {r['share']:.0%}, and {r['share_in_interval']:.0%}")
-    Path(args.out).write_text(json.dumps(dict(machine=machine(), torch=torch.__version__, diffusers=diffusers.__version__, command='python benchmarks/hosts.py', threads=args.threads, rows=rows), indent=1) + '\n')
+    for r in rows:
+        print(
+            f"{r['name']}: hosted {r['hosted']:.2f} of the pipeline's own time; {r['guided']} of {r['steps']} steps "
+            f"guided {r['interval']:.2f}; the network is {r['share']:.0%}, and {r['share_in_interval']:.0%}"
+        )
+    Path(args.out).write_text(
+        json.dumps(
+            dict(machine=machine(), torch=torch.__version__, diffusers=diffusers.__version__,
+                 command='python benchmarks/hosts.py', threads=args.threads, rows=rows), indent=1) + '\n')
 
 if __name__ == '__main__': main()

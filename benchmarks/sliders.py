@@ -34,7 +34,10 @@ def renders(page, times=5):
     took, said = [], []
     for k in range(times):
         box = slider(page, 'min_val').bounding_box()
-        page.mouse.move(box['x'] + 8, box['y'] + 8); page.mouse.down(); page.mouse.move(box['x'] + 18, box['y'] + 8); page.mouse.up()
+        page.mouse.move(box['x'] + 8, box['y'] + 8)
+        page.mouse.down()
+        page.mouse.move(box['x'] + 18, box['y'] + 8)
+        page.mouse.up()
         t = time.perf_counter()
         page.get_by_text('preview: ').wait_for()
         finished(page)
@@ -43,12 +46,18 @@ def renders(page, times=5):
     return took, said
 
 def machine():
-    model = next((l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name')), platform.machine()) if os.path.exists('/proc/cpuinfo') else platform.machine()
+    model = next(
+        (l.split(':')[1].strip()
+         for l in open('/proc/cpuinfo')
+         if l.startswith('model name')), platform.machine()) if os.path.exists('/proc/cpuinfo') else platform.machine()
     return f'{os.cpu_count()} cores of {model}, no GPU, Python {platform.python_version()}'
 
 def main():
     d, port = Path(tempfile.mkdtemp()), free_port()
-    args = ['-m', 'jupyterlab', '--no-browser', '--allow-root', f'--port={port}', '--IdentityProvider.token=', f'--ServerApp.root_dir={d}']
+    args = [
+        '-m', 'jupyterlab', '--no-browser', '--allow-root', f'--port={port}', '--IdentityProvider.token=',
+        f'--ServerApp.root_dir={d}'
+    ]
     (d/'a.ipynb').write_text(notebook(EXPLORER))
     with served(args, port, d/'log', d/'home') as url, sync_playwright() as p:
         page = opened(p.chromium.launch(executable_path=chromium(), args=FLAGS), f'{url}/lab/tree/a.ipynb')
@@ -62,6 +71,9 @@ def main():
                release_to_image_s=[round(v, 2) for v in whole], render_20_steps_s=said)
     Path(__file__).with_suffix('.json').write_text(json.dumps(res, indent=1) + '\n')
     q = statistics.quantiles(moves, n=20)
-    print(f'redraw: median {statistics.median(moves):.0f} ms, 95% {q[18]:.0f} ms; release to image {statistics.median(whole):.2f} s, of which the render {statistics.median(said):.1f} s')
+    print(
+        f'redraw: median {statistics.median(moves):.0f} ms, 95% {q[18]:.0f} ms; release to image '
+        f'{statistics.median(whole):.2f} s, of which the render {statistics.median(said):.1f} s'
+    )
 
 if __name__ == '__main__': main()

@@ -1,6 +1,7 @@
-import runpy
+import importlib.util, sys
 from pathlib import Path
 import pytest
+from forks import Forks
 from hosts import FLAGS, PATIENCE, chromium
 
 def pytest_runtest_setup(item):
@@ -9,11 +10,15 @@ def pytest_runtest_setup(item):
 
 def pytest_addoption(parser):
     parser.addoption('--all', action='store_true', help='run the heavier cases too')
-    parser.addoption('--other-cpu', action='store_true', help='round as another CPU would, see other_cpu/sitecustomize.py')
+    parser.addoption('--other-cpu', action='store_true',
+                     help='round as another CPU would, see other_cpu/sitecustomize.py')
 
 def pytest_configure(config):
     config.addinivalue_line('markers', 'page: looks at a page, in a browser or on the site')
-    if config.getoption('--other-cpu'): runpy.run_path(str(Path(__file__).parent/'other_cpu/sitecustomize.py'))
+    if config.getoption('--other-cpu') and 'other_cpu' not in sys.modules:
+        spec = importlib.util.spec_from_file_location('other_cpu', Path(__file__).parent/'other_cpu/sitecustomize.py')
+        sys.modules['other_cpu'] = importlib.util.module_from_spec(spec)      # by a name that torch.compile finds again
+        spec.loader.exec_module(sys.modules['other_cpu'])
 
 def pytest_collection_modifyitems(items):
     for item in items:
@@ -21,6 +26,11 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def every(request): return request.config.getoption('--all')
+
+@pytest.fixture(scope='session')
+def forks(tmp_path_factory):
+    "Starts processes that need not import the libraries"
+    with Forks(tmp_path_factory.mktemp('forks')) as server: yield server
 
 @pytest.fixture(scope='module')
 def browser():

@@ -3,7 +3,10 @@ import json, os, shutil, socket, subprocess, sys, time
 from contextlib import contextmanager
 from pathlib import Path
 
-FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
+FLAGS = [
+    '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+    '--disable-component-update', '--disable-sync'
+]
 
 def chromium(): return next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 
@@ -24,7 +27,8 @@ def free_port():
 def served(args, port, log, home):
     "A server in a process group of its own, which listens when the block begins and is gone when it ends"
     env = {**os.environ, 'JUPYTER_CONFIG_DIR': str(home), 'IPYTHONDIR': str(home), 'OMP_NUM_THREADS': '1'}
-    with open(log, 'w') as f: proc = subprocess.Popen([sys.executable, *args], stdout=f, stderr=f, env=env, start_new_session=True)
+    with open(log, 'w') as f:
+        proc = subprocess.Popen([sys.executable, *args], stdout=f, stderr=f, env=env, start_new_session=True)
     try:
         def listens():
             if proc.poll() is not None: raise RuntimeError(Path(log).read_text())
@@ -41,7 +45,8 @@ def notebook(*cells):
     "A notebook of code cells, as JSON"
     cell = lambda i, src: dict(cell_type='code', id=f'c{i}', metadata={}, source=src, execution_count=None, outputs=[])
     spec = dict(kernelspec=dict(display_name='Python 3', language='python', name='python3'))
-    return json.dumps(dict(cells=[cell(i, c) for i, c in enumerate(cells)], metadata=spec, nbformat=4, nbformat_minor=5))
+    return json.dumps(dict(cells=[cell(i, c) for i, c in enumerate(cells)], metadata=spec, nbformat=4,
+                           nbformat_minor=5))
 
 def slider(page, name):
     "The handle of the slider that is called `name`"

@@ -2,9 +2,8 @@
 import copy, functools, inspect, pickle
 import diffusers as df, pytest, torch
 from diffusers.models.attention_processor import AttnProcessor2_0
-from cf_guidance import adapters
-from cf_guidance.adapters import CHANNELS, as_pipeline, guided
-from cf_guidance.methods import guidance
+from cf_guidance.adapters import pipelines as adapters, as_pipeline, guided
+from cf_guidance.transforms import RULES, guidance
 from cf_guidance.pieces import Pieces
 from cf_guidance.schedules import constant
 from test_families import FAMILIES, by_token, close, draw, hosted, whole
@@ -29,7 +28,8 @@ def test_one_embedding_is_two_dimensional(name):
     with guided(pipe, cfg) as host: assert torch.equal(draw(name, pipe, kw, 1.5), own)
     assert (host.u, host.sign) == (0, 1) and not torch.equal(draw(name, pipe, kw, 1.5), own)
 
-@pytest.mark.parametrize('name, tfm', [('IFPipeline', to_u), ('KandinskyV22Pipeline', to_u), ('OmniGenPipeline', to_u), ('OmniGenPipeline', to_t)])
+@pytest.mark.parametrize('name, tfm', [('IFPipeline', to_u), ('KandinskyV22Pipeline', to_u), ('OmniGenPipeline', to_u),
+                                       ('OmniGenPipeline', to_t)])
 def test_both_halves_are_made(name, tfm):
     "A learned variance is that of `t`, also where only `u` is read; OmniGen's mask and positions are made for the longest text of the batch"
     pipe, kw = family(name)
@@ -42,10 +42,13 @@ def test_prior_before_the_run_is_not_counted():
     name = 'StableUnCLIPPipeline'
     pipe, kw = family(name)
     pipe.scheduler = df.DDIMScheduler.from_config(pipe.scheduler.config, steps_offset=0)
-    with guided(pipe, guidance('cfg', g=constant(1.).then(5, at=.5))) as host: (first, *rest), saved = zip(*[(draw(name, pipe, kw | dict(prior_num_inference_steps=10), 3., 10), host.saved) for _ in 'abc'])
+    with guided(pipe, guidance('cfg', g=constant(1.).then(5, at=.5))) as host:
+        (first, *rest), saved = zip(*[(draw(name, pipe, kw | dict(prior_num_inference_steps=10), 3., 10), host.saved)
+                                      for _ in 'abc'])
     pipe.prior_scheduler.set_timesteps(10)
     assert pipe.prior_scheduler.timesteps.tolist() == pipe.scheduler.timesteps.tolist()
-    assert saved == (8, 18, 28)                                          # two rows in 5 of 10 steps, of which the first call has to see one
+    # two rows in 5 of 10 steps, of which the first call has to see one
+    assert saved == (8, 18, 28)
     assert close(first, rest[0]) and torch.equal(*rest)                  # equal batches, equal bits
 
 class Across(AttnProcessor2_0):
@@ -57,7 +60,10 @@ class Across(AttnProcessor2_0):
 def ones_own(pipe): pipe.unet.set_attn_processor(Across())
 
 def cached(pipe):
-    pipe.transformer.enable_cache(df.PyramidAttentionBroadcastConfig(spatial_attention_block_skip_range=2, spatial_attention_timestep_skip_range=(-1, 1001), current_timestep_callback=lambda: 500))
+    pipe.transformer.enable_cache(
+        df.PyramidAttentionBroadcastConfig(spatial_attention_block_skip_range=2,
+                                           spatial_attention_timestep_skip_range=(-1, 1001),
+                                           current_timestep_callback=lambda: 500))
     assert pipe.transformer.is_cache_enabled
 
 @pytest.mark.parametrize('name, change', [(SD, ones_own), ('LTXPipeline', cached)])
@@ -77,15 +83,20 @@ def test_plms_from_an_image(monkeypatch, strength, pos_by):
     pipe, kw = family(name)
     pipe.scheduler = df.PNDMScheduler.from_config(pipe.scheduler.config, skip_prk_steps=True)
     @functools.wraps(own)
-    def step(self, *args, **kwargs): made.append(int(inspect.signature(own).bind(self, *args, **kwargs).arguments['timestep'])); return own(self, *args, **kwargs)
+    def step(self, *args, **kwargs):
+        made.append(int(inspect.signature(own).bind(self, *args, **kwargs).arguments['timestep']))
+        return own(self, *args, **kwargs)
     monkeypatch.setattr(df.PNDMScheduler, 'step', step)
     with guided(pipe, spied(seen), pos_by): draw(name, pipe, kw | dict(strength=strength), 3., 10)
     first = list(dict.fromkeys(made))
-    late, which = (10 - len(first))*(pos_by == 'sigma'), [0]*(strength == 1) + [*range(len(first))]      # a whole run makes its first step twice
+    # a whole run makes its first step twice
+    late, which = (10 - len(first))*(pos_by == 'sigma'), [0]*(strength == 1) + [*range(len(first))]
     noise = [((1 - a)/a).sqrt().item() for a in pipe.scheduler.alphas_cumprod[first]]
     assert len(first) == {1.: 10, .8: 9, .3: 4}[strength] and [s.timestep for s in seen] == made
     assert [(int(s), s.n) for s in seen] == [(late + k, late + len(first)) for k in which]
-    for s, k in zip(seen, which): assert s.sigma == pytest.approx(noise[k]) and s.sigmas[late:] == pytest.approx(noise) and [*s.timesteps[late:]] == first
+    for s, k in zip(seen, which):
+        assert s.sigma == pytest.approx(noise[k]) and s.sigmas[late:] == pytest.approx(noise) and [*s.timesteps[late:]
+                                                                                                   ] == first
 
 class Rescaled(df.StableDiffusionPipeline):
     "A pipeline that rescales by a variable of its own"
@@ -95,15 +106,18 @@ class Rescaled(df.StableDiffusionPipeline):
 def test_rescaled_out_of_sight(sd, s):
     pipe, kw, own, seen = *sd, Rescaled(**sd[0].components, requires_safety_checker=False), []
     with pytest.raises(ValueError, match='does more with its predictions'), guided(own, cfg): draw(SD, own, kw, s)
-    with pytest.raises(ValueError, match='does more with its predictions'), guided(pipe, spied(seen)): draw(SD, pipe, kw, s, callback_on_step_end=lambda p, i, ts, more: setattr(p, '_guidance_rescale', .7) or more)
+    with pytest.raises(ValueError, match='does more with its predictions'), guided(pipe, spied(seen)):
+        draw(SD, pipe, kw, s, callback_on_step_end=lambda p, i, ts, more: setattr(p, '_guidance_rescale', .7) or more)
     assert len(seen) == 1
 
 def test_what_would_guide_again_is_refused_by_name():
     pipe, kw = family('ZImagePipeline')
-    with pytest.raises(ValueError, match="`cfg_normalization` .* transform 'cfg_norm'; got True"), guided(pipe, cfg): draw('ZImagePipeline', pipe, kw, 3., cfg_normalization=True)
+    with pytest.raises(ValueError, match="`cfg_normalization` .* transform 'cfg_norm'; got True"), guided(pipe, cfg):
+        draw('ZImagePipeline', pipe, kw, 3., cfg_normalization=True)
     pipe, kw = family('HunyuanVideo15Pipeline')
     pipe.guider = df.ClassifierFreeGuidance(guidance_scale=3., guidance_rescale=.7)
-    with pytest.raises(ValueError, match="`guidance_rescale` of the pipeline's guider"), guided(pipe, cfg): pipe(**kw, num_inference_steps=2)
+    with pytest.raises(ValueError, match="`guidance_rescale` of the pipeline's guider"), guided(pipe, cfg):
+        pipe(**kw, num_inference_steps=2)
 
 @pytest.mark.parametrize('pos_by, n', [('step', 8), ('sigma', 10)])
 def test_denoising_end(pos_by, n):
@@ -115,7 +129,11 @@ def test_denoising_end(pos_by, n):
 def test_another_pipeline_or_loop_in_the_block(sd):
     "Only the pipeline of the block may step its scheduler, before its own call and after; its network is as outside"
     (pipe, kw), x, text = sd, torch.randn(2, 4, 8, 8), torch.randn(2, 6, 16)
-    def another(): df.StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)('a ring', image=torch.rand(1, 3, 16, 16), strength=.5, num_inference_steps=4)
+
+    def another():
+        df.StableDiffusionImg2ImgPipeline(**pipe.components,
+                                          requires_safety_checker=False)('a ring', image=torch.rand(1, 3, 16, 16),
+                                                                         strength=.5, num_inference_steps=4)
     def loop():
         s = pipe.scheduler
         s.set_timesteps(2)
@@ -125,12 +143,14 @@ def test_another_pipeline_or_loop_in_the_block(sd):
         for k in (1, 2):
             for f in (loop, another):
                 with pytest.raises(ValueError, match='open for another pipeline or loop'): f()
-            assert torch.equal(pipe.unet(x, 500, text).sample, want) and torch.equal(draw(SD, pipe, kw, 3.), own) and host.calls == 4*k
+            assert torch.equal(pipe.unet(x, 500, text).sample, want) and torch.equal(draw(SD, pipe, kw, 3.),
+                                                                                     own) and host.calls == 4*k
 
 def test_two_equal_images_at_scale_1(sd):
     "Two equal rows are not the two halves that DiT steps"
     gens = [torch.Generator().manual_seed(1) for _ in 'ab']
-    with pytest.raises(ValueError, match='makes one prediction for each image'), guided(sd[0], cfg): sd[0](['a ring']*2, num_inference_steps=3, output_type='latent', generator=gens, guidance_scale=1.)
+    with pytest.raises(ValueError, match='makes one prediction for each image'), guided(sd[0], cfg):
+        sd[0](['a ring']*2, num_inference_steps=3, output_type='latent', generator=gens, guidance_scale=1.)
 
 @pytest.mark.parametrize('shift', [1., 3.])
 def test_a_network_is_told_another_time(shift):
@@ -139,7 +159,9 @@ def test_a_network_is_told_another_time(shift):
     pipe.scheduler = df.FlowMatchEulerDiscreteScheduler(shift=shift)
     own = draw('PRXPipeline', pipe, kw, 5.)
     with guided(pipe, spied(seen)): assert torch.equal(draw('PRXPipeline', pipe, kw, 3.), own)
-    assert [(int(s), s.n) for s in seen] == [(k, 4) for k in range(4)] and [s.timestep for s in seen] == pipe.scheduler.timesteps.tolist()
+    assert [(int(s), s.n)
+            for s in seen] == [(k, 4) for k in range(4)] and [s.timestep
+                                                              for s in seen] == pipe.scheduler.timesteps.tolist()
 
 @pytest.mark.parametrize('name, s, u, sign', [('ZImagePipeline', 4., 1, -1), (SD, 5., 0, 1)])
 def test_equal_predictions_tell_the_sign_only(name, s, u, sign):
@@ -154,7 +176,8 @@ def test_equal_predictions_tell_the_sign_only(name, s, u, sign):
 
 def clean(pipe, **own):
     doors = {k: v for k, v in vars(pipe.scheduler).items() if k in ('step', 'set_timesteps')}
-    return not adapters.OPEN and type(pipe) is df.StableDiffusionPipeline and type(pipe.unet) is df.UNet2DConditionModel and doors == own
+    return not adapters.OPEN and type(pipe) is df.StableDiffusionPipeline and type(
+        pipe.unet) is df.UNet2DConditionModel and doors == own
 
 def test_a_method_of_ones_own_comes_back(sd):
     pipe, kw = sd
@@ -182,16 +205,20 @@ def test_a_copy_is_of_the_plain_class():
     with guided(pipe, cfg):
         pipe('a red star', num_inference_steps=2, output_type='latent')
         copies = copy.deepcopy(pipe.unet), *[pickle.loads(pickle.dumps(pipe.unet, protocol)) for protocol in (2, 5)]
-        for c in copies: assert type(c) is df.UNet2DConditionModel is not type(pipe.unet) and torch.equal(c(*at).sample, pipe.unet(*at).sample)
+        for c in copies:
+            assert type(c) is df.UNet2DConditionModel is not type(pipe.unet) and torch.equal(
+                c(*at).sample,
+                pipe.unet(*at).sample)
     assert clean(pipe)
 
-@pytest.mark.parametrize('name', CHANNELS)
+@pytest.mark.parametrize('name', [k for k, f in RULES.items() if f.axis == 'channel'])
 def test_channels_are_not_taken_for_tokens(name, sd):
     "(b, tokens, channels) has its channels last: a rule that takes them from dimension 1 is refused, and runs on (b, c, h, w)"
     with pytest.raises(ValueError, match=f'`tfm` {name} takes dimension 1'): hosted(FLUX, *family(FLUX), guidance(name))
     assert hosted(SD, *sd, guidance(name))[1].calls == 4
 
-def test_channels_that_are_last(): assert close(*[hosted(FLUX, *family(FLUX), f)[0] for f in (guidance('token_norm', g=5., dim='last'), by_token)])
+def test_channels_that_are_last():
+    assert close(*[hosted(FLUX, *family(FLUX), f)[0] for f in (guidance('token_norm', g=5., dim='last'), by_token)])
 
 def test_device_of_weights_that_are_elsewhere(sd):
     "Offloaded layer by layer the weights are on 'meta', where nothing can be computed"
@@ -200,10 +227,13 @@ def test_device_of_weights_that_are_elsewhere(sd):
 
 def test_skip_layers_are_refused():
     pipe, kw = family('StableDiffusion3Pipeline')
-    with pytest.raises(ValueError, match="`skip_guidance_layers` .* transform 'slg'"), guided(pipe, cfg): draw('StableDiffusion3Pipeline', pipe, kw, 3., skip_guidance_layers=[0])
+    with pytest.raises(ValueError, match="`skip_guidance_layers` .* transform 'slg'"), guided(pipe, cfg):
+        draw('StableDiffusion3Pipeline', pipe, kw, 3., skip_guidance_layers=[0])
 
-@pytest.mark.parametrize('name, tfm, words', [('StableCascadePriorPipeline', 'rescale', 'does not tell how predictions are converted'), ('StableDiffusionXLPipeline', 'icg', 'does not allow'),
-                                              ('StableDiffusionGLIGENPipeline', 'pag', 'not certain which arguments'), ('TextToVideoZeroPipeline', 'cfg', 'copies its scheduler')])
+@pytest.mark.parametrize('name, tfm, words', [('StableCascadePriorPipeline', 'rescale', 'does not tell how predictions '
+                                               'are converted'), ('StableDiffusionXLPipeline', 'icg', 'does not allow'),
+                                              ('StableDiffusionGLIGENPipeline', 'pag', 'not certain which arguments'),
+                                              ('TextToVideoZeroPipeline', 'cfg', 'copies its scheduler')])
 def test_refusals(name, tfm, words):
     "What cannot be done is said, and not done otherwise"
     pipe, kw = family(name)

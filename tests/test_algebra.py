@@ -6,16 +6,12 @@ latents and shares that the host hands over. So one run in a host serves the who
 import warnings
 import diffusers as df, pytest, torch
 import modular, test_families as families
-from cf_guidance.adapters import guided
-from cf_guidance.callbacks import guidance_callback
-from cf_guidance.guiders import ScheduledGuider
-from cf_guidance.kdiffusion import GuidedDenoiser
-from cf_guidance.methods import TRANSFORMS, guidance
+from cf_guidance.adapters import guided, guidance_callback, ScheduledGuider, GuidedDenoiser
+from cf_guidance.transforms import TRANSFORMS, guidance
 from cf_guidance.pieces import get_sd_pieces
 from cf_guidance.sampling import sample_latents
 from cf_guidance.schedules import Step, linear
-from cf_guidance.toy import trees
-from cf_guidance.toy_pieces import PREDICTS, toy_pieces
+from cf_guidance.worlds import trees, PREDICTS, toy_pieces
 from cf_guidance.transforms import cfg, how_of
 
 G = 5.
@@ -165,7 +161,7 @@ def test_own_loop(dtype):
     for sampler in ('ddim', 'heun', df.DDIMScheduler.from_config(pieces.scheduler.config, **conf)):
         asked = Asked()
         more = dict(seeds=[1], steps=4, sampler=sampler, progress=False)
-        sample_latents('a red star', asked, pieces, **more)
+        sample_latents('a red cone', asked, pieces, **more)
         assert not asked.wrong and {int(k) for k in asked.seen} == set(range(4))
     assert asked.seen[0].a == 0
 
@@ -215,7 +211,7 @@ class Shaken:
 
 @pytest.mark.parametrize('name', NOISE_ALONE + [k for k in SPACED if k not in NOISE_ALONE])
 def test_whole_runs(name, every):
-    "A pipeline that is guided by a rule makes the image of plain guidance, with as many passes"
+    "A pipeline that is guided by a rule makes the image of plain guidance, with as many network calls"
     if not every and name not in NOISE_ALONE[:2]: pytest.skip('one of the heavier cases')
     pipe, kw = family(name)
     def made(tfm):
@@ -225,7 +221,8 @@ def test_whole_runs(name, every):
     far = lambda tfm: (made(tfm)[0] - want).abs().max()
     want, passes = made(guidance('cfg', g=G))
     shaken, seen = far(Shaken()), far(guidance('cfg', g=lambda pos: G if pos else 1.))
-    if name not in NOISE_ALONE and shaken >= .01*seen: pytest.skip('its first step moves what it makes by little more than rounding')
+    if name not in NOISE_ALONE and shaken >= .01*seen:
+        pytest.skip('its first step moves what it makes by little more than rounding')
     assert shaken < .01*seen                                                      # it would be seen
     for rule, params in ACTING.items():
         got, same = made(guidance(rule, g=G, **params))

@@ -1,36 +1,53 @@
 "The timed comparisons run from end to end, in small; what they count is exact, what they time is not asked"
-import json, subprocess, sys
+import json
 from pathlib import Path
 import pytest
 
 bench = Path(__file__).parent.parent/'benchmarks'
 
-def shape(x): return {k: shape(v) for k, v in x.items()} if isinstance(x, dict) else [shape(v) for v in x[:1]] if isinstance(x, list) else None
+def shape(x):
+    if isinstance(x, dict): return {k: shape(v) for k, v in x.items()}
+    return [shape(v) for v in x[:1]] if isinstance(x, list) else None
 
-def test_sharing(tmp_path, every):
+def test_sharing(tmp_path, forks, every):
     if not every: pytest.skip('one of the heavier cases')
-    subprocess.run([sys.executable, str(bench/'sharing.py'), '--quick', '--threads', '1', '--out', str(tmp_path/'t.json')], check=True, capture_output=True)
+    forks.script(bench/'sharing.py', '--quick', '--threads', '1', '--out', tmp_path/'t.json')
     res, kept = json.loads((tmp_path/'t.json').read_text()), json.loads((bench/'sharing.json').read_text())
     counted = {r['name']: tuple(r['counted'].values()) for r in res['workloads']}
-    assert counted == {"the ten of 2022": (10, 966, 995), 'five cut-offs': (5, 196, 400), 'twelve windows': (12, 394, 870),
-                       '8 seeds x 10 schedules': (80, 8*966, 8*995), '4 prompts x 4 seeds x 6 transforms': (96, 8301, 9120)}
-    assert all(r['gap'] <= 2 and r['compared'] for r in res['workloads']) and all(r['gap'] <= 2 < r['differ'] and r['memory'] <= 1.25 for r in res['apart'])
-    assert [(r['model'], r['ours']['rows'], r['pipeline']['rows']) for r in res['apart']] == [('shapes', [36], [80]), ('small', [13], [27])]
-    assert [(r['images'], r['made'], r['alone']) for r in res['growth']['rows']] == [(n, n*72//10, 9*n) for n in (10, 20, 30)]        # the last step is `t` alone
-    assert counted == {r['name']: tuple(r['counted'].values()) for r in kept['workloads']} and shape(res) == shape(kept)     # the table that is kept is this program's
+    assert counted == {
+        "the ten of 2022": (10, 966, 995), 'five cut-offs': (5, 196, 400), 'twelve windows': (12, 394, 870),
+        '8 seeds x 10 schedules': (80, 8*966, 8*995), '4 prompts x 4 seeds x 6 transforms': (96, 8301, 9120)
+    }
+    assert all(r['gap'] <= 2 and r['compared']
+               for r in res['workloads']) and all(r['gap'] <= 2 < r['differ'] and r['memory'] <= 1.25
+                                                  for r in res['apart'])
+    assert [(r['model'], r['ours']['rows'], r['pipeline']['rows']) for r in res['apart']] == [('shapes', [36], [80]),
+                                                                                              ('small', [13], [27])]
+    # the last step is `t` alone
+    assert [(r['images'], r['made'], r['alone']) for r in res['growth']['rows']] == [(n, n*72//10, 9*n)
+                                                                                     for n in (10, 20, 30)]
+    # the table that is kept is this program's
+    assert counted == {r['name']: tuple(r['counted'].values()) for r in kept['workloads']} and shape(res) == shape(kept)
 
-def test_hosts(tmp_path):
-    subprocess.run([sys.executable, str(bench/'hosts.py'), '--quick', '--threads', '1', '--out', str(tmp_path/'t.json')], check=True, capture_output=True)
+def test_hosts(tmp_path, forks):
+    forks.script(bench/'hosts.py', '--quick', '--threads', '1', '--out', tmp_path/'t.json')
     res, kept = json.loads((tmp_path/'t.json').read_text()), json.loads((bench/'hosts.json').read_text())
-    assert [r['rows'] for r in res['rows']] == [{'hosted': 20, 'interval': 15}] and kept['rows'][0]['rows'] == res['rows'][0]['rows']
+    assert [r['rows'] for r in res['rows']] == [{'hosted': 20, 'interval': 15}
+                                                ] and kept['rows'][0]['rows'] == res['rows'][0]['rows']
     assert shape(res) == shape(kept)
 
-def test_scale(tmp_path, every):
+def test_scale(tmp_path, forks, every):
     if not every: pytest.skip('one of the heavier cases')
-    subprocess.run([sys.executable, str(bench/'scale.py'), '--quick', '--out', str(tmp_path/'t.json')], check=True, capture_output=True)
+    forks.script(bench/'scale.py', '--quick', '--out', tmp_path/'t.json')
     res, kept = json.loads((tmp_path/'t.json').read_text()), json.loads((bench/'scale.json').read_text())
     there, shapes = {(r['shape'], r['images']) for r in kept['rows']}, ('grid', 'pairs', 'one axis', 'own seeds')
     assert there == {(s, n) for s in shapes for n in (100, 1000, 10_000)}
     for r in [*res['rows'], *kept['rows']]:
         assert r['run']['opened'] == r['resume']['opened'] == r['images'], r                # each image once
         if r['open']: assert max(r['open']['drawn'], r['open']['asked_drawn']) < 4000, r    # however many there are
+    # what is promised of ten thousand images, and how it was before
+    for r in kept['rows']:
+        assert r['before']['resume'] > 0, r
+        if r['images'] < 10_000: continue
+        assert r['resume']['seconds'] < 5 < r['before']['resume'], r
+        assert max(r['open']['seconds'], r['open']['asked']) < 3, r

@@ -3,8 +3,7 @@ import re
 from types import SimpleNamespace
 import pytest
 from cf_guidance import schedules
-from cf_guidance.methods import TRANSFORMS, guidance
-from cf_guidance.transforms import parameters
+from cf_guidance.transforms import TRANSFORMS, guidance, parameters
 from hosts import chromium, drag, free_port, notebook, served, slider, until
 
 playwright = pytest.importorskip('playwright.sync_api', reason="playwright comes with the extra 'dev'")
@@ -17,11 +16,15 @@ def jupyter(tmp_path_factory):
     "One server, which has JupyterLab and Notebook 7"
     for m in ('jupyterlab', 'notebook'): pytest.importorskip(m)
     d, port = tmp_path_factory.mktemp('jupyter'), free_port()
-    for name, vals in (('notebook-extension/tracker', '{"windowingMode": "none"}'), ('apputils-extension/notification', '{"fetchNews": "false", "checkForUpdates": false}')):
+    for name, vals in (('notebook-extension/tracker', '{"windowingMode": "none"}'),
+                       ('apputils-extension/notification', '{"fetchNews": "false", "checkForUpdates": false}')):
         f = d/f'home/lab/user-settings/@jupyterlab/{name}.jupyterlab-settings'
         f.parent.mkdir(parents=True)
         f.write_text(vals)
-    args = ['-m', 'jupyterlab', '--no-browser', '--allow-root', f'--port={port}', '--ServerApp.port_retries=0', '--IdentityProvider.token=', f'--ServerApp.root_dir={d}']
+    args = [
+        '-m', 'jupyterlab', '--no-browser', '--allow-root', f'--port={port}', '--ServerApp.port_retries=0',
+        '--IdentityProvider.token=', f'--ServerApp.root_dir={d}'
+    ]
     with served(args, port, d/'log', d/'home') as url: yield SimpleNamespace(url=url, folder=d)
 
 def opened(browser, url, width=1300):
@@ -35,7 +38,8 @@ def run_cells(page, *which):
     cells.first.wait_for()
     for i in which:
         prompt = lambda: cells.nth(i).locator('.jp-InputPrompt').inner_text().strip()
-        def ran():                                                # an error calls off the cells that wait, so one after the other
+        # an error calls off the cells that wait, so one after the other
+        def ran():
             if prompt() == '[ ]:':
                 cells.nth(i).locator('.cm-content').click()
                 page.keyboard.press('Shift+Enter')
@@ -50,11 +54,13 @@ def page(request, browser, tmp_path):
         pytest.importorskip('voila')
         port = free_port()
         code = 'from cf_guidance.cli import main_explore; main_explore()'
-        with served(['-c', code, '--no-browser', '--port', str(port)], port, tmp_path/'log', tmp_path/'home') as url: yield from ready(opened(browser, url))
+        with served(['-c', code, '--no-browser', '--port', str(port)], port, tmp_path/'log', tmp_path/'home') as url:
+            yield from ready(opened(browser, url))
         return
     jup = request.getfixturevalue('jupyter')
     (jup.folder/f'{request.param}.ipynb').write_text(notebook(EXPLORER))
-    page = opened(browser, f'{jup.url}/{"lab/tree" if request.param == "lab" else "notebooks"}/{request.param}.ipynb?reset')
+    page = opened(browser,
+                  f'{jup.url}/{"lab/tree" if request.param == "lab" else "notebooks"}/{request.param}.ipynb?reset')
     run_cells(page, 0)
     yield from ready(page)
 
@@ -76,7 +82,8 @@ def settled(page):
     until(stays, 'the line to stay')
 def status(page): return page.locator('[role=status], [role=alert]').last.inner_text()
 def image(page): return page.locator('img[src^="data:image/png"]').get_attribute('src')
-def pixels(page, box): return page.screenshot(clip=box)      # the curve is drawn anew at each move, so its element does not stay
+# the curve is drawn anew at each move, so its element does not stay
+def pixels(page, box): return page.screenshot(clip=box)
 def made(text): return eval(text, {**schedules.CURVES, 'lift': schedules.lift})
 def transform(text): return eval(text, {**schedules.CURVES, 'lift': schedules.lift, 'guidance': guidance})
 def whole(page, part):
@@ -119,7 +126,7 @@ def test_explorer(page):
     last = image(page)
     drag(page, slider(page, 'seen at step'), -100)
     page.get_by_text(re.compile(r'^what step \d+ takes the image for')).wait_for()
-    assert image(page) != last
+    page.wait_for_function('was => document.querySelector(\'img[src^="data:image/png"]\').src !== was', arg=last)
 
     page.get_by_label('schedule', exact=True).first.select_option('within')
     finished(page)
@@ -137,7 +144,8 @@ def test_explorer(page):
         chosen, first = whole(page, f"guidance('{name}'"), other_image(page, first)
         drag(page, slider(page, own), 40 if own == 'eta' else -40)
         line, first = whole(page, f', {own}='), other_image(page, first)
-        assert line != chosen and transform(line).every(schedules.Step(0, 20, sigma=3.))[own] != parameters(TRANSFORMS[name])[own].default
+        assert line != chosen and transform(line).all_params(schedules.Step(0, 20, sigma=3.))[own] != parameters(
+            TRANSFORMS[name])[own].default
     page.get_by_label('space', exact=True).select_option('epsilon')
     assert transform(whole(page, 'epsilon')).chosen()['space'] == 'epsilon' and other_image(page, first)
 
@@ -151,11 +159,12 @@ def test_line_and_drawing(browser, jupyter):
     page.get_by_text(re.compile('k_decay=')).first.wait_for()
     settled(page)
     page.locator('.jp-CodeCell .cm-content').first.click()
-    page.keyboard.insert_text(f'from cf_guidance.schedules import *\nprint("equal:", explorer.schedule == {code(page)})')
+    page.keyboard.insert_text(
+        f'from cf_guidance.schedules import *\nprint("equal:", explorer.schedule == {code(page)})')
     page.keyboard.press('Shift+Enter')
     page.get_by_text('equal: True', exact=True).wait_for()
 
-    page.get_by_label('schedule', exact=True).first.select_option('listed')
+    page.get_by_label('schedule', exact=True).first.select_option('from_list')
     pad = page.locator('svg[aria-label^="Draw"]')
     pad.wait_for()
     before, box = made(code(page)).values(20), pad.bounding_box()
@@ -172,8 +181,9 @@ def test_sweep_browser(browser, jupyter):
     from cf_guidance.sweeps import minimum_pairs, run
     from cf_guidance.transforms import GuidanceTfm
     tries = minimum_pairs({'max_val': [3, 12]}, {'num_steps': 4})
-    run('a shiny red star', tries, GuidanceTfm, folder=jupyter.folder/'sweep', steps=4, progress=False)
-    (jupyter.folder/'sweep.ipynb').write_text(notebook("from cf_guidance.browser import SweepBrowser\nSweepBrowser('.')", "SweepBrowser('sweep')"))
+    run('a shiny red cone', tries, GuidanceTfm, folder=jupyter.folder/'sweep', steps=4, progress=False)
+    (jupyter.folder/'sweep.ipynb').write_text(
+        notebook("from cf_guidance.widgets.browser import SweepBrowser\nSweepBrowser('.')", "SweepBrowser('sweep')"))
     page = opened(browser, f'{jupyter.url}/lab/tree/sweep.ipynb?reset')
     run_cells(page, 0, 1)
     page.get_by_text(re.compile('must be that of a sweep')).first.wait_for()
@@ -182,7 +192,7 @@ def test_sweep_browser(browser, jupyter):
     drag(page, slider(page, 'wipe'), 60)
     page.wait_for_function('was => document.querySelector(\'img[src^="data:image/png"]\').src !== was', arg=first)
     page.get_by_text('recipe', exact=True).first.click()
-    assert '"prompt": "a shiny red star"' in page.locator('details[open] pre').inner_text()
+    assert '"prompt": "a shiny red cone"' in page.locator('details[open] pre').inner_text()
     menu = page.get_by_label('schedule', exact=True)
     menu.last.select_option(menu.first.evaluate('m => m.value'))
     page.get_by_text('the two are equal').wait_for()

@@ -2,9 +2,9 @@
 import json, os, re, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, psutil, pytest
-from cf_guidance.plans import Plan
+from cf_guidance.sweeps import Plan
 from cf_guidance.transforms import GuidanceTfm
-from cf_guidance.waves import Run
+from cf_guidance.sampling import Run
 
 pytest.importorskip('ray')
 
@@ -43,7 +43,10 @@ def nothing_left():
     before = set(psutil.Process().children(recursive=True))
     yield
     end = time.time() + 300
-    while (left := {p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE} - before) and time.time() < end: time.sleep(.1)
+    while (left := {p
+                    for p in psutil.Process().children(recursive=True)
+                    if p.status() != psutil.STATUS_ZOMBIE} - before) and time.time() < end:
+        time.sleep(.1)
     assert not left, [p.cmdline()[:3] for p in left]
 
 def alone(plan): return {i: x for w in plan.images(progress=False) for i, x in w.items()}
@@ -62,11 +65,11 @@ def same(got, want):
 
 def test_worker_killed(tmp_path, mine, nothing_left):
     "A worker that is killed in the middle of a wave; a run that raises; a Ray of our own that leaves nothing behind"
-    from cf_guidance.cluster import ray_images
+    from cf_guidance.sweeps import ray_images
     marker = tmp_path/'killed'
-    runs = [Run('a red star', GuidanceTfm({'g': g}), s) for s in range(4) for g in (2, 7.5)]
-    runs[2:2] = [Run('a red star', mine.Kills({'g': 5}, str(marker)), 1), Run('a red star', mine.breaks, 1)]
-    make = lambda: Plan(runs, steps=6, max_rows=8)
+    runs = [Run('a red cone', GuidanceTfm({'g': g}), s) for s in range(4) for g in (2, 7.5)]
+    runs[2:2] = [Run('a red cone', mine.Kills({'g': 5}, str(marker)), 1), Run('a red cone', mine.breaks, 1)]
+    make = lambda: Plan(runs, steps=6, batch_size=8)
     plan = make()
     assert len(plan.waves) > 2
     images = ray_images(plan, workers=2, progress=False)
@@ -88,29 +91,30 @@ def test_joined(tmp_path, mine, nothing_left, every):
     "A Ray that runs already is used and stays; images that nobody wants any more end the workers; a run that always kills its worker is given up alone"
     if not every: pytest.skip('--all')
     import ray
-    from cf_guidance.cluster import ray_images
+    from cf_guidance.sweeps import ray_images
     ray.init('local', num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
-        runs = [Run('a blue heart', GuidanceTfm({'g': g}), s) for s in range(3) for g in (2, 5)][:5] + [Run('a blue heart', mine.Kills({'g': 3}), 2)]
-        first = next(it := ray_images(Plan(runs[:5], steps=4, max_rows=4), workers=2, progress=False))
+        runs = [Run('a blue torus', GuidanceTfm({'g': g}), s)
+                for s in range(3)
+                for g in (2, 5)][:5] + [Run('a blue torus', mine.Kills({'g': 3}), 2)]
+        first = next(it := ray_images(Plan(runs[:5], steps=4, batch_size=4), workers=2, progress=False))
         it.close()
         end = time.time() + 300
         while ray.available_resources().get('CPU') != 2 and time.time() < end: time.sleep(.1)
         assert len(first) == 2 and ray.is_initialized() and ray.available_resources()['CPU'] == 2
-        got = list(ray_images(Plan(runs, steps=6, max_rows=4), workers=2, progress=False))
+        got = list(ray_images(Plan(runs, steps=6, batch_size=4), workers=2, progress=False))
         assert 'the worker died 3 times with this run' in str(got[-1][5])
         same(got, {**alone(Plan(runs[:5], steps=6)), 5: RuntimeError('the worker died 3 times')})
     finally: ray.shutdown()
 
 DRIVER = """#!{python}
 import sys
-from cf_guidance.cluster import ray_images
-from cf_guidance.plans import Plan
+from cf_guidance.sampling import Run
+from cf_guidance.sweeps import Plan, ray_images
 from cf_guidance.transforms import GuidanceTfm
-from cf_guidance.waves import Run
 said = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-plan = Plan([Run('a red star', GuidanceTfm({{'g': g}}), s) for s in range(2) for g in (2, 5)], steps=4)
-got = [i for w in ray_images(plan, int(said['--workers']), said['--ray'], progress=False) for i, x in w.items() if x.size == (32, 32)]
+plan = Plan([Run('a red cone', GuidanceTfm({{'g': g}}), s) for s in range(2) for g in (2, 5)], steps=4)
+got = [i for w in ray_images(plan, int(said['--workers']), said['--ray'], progress=False) for i, x in w.items() if x.size == (64, 64)]
 open('got', 'w').write(str(sorted(got)))
 """
 
@@ -122,11 +126,30 @@ def test_slurm_script(tmp_path, every):
     fakes = {'srun': '#!/bin/bash\nwhile [[ $1 == -* ]]; do [[ $1 == -w ]] && shift; shift; done\nexec "$@"\n',
              'scontrol': '#!/bin/bash\necho localhost\n', 'cfg_sweep': DRIVER.format(python=sys.executable)}
     for name, text in fakes.items(): (tmp_path/name).write_text(text); (tmp_path/name).chmod(0o755)
-    slurm = dict(SLURM_JOB_ID=str(os.getpid()), SLURM_NNODES='1', SLURM_CPUS_PER_TASK='2', SLURM_JOB_NODELIST='localhost')
-    env = {**os.environ, **slurm, 'HOME': str(tmp_path), 'PATH': f'{tmp_path}:{Path(sys.executable).parent}:{os.environ["PATH"]}', 'RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER': '0'}
-    proc = subprocess.Popen(['bash', '-c', script], env=env, cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try: assert proc.wait(1200) == 0 and (tmp_path/'got').read_text() == '[0, 1, 2, 3]'
-    finally: end_session(proc.pid)
+    # Ray gives its node 30 seconds, which a busy machine may not have: then the job is submitted again
+    for k in range(5):
+        slurm = dict(SLURM_JOB_ID=str(os.getpid() + k), SLURM_NNODES='1', SLURM_CPUS_PER_TASK='2',
+                     SLURM_JOB_NODELIST='localhost')
+        path = f'{tmp_path}:{Path(sys.executable).parent}:{os.environ["PATH"]}'
+        env = {**os.environ, **slurm, 'HOME': str(tmp_path), 'PATH': path, 'RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER': '0'}
+        ended, said = submitted(script, env, tmp_path)
+        if LATE not in said: break
+    assert ended == 0 and (tmp_path/'got').read_text() == '[0, 1, 2, 3]', said[-8000:]
+
+LATE = 'The current node timed out during startup'
+
+def submitted(script, env, folder):
+    "Run a job to its end, or until its node is late; its exit status, and what it said"
+    log = folder/'log'
+    with open(log, 'wb') as out:
+        proc = subprocess.Popen(['bash', '-c', script], env=env, cwd=folder, start_new_session=True,
+                                stdout=out, stderr=out)
+        try:
+            end = time.time() + 1200
+            while proc.poll() is None and LATE not in log.read_text(errors='replace') and time.time() < end:
+                time.sleep(.5)
+            return proc.poll(), log.read_text(errors='replace')
+        finally: end_session(proc.pid)
 
 def end_session(sid):
     "End what a job left, as SLURM does; workers of Ray have a process group of their own, and one session with the rest"

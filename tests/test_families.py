@@ -7,22 +7,24 @@ in bfloat16 and float16 that the family is hosted, and that the transform's pred
 import functools, inspect, json, sys, warnings
 from pathlib import Path
 import diffusers, pytest, torch
-import cf_guidance.callbacks as callbacks
+import cf_guidance.adapters.callbacks as callbacks
 import families_image, families_unet, families_video
-from cf_guidance.adapters import Host, guided
-from cf_guidance.callbacks import guidance_callback
-from cf_guidance.methods import guidance
-from cf_guidance.mixing import unit
-from cf_guidance.published import cogvideox_shipped
-from cf_guidance.schedules import constant, linear
+from cf_guidance.adapters import Host, guided, guidance_callback
+from cf_guidance.transforms import guidance
+from cf_guidance.adapters.mixing import unit
+from cf_guidance.schedules import cogvideox_shipped, constant, linear
 from cf_guidance.transforms import convert
 
 FILE = Path(__file__).parent.parent/'nbs/tutorials/families.json'
 KINDS = {'images, U-Net': families_unet, 'images, transformer': families_image, 'video, sound': families_video}
 KNOWN = frozenset(callbacks.CALLBACKS)
 FAMILIES = {name: (kind, m) for kind, m in KINDS.items() for name in m.FAMILIES}
-FEW = ['StableDiffusionPipeline', 'StableDiffusionXLPipeline', 'StableDiffusion3Pipeline', 'StableDiffusionControlNetPipeline', 'DiTPipeline', 'KandinskyV22Pipeline', 'FluxPipeline+true_cfg', 'QwenImagePipeline',
-       'ZImagePipeline', 'Lumina2Pipeline', 'WanPipeline+two', 'StableVideoDiffusionPipeline', 'StableDiffusionPAGPipeline', 'LTX2Pipeline', 'FluxPipeline']
+FEW = [
+    'StableDiffusionPipeline', 'StableDiffusionXLPipeline', 'StableDiffusion3Pipeline',
+    'StableDiffusionControlNetPipeline', 'DiTPipeline', 'KandinskyV22Pipeline', 'FluxPipeline+true_cfg',
+    'QwenImagePipeline', 'ZImagePipeline', 'Lumina2Pipeline', 'WanPipeline+two', 'StableVideoDiffusionPipeline',
+    'StableDiffusionPAGPipeline', 'LTX2Pipeline', 'FluxPipeline'
+]
 
 def by_token(u, t, idx, most=None):
     "Guidance at 5, with the length that each token has in `t`"
@@ -33,14 +35,23 @@ def by_token(u, t, idx, most=None):
 def three_channels(u, t, idx): return torch.cat([u[:, :3] + 5*(t - u)[:, :3], t[:, 3:]], 1)
 
 OWN = {    # what a pipeline does besides, and the transform that is all of it
-    'QwenImagePipeline': ('gives each token the length that it has in t', by_token), 'LongCatImagePipeline': ('bounds the length of each token by that in t', lambda u, t, idx: by_token(u, t, idx, 1.)),
-    'LuminaPipeline': ('guides three channels only', three_channels), 'StableVideoDiffusionPipeline': ('has a scale for each frame, from 1 up: see frame_linear', guidance('frame_linear', g=5., first=1.)),
-    'CogVideoXPipeline+dynamic': ('changes its scale on the way: see cogvideox_shipped', guidance('cfg', g=cogvideox_shipped(5.)))}
-for name in ('QwenImageImg2ImgPipeline', 'QwenImageControlNetPipeline', 'QwenImageEditPipeline', 'NucleusMoEImagePipeline', 'Lumina2Pipeline'): OWN[name] = OWN['QwenImagePipeline']
+    'QwenImagePipeline': ('gives each token the length that it has in t', by_token),
+    'LongCatImagePipeline': ('bounds the length of each token by that in t', lambda u, t, idx: by_token(u, t, idx, 1.)),
+    'LuminaPipeline': ('guides three channels only', three_channels),
+    'StableVideoDiffusionPipeline': ('has a scale for each frame, from 1 up: see frame_linear',
+                                     guidance('frame_linear', g=5., first=1.)),
+    'CogVideoXPipeline+dynamic': ('changes its scale on the way: see cogvideox_shipped',
+                                  guidance('cfg', g=cogvideox_shipped(5.)))
+}
+for name in ('QwenImageImg2ImgPipeline', 'QwenImageControlNetPipeline', 'QwenImageEditPipeline',
+             'NucleusMoEImagePipeline', 'Lumina2Pipeline'):
+    OWN[name] = OWN['QwenImagePipeline']
 
 def images(out):
     "What a pipeline returns, as one tensor"
-    x = next((getattr(out, k) for k in ('images', 'frames', 'image_embeds', 'image_embeddings', 'audios', 'latents') if hasattr(out, k)), None)
+    x = next((getattr(out, k)
+              for k in ('images', 'frames', 'image_embeds', 'image_embeddings', 'audios', 'latents')
+              if hasattr(out, k)), None)
     x = out[0] if x is None else x
     return torch.stack([torch.as_tensor(v) for v in x]) if isinstance(x, (list, tuple)) else torch.as_tensor(x)
 
@@ -58,7 +69,8 @@ def close(a, b, tol=1e-5): return far(a, b) == 'bit' or far(a, b) < tol
 def hosted(name, pipe, kw, tfm, **more):
     with guided(pipe, tfm) as host: return draw(name, pipe, kw, 3., **more), host
 
-EXACT = 'FlowMatchEuler', 'EulerDiscrete', 'CogVideoX', 'DPMSolverMultistep', 'UniPC', 'EDMDPM'      # these end on the image that the last prediction is
+# these end on the image that the last prediction is
+EXACT = 'FlowMatchEuler', 'EulerDiscrete', 'CogVideoX', 'DPMSolverMultistep', 'UniPC', 'EDMDPM'
 
 def whole(name, pipe, kw, tfm, **more):
     "The same with no pass left out"
@@ -93,7 +105,8 @@ def loaded(name, dtype):
         part.to(dtype)
         for n, m in part.named_modules():
             if n.rpartition('.')[2] in (getattr(part, '_keep_in_fp32_modules', None) or ()): m.float()
-    cast = lambda v: v.to(dtype) if isinstance(v, torch.Tensor) and v.is_floating_point() else type(v)(map(cast, v)) if isinstance(v, list) else v
+    cast = lambda v: v.to(dtype) if isinstance(v, torch.Tensor) and v.is_floating_point() else type(v)(map(
+        cast, v)) if isinstance(v, list) else v
     if '_encode_prompt' in vars(pipe): pipe._encode_prompt = lambda prompt, own=pipe._encode_prompt: cast(own(prompt))
     return pipe, {k: cast(v) if 'embed' in k or 'hidden' in k else v for k, v in kw.items()}
 
@@ -131,7 +144,8 @@ def called(name, pipe, kw):
     except TypeError: return 'takes none'
     except Exception: return 'fails'
     finally: callbacks.CALLBACKS.intersection_update(KNOWN)
-    return 'works' if torch.equal(out, want) else 'no effect' if torch.equal(out, draw(name, pipe, kw, 6.)) else 'another image'
+    return 'works' if torch.equal(
+        out, want) else 'no effect' if torch.equal(out, draw(name, pipe, kw, 6.)) else 'another image'
 
 def outcome(name):
     "A row of the table"
@@ -144,7 +158,10 @@ def outcome(name):
         try: same, host = hosted(name, pipe, kw, guidance('cfg', g=5.))
         except ValueError as e: return {**row, 'result': 'refused', 'why': str(e)}
         plus, _ = hosted(name, pipe, kw, guidance('cfg', g=6.))
-        result, scale = ('bit', 's') if far(same, own) == 'bit' else ('rounding', 's') if close(same, own) else ('rounding', 's + 1') if close(plus, own) else ('own', 's')
+        result, scale = ('bit', 's') if far(
+            same, own) == 'bit' else ('rounding',
+                                      's') if close(same, own) else ('rounding',
+                                                                     's + 1') if close(plus, own) else ('own', 's')
         if result == 'own':
             why, tfm = OWN[name]
             row['note'] = why
@@ -152,12 +169,18 @@ def outcome(name):
         window = guidance('cfg', g=constant(5.).then(1, at=.5))
         assert not close(draw(name, pipe, kw, 3.), own, .003)
         _, host = hosted(name, pipe, kw, window)
-        for sched in (window, guidance('cfg', g=constant(5.).then(0, at=.5))): assert close(hosted(name, pipe, kw, sched)[0], whole(name, pipe, kw, sched))
+        for sched in (window, guidance('cfg', g=constant(5.).then(0, at=.5))):
+            assert close(hosted(name, pipe, kw, sched)[0], whole(name, pipe, kw, sched))
         try: spaced = far(hosted(name, pipe, kw, guidance('rescale', g=5., phi=.7))[0], own) != 'bit'
         except ValueError: spaced = False
         assert ends(name, pipe, kw)
-        if (read := m.FORMULA[name]).endswith('first'): assert read == 'two calls '*(host.two == 'calls') + 'ut'[host.u] + ' first'      # as it stands in the pipeline's source
-        row |= {'result': result, 'scale': scale, 'calls': 'two' if host.two == 'calls' else 'one', 'first': 'ut'[host.u], 'sign': host.sign, 'saves': host.saved > 0, 'spaces': spaced, 'callback': called(name, pipe, kw)}
+        # as it stands in the pipeline's source
+        if (read := m.FORMULA[name]).endswith('first'):
+            assert read == 'two calls '*(host.two == 'calls') + 'ut'[host.u] + ' first'
+        row |= {
+            'result': result, 'scale': scale, 'calls': 'two' if host.two == 'calls' else 'one', 'first': 'ut'[host.u],
+            'sign': host.sign, 'saves': host.saved > 0, 'spaces': spaced, 'callback': called(name, pipe, kw)
+        }
         return row | {str(d)[6:]: in_half(name, d, row) for d in (torch.bfloat16, torch.float16)}
 
 ROWS = {r['name']: r for r in json.loads(FILE.read_text())} if FILE.exists() else {}

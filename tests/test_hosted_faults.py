@@ -3,10 +3,8 @@ import types
 import diffusers as df, pytest, torch
 from diffusers import hooks
 from diffusers.models.attention_processor import AttnProcessor2_0
-from cf_guidance.adapters import guided
-from cf_guidance.callbacks import guidance_callback
-from cf_guidance.guiders import ScheduledGuider
-from cf_guidance.methods import guidance
+from cf_guidance.adapters import guided, guidance_callback, ScheduledGuider
+from cf_guidance.transforms import guidance
 from cf_guidance.schedules import constant
 from modular import HOSTS
 from test_families import FAMILIES, draw, loaded, whole
@@ -18,21 +16,41 @@ def family(name): return FAMILIES[name][1].FAMILIES[name]()
 
 # Caches
 
-def mag(): return hooks.MagCacheConfig(threshold=.3, max_skip_steps=2, retention_ratio=.2, num_inference_steps=8, mag_ratios=[1., 1.02, 1.03, .9, .97, 1.2, .98, 1.01])
-def taylor(): return hooks.TaylorSeerCacheConfig(cache_interval=3, disable_cache_before_step=1, max_order=1, taylor_factors_dtype=torch.float32)
+def mag():
+    return hooks.MagCacheConfig(threshold=.3, max_skip_steps=2, retention_ratio=.2, num_inference_steps=8,
+                                mag_ratios=[1., 1.02, 1.03, .9, .97, 1.2, .98, 1.01])
+
+def taylor():
+    return hooks.TaylorSeerCacheConfig(cache_interval=3, disable_cache_before_step=1, max_order=1,
+                                       taylor_factors_dtype=torch.float32)
 def first(): return hooks.FirstBlockCacheConfig(threshold=.5)
 def sea(): return hooks.SeaCacheConfig(threshold=.9)
 def broadcast():
-    kinds = {f'{k}_attention_{v}': n for k in ('spatial', 'temporal', 'cross') for v, n in (('block_skip_range', 2), ('timestep_skip_range', (-1, 1001)))}
+    kinds = {
+        f'{k}_attention_{v}': n
+        for k in ('spatial', 'temporal', 'cross')
+        for v, n in (('block_skip_range', 2), ('timestep_skip_range', (-1, 1001)))
+    }
     return hooks.PyramidAttentionBroadcastConfig(**kinds, current_timestep_callback=lambda: 500)
 def faster():
-    return hooks.FasterCacheConfig(spatial_attention_block_skip_range=2, spatial_attention_timestep_skip_range=(-1, 1001), unconditional_batch_skip_range=2,
-        unconditional_batch_timestep_skip_range=(-1, 1001), attention_weight_callback=lambda m: .5, tensor_format='BCFHW', current_timestep_callback=lambda: 500)
+    return hooks.FasterCacheConfig(spatial_attention_block_skip_range=2,
+                                   spatial_attention_timestep_skip_range=(-1, 1001), unconditional_batch_skip_range=2,
+                                   unconditional_batch_timestep_skip_range=(-1, 1001),
+                                   attention_weight_callback=lambda m: .5, tensor_format='BCFHW',
+                                   current_timestep_callback=lambda: 500)
 
-FEW = [(FLUX, mag), (FLUX, taylor), (FLUX, first), (WAN, sea), ('NucleusMoEImagePipeline', hooks.TextKVCacheConfig), ('LTXPipeline', broadcast), ('CogVideoXPipeline', faster)]
-CACHES = [*FEW, (FLUX, broadcast), ('QwenImagePipeline', mag), ('QwenImagePipeline', first), (WAN, broadcast), (WAN, faster), ('CogView4Pipeline', mag), ('LTXPipeline', mag)]
-APPLY = {hooks.MagCacheConfig: hooks.apply_mag_cache, hooks.TaylorSeerCacheConfig: hooks.apply_taylorseer_cache, hooks.FirstBlockCacheConfig: hooks.apply_first_block_cache,
-         hooks.PyramidAttentionBroadcastConfig: hooks.apply_pyramid_attention_broadcast, hooks.FasterCacheConfig: hooks.apply_faster_cache}
+FEW = [(FLUX, mag), (FLUX, taylor), (FLUX, first), (WAN, sea), ('NucleusMoEImagePipeline', hooks.TextKVCacheConfig),
+       ('LTXPipeline', broadcast), ('CogVideoXPipeline', faster)]
+CACHES = [
+    *FEW, (FLUX, broadcast), ('QwenImagePipeline', mag), ('QwenImagePipeline', first), (WAN, broadcast), (WAN, faster),
+    ('CogView4Pipeline', mag), ('LTXPipeline', mag)
+]
+APPLY = {
+    hooks.MagCacheConfig: hooks.apply_mag_cache, hooks.TaylorSeerCacheConfig: hooks.apply_taylorseer_cache,
+    hooks.FirstBlockCacheConfig: hooks.apply_first_block_cache,
+    hooks.PyramidAttentionBroadcastConfig: hooks.apply_pyramid_attention_broadcast,
+    hooks.FasterCacheConfig: hooks.apply_faster_cache
+}
 
 def run(name, change, how=guided, tfm=early):
     pipe, kw = family(name)
@@ -66,13 +84,21 @@ def counting_forward(pipe):
 def counting_block(pipe):
     block = next(m for k, m in pipe.transformer.named_modules() if k.endswith('.0') and 'block' in k)
     own, n = block.forward, []
-    def forward(self, *args, **kwargs): n.append(0); out = own(*args, **kwargs); return tuple(v*(1 + .1*(len(n) % 3)) for v in out) if isinstance(out, tuple) else out*(1 + .1*(len(n) % 3))
+
+    def forward(self, *args, **kwargs):
+        n.append(0)
+        out = own(*args, **kwargs)
+        return tuple(v*(1 + .1*(len(n) % 3)) for v in out) if isinstance(out, tuple) else out*(1 + .1*(len(n) % 3))
     block.forward = types.MethodType(forward, block)
 
 def counting_class(pipe):
     cls = type(pipe.transformer)
     own, n = cls.forward, []
-    def teacache_forward(self, *args, **kwargs): n.append(0); out = own(self, *args, **kwargs); return (out[0]*(1 + .1*(len(n) % 3)),)
+
+    def teacache_forward(self, *args, **kwargs):
+        n.append(0)
+        out = own(self, *args, **kwargs)
+        return (out[0]*(1 + .1*(len(n) % 3)), )
     pipe.transformer.__class__ = type(cls.__name__, (cls,), {'forward': teacache_forward})
 
 @pytest.mark.parametrize('name', [FLUX, 'CogVideoXPipeline'])
@@ -88,14 +114,19 @@ def test_attention_of_ones_own_may_count():
 
 def test_what_keeps_nothing_leaves_passes_out():
     "Layers that are cast as they run, a compiled network, and a hook that only looks"
-    def cast(pipe): hooks.apply_layerwise_casting(pipe.transformer, storage_dtype=torch.bfloat16, compute_dtype=torch.float32, skip_modules_pattern=['time', 'norm'])
-    def looks(pipe): hooks.HookRegistry.check_if_exists_or_initialize(pipe.transformer).register_hook(hooks.ModelHook(), 'looks')
+    def cast(pipe):
+        hooks.apply_layerwise_casting(pipe.transformer, storage_dtype=torch.bfloat16, compute_dtype=torch.float32,
+                                      skip_modules_pattern=['time', 'norm'])
+
+    def looks(pipe):
+        hooks.HookRegistry.check_if_exists_or_initialize(pipe.transformer).register_hook(hooks.ModelHook(), 'looks')
     def compiled(pipe): pipe.transformer = torch.compile(pipe.transformer, backend='eager')
     for change in (cast, looks, compiled): assert run(FLUX, change)[1].saved > 0
 
 @pytest.mark.parametrize('config', [mag, broadcast])
 def test_one_more_call_is_refused_where_a_cache_counts(config):
-    with pytest.raises(ValueError, match='by one more call of the network, which would move the cache'): run(FLUX, enabled(config), tfm=guidance('icg', g=3., draw='noise'))
+    with pytest.raises(ValueError, match='by one more call of the network, which would move the cache'):
+        run(FLUX, enabled(config), tfm=guidance('icg', g=3., draw='noise'))
 
 def test_guiders_make_every_pass_where_a_cache_counts():
     "In Modular Diffusers, too: a window of guidance moves no cache"
@@ -123,7 +154,8 @@ class Rescaled(df.StableDiffusionPipeline):
 def test_rescaled_out_of_sight_in_half_precision(dtype, s):
     pipe, kw = loaded(SD, dtype)
     own = Rescaled(**pipe.components, requires_safety_checker=False)
-    with pytest.raises(ValueError, match='does more with its predictions'), guided(own, guidance('cfg')): draw(SD, own, kw, s)
+    with pytest.raises(ValueError, match='does more with its predictions'), guided(own, guidance('cfg')):
+        draw(SD, own, kw, s)
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize('by', [.9, 1.1])
@@ -137,7 +169,9 @@ def test_lengths_that_are_not_those_of_t(dtype, by):
         with pytest.raises(ValueError, match='does more with its predictions'): draw(name, pipe, kw, 3.)
 
 @pytest.mark.parametrize('s', [1.2, 1.5, 3., 7.5, 20.])
-@pytest.mark.parametrize('name', ['QwenImagePipeline', 'Lumina2Pipeline', 'Kandinsky3Pipeline', 'StableVideoDiffusionPipeline', 'LongCatImagePipeline'])
+@pytest.mark.parametrize('name', [
+    'QwenImagePipeline', 'Lumina2Pipeline', 'Kandinsky3Pipeline', 'StableVideoDiffusionPipeline', 'LongCatImagePipeline'
+])
 def test_every_scale_in_half_precision(name, s, every):
     if not every and s not in (1.5, 7.5): pytest.skip('one of the heavier cases')
     for dtype in (torch.bfloat16, torch.float16):
@@ -169,7 +203,8 @@ def test_no_image_in_the_noise():
     pipe, kw = family(SD)
     zero(pipe, clip_sample=False)
     assert not torch.isfinite(draw(SD, pipe, kw, 5.)).all()
-    says(SD, pipe, kw, ['`x` is not finite at step 0 of 4', 'DDIMScheduler makes it', 'zero terminal SNR', 'v_prediction'])
+    says(SD, pipe, kw,
+         ['`x` is not finite at step 0 of 4', 'DDIMScheduler makes it', 'zero terminal SNR', 'v_prediction'])
 
 def test_a_sampler_that_clips_is_finite_as_ever():
     "There the image is the pipeline's own, to the bit; so it is with v"
@@ -186,7 +221,10 @@ def test_a_sampler_that_clips_is_finite_as_ever():
 def test_a_prediction_in_one_batch(put, row, name, at):
     pipe, kw = family(SD)
     broken(pipe.unet, at, put, row)
-    says(SD, pipe, kw, [f'`{name}` is not finite at step {at} of 4', 'UNet2DConditionModel makes it, in torch.float32, of inputs that are finite'])
+    says(SD, pipe, kw, [
+        f'`{name}` is not finite at step {at} of 4',
+        'UNet2DConditionModel makes it, in torch.float32, of inputs that are finite'
+    ])
 
 @pytest.mark.parametrize('name, place', [('t', 0), ('u', 1)])
 def test_a_prediction_in_two_calls(name, place):
@@ -205,7 +243,10 @@ def test_a_half_that_is_all_nan():
 def test_embeddings_with_a_hole():
     pipe, kw = family(FLUX)
     kw['negative_prompt_embeds'][0, 1, 2] = torch.nan
-    says(FLUX, pipe, kw, ['`encoder_hidden_states` is not finite at step 0 of 4, counted from 0, 1 NaN', 'the pipeline gives it to FluxTransformer2DModel'])
+    says(FLUX, pipe, kw, [
+        '`encoder_hidden_states` is not finite at step 0 of 4, counted from 0, 1 NaN',
+        'the pipeline gives it to FluxTransformer2DModel'
+    ])
 
 def test_what_no_step_reads_may_be_anything():
     "From the third step on `u` is NaN, and only `t` is read"
@@ -227,7 +268,8 @@ def test_what_no_step_reads_may_be_anything():
 
 def test_what_the_transform_makes():
     pipe, kw = family(SD)
-    says(SD, pipe, kw, ['`the guided prediction` is not finite at step 2 of 4', 'of finite predictions'], lambda u, t, idx: t*(torch.inf if idx == 2 else 1))
+    says(SD, pipe, kw, ['`the guided prediction` is not finite at step 2 of 4', 'of finite predictions'],
+         lambda u, t, idx: t*(torch.inf if idx == 2 else 1))
 
 def test_a_weak_prediction():
     pipe, kw = family(SD)
@@ -237,7 +279,8 @@ def test_a_weak_prediction():
 def test_latents_at_the_beginning_and_on_the_way():
     pipe, kw = family(SD)
     x = torch.randn(2, 4, 8, 8); x[1, 2, 3, 4] = torch.inf
-    says(SD, pipe, kw, ['`x` is not finite at step 0 of 4', '1 infinite of 512 numbers', 'the pipeline begins with it'], latents=x)
+    says(SD, pipe, kw, ['`x` is not finite at step 0 of 4', '1 infinite of 512 numbers', 'the pipeline begins with it'],
+         latents=x)
     def spoils(pipe, i, ts, more): return dict(latents=more['latents']*(torch.nan if i == 1 else 1))
     says(SD, pipe, kw, ['`x` is not finite at step 2 of 4', 'a callback, changed it'], callback_on_step_end=spoils)
 
@@ -255,7 +298,11 @@ def test_a_mix_that_overflows_is_not_used():
 def test_a_callback_says_it_too():
     pipe, kw = family(SD)
     zero(pipe, clip_sample=False)
-    with pytest.raises(ValueError, match='`latents` is not finite at step 0 of 4, .*DDIMScheduler makes them of a prediction at guidance scale 5; there .x. is noise alone'):
+    with pytest.raises(
+            ValueError, match=
+            '`latents` is not finite at step 0 of 4, .*DDIMScheduler makes them of a prediction at guidance scale 5; '
+            'there .x. is noise alone'
+    ):
         draw(SD, pipe, kw, 5., callback_on_step_end=guidance_callback(5.))
 
 @pytest.mark.parametrize('host', ['sdxl', 'wan'])
@@ -264,4 +311,9 @@ def test_a_guider_says_it_too(host):
     net = pipe.unet if host == 'sdxl' else pipe.transformer
     broken(net, 4, torch.nan)
     pipe.update_components(guider=ScheduledGuider(guidance('cfg', g=5.)))
-    with pytest.raises(ValueError, match=f'`t` is not finite at step 2 of 6, .*{type(net).__name__} makes it, in torch.float32, of latents that are finite'): pipe(**kw)
+    with pytest.raises(
+            ValueError, match=
+            f'`t` is not finite at step 2 of 6, .*{type(net).__name__} makes it, in torch.float32, of latents that are '
+            'finite'
+    ):
+        pipe(**kw)

@@ -1,24 +1,23 @@
 "k-diffusion's own samplers and wrappers, walked by a guided denoiser"
 import copy, importlib, importlib.util, inspect, math, sys, types
 import pytest, torch
-from cf_guidance.adaptive import feedback_terms
-from cf_guidance.kdiffusion import GuidedDenoiser, PiecesDenoiser
-from cf_guidance.methods import TRANSFORMS, guidance
+from cf_guidance.transforms import feedback_terms
+from cf_guidance.adapters import GuidedDenoiser, PiecesDenoiser
+from cf_guidance.transforms import TRANSFORMS, guidance
 from cf_guidance.pieces import get_sd_pieces, text_embeddings
-from cf_guidance.sampling import sample_latents
-from cf_guidance.samplers import begin_run
+from cf_guidance.sampling import sample_latents, begin_run
 from cf_guidance.schedules import Step, constant, cosine, linear
-from cf_guidance.toy import trees
-from cf_guidance.toy_pieces import toy_pieces
+from cf_guidance.worlds import trees, toy_pieces
 from cf_guidance.transforms import parameters
-from cf_guidance.waves import start_noise
+from cf_guidance.sampling import start_noise
 
 def _load():
     "Its modules `sampling` and `external`; the whole package also wants skimage, CLIP and a torchvision, which have no part in them"
     parts = ['torchvision', 'torchvision.transforms', 'torchvision.transforms.functional']
     package = types.ModuleType('k_diffusion')
     package.__path__ = list(importlib.util.find_spec('k_diffusion').submodule_search_locations)
-    stubs = {'k_diffusion': package, **{name: types.ModuleType(name) for name in parts}}            # `utils` names torchvision for reading and writing files
+    # `utils` names torchvision for reading and writing files
+    stubs = {'k_diffusion': package, **{name: types.ModuleType(name) for name in parts}}
     stubs[parts[1]].functional = stubs[parts[2]]
     was = {name: sys.modules.get(name) for name in stubs}
     sys.modules.update(stubs)
@@ -29,7 +28,8 @@ def _load():
             else: sys.modules[name] = old
 
 if importlib.util.find_spec('k_diffusion') is None:
-    pytest.skip('pip install --no-deps k-diffusion==0.1.1.post1 torchsde==0.2.6 torchdiffeq==0.2.5 trampoline==0.1.2', allow_module_level=True)
+    pytest.skip('pip install --no-deps k-diffusion==0.1.1.post1 torchsde==0.2.6 torchdiffeq==0.2.5 trampoline==0.1.2',
+                allow_module_level=True)
 K, wrappers = _load()
 
 N, mix = 8, trees()
@@ -56,10 +56,19 @@ def sample_heunpp2(model, x, sigmas, extra_args=None, callback=None, disable=Non
 K.sample_heunpp2 = sample_heunpp2
 
 CHURNED = {'s_churn': 2.}, {'s_churn': 100.}, {'s_churn': 4., 's_tmin': .3, 's_tmax': 4.}
-SAMPLERS = {str((name, kw)): (name, calls, kw) for name, calls, kws in (                                     # calls in a step that is not the last
-    ('euler', 1, ({}, *CHURNED)), ('heun', 2, ({}, *CHURNED)), ('dpm_2', 2, ({}, *CHURNED)), ('heunpp2', 3, ({}, {'s_churn': 2.}, {'s_churn': 100.})), ('lms', 1, [{}]),
-    ('euler_ancestral', 1, ({}, {'eta': .5})), ('dpm_2_ancestral', 2, ({}, {'eta': .5}, {'eta': 0.})), ('dpmpp_2s_ancestral', 2, ({}, {'eta': .5}, {'eta': 0.})),
-    ('dpmpp_sde', 2, ({}, {'eta': 0.}, {'r': .9})), ('dpmpp_2m', 1, [{}]), ('dpmpp_2m_sde', 1, ({}, {'eta': 0.}, {'solver_type': 'heun'})), ('dpmpp_3m_sde', 1, ({}, {'eta': 0.}))) for kw in kws}
+# calls in a step that is not the last
+SAMPLERS = {
+    str((name, kw)): (name, calls, kw)
+    for name, calls, kws in (('euler', 1, ({}, *CHURNED)), ('heun', 2, ({}, *CHURNED)), ('dpm_2', 2, ({}, *CHURNED)),
+                             ('heunpp2', 3, ({}, {'s_churn': 2.}, {'s_churn': 100.})), ('lms', 1, [{}]),
+                             ('euler_ancestral', 1, ({}, {'eta': .5})),
+                             ('dpm_2_ancestral', 2, ({}, {'eta': .5}, {'eta': 0.})), ('dpmpp_2s_ancestral', 2,
+                                                                                      ({}, {'eta': .5}, {'eta': 0.})),
+                             ('dpmpp_sde', 2, ({}, {'eta': 0.}, {'r': .9})), ('dpmpp_2m', 1, [{}]),
+                             ('dpmpp_2m_sde', 1, ({}, {'eta': 0.}, {'solver_type': 'heun'})), ('dpmpp_3m_sde', 1,
+                                                                                               ({}, {'eta': 0.})))
+    for kw in kws
+}
 
 FEW = [f for f, (_, _, kw) in SAMPLERS.items() if kw in ({}, CHURNED[1])]
 
@@ -67,8 +76,10 @@ def sampled(name, model, x, sigmas=SIGMAS, callback=None, **extra):
     "Where a sampler ends; noise on the way is the same each time"
     torch.manual_seed(5)
     (name, _, kw), gen = SAMPLERS[name], torch.Generator().manual_seed(7)
-    noisy = {'noise_sampler': lambda s, s2: torch.randn(x.shape, generator=gen, dtype=x.dtype)} if 'sde' in name or 'ancestral' in name else {}
-    return getattr(K, f'sample_{name}')(model, x, sigmas, extra_args=extra, disable=True, callback=callback, **kw, **noisy)
+    noisy = {'noise_sampler': lambda s, s2: torch.randn(x.shape, generator=gen, dtype=x.dtype)
+             } if 'sde' in name or 'ancestral' in name else {}
+    return getattr(K, f'sample_{name}')(model, x, sigmas, extra_args=extra, disable=True, callback=callback, **kw,
+                                        **noisy)
 
 def steps_of(name, start=0):
     "The step of each call of a sampler that begins at step `start`, as its code has it"
@@ -95,7 +106,8 @@ def test_usual_wrapper(g, every):
         usual = CFGDenoiser(perfect, [vals[k] for k in steps_of(name)])
         want = sampled(name, usual, noise, **both)
         assert not usual.scales and torch.isfinite(want).all()
-        assert torch.equal(sampled(name, GuidedDenoiser(perfect, guidance('cfg', g=g), SIGMAS), noise, **both), want), name
+        assert torch.equal(sampled(name, GuidedDenoiser(perfect, guidance('cfg', g=g), SIGMAS), noise, **both),
+                           want), name
 
 def test_one_half_where_one_is_read(every):
     "Outside its window guidance costs one row for each image"
@@ -116,7 +128,8 @@ class ByHand:
     def __init__(self, tfm, steps): self.tfm, self.steps = tfm, list(steps)
     def __call__(self, x, sigma, cond, uncond):
         u, t = gaussian(torch.cat([x]*2), torch.cat([sigma]*2), torch.cat([uncond, cond])).chunk(2)
-        step = Step(self.steps.pop(0), N, sigmas=tuple(SIGMAS[:-1].tolist()), x=x, a=1., b=sigma[0].item(), space='sample')
+        step = Step(self.steps.pop(0), N, sigmas=tuple(SIGMAS[:-1].tolist()), x=x, a=1., b=sigma[0].item(),
+                    space='sample')
         names = self.tfm.needs(step)
         return self.tfm(u if 'u' in names else None, t if 't' in names else None, idx=step)
 
@@ -127,7 +140,9 @@ def test_every_transform(name, every):
     "Each transform walks with each sampler as it does when the steps are counted, twice the same"
     gen = torch.Generator().manual_seed(2)
     pic, c, uc = (torch.randn(2, 4, 8, 8, generator=gen, dtype=torch.float64) for _ in range(3))
-    for sampler in SAMPLERS if every else [f for f in SAMPLERS if f in map(str, (('euler', {}), ('heun', CHURNED[0]), ('dpm_2', {}), ('heunpp2', {})))]:
+    for sampler in SAMPLERS if every else [
+            f for f in SAMPLERS if f in map(str, (('euler', {}), ('heun', CHURNED[0]), ('dpm_2', {}), ('heunpp2', {})))
+    ]:
         for params in ({}, {'g': linear(6, 2)}):
             den = GuidedDenoiser(gaussian, guidance(name, **params), SIGMAS)
             first, again = [sampled(sampler, den, 10*pic, cond=c, uncond=uc) for _ in range(2)]
@@ -139,8 +154,12 @@ def test_weaker_model():
     "A second denoiser makes the weaker prediction"
     blurry = mix.blurred(.3)
     def worse(x, sigma, cond): return blurry.denoise(x, 1., sigma[0].item(), cond)
-    def by_hand(x, sigma, cond, uncond): return worse(x, sigma, cond) + 2*(perfect(x, sigma, cond) - worse(x, sigma, cond))
-    got = sampled(str(('heun', {})), GuidedDenoiser(perfect, guidance('autoguidance', g=2.), SIGMAS, weak=worse), noise, **both)
+
+    def by_hand(x, sigma, cond, uncond):
+        return worse(x, sigma, cond) + 2*(perfect(x, sigma, cond) - worse(x, sigma, cond))
+
+    got = sampled(str(('heun', {})), GuidedDenoiser(perfect, guidance('autoguidance', g=2.), SIGMAS, weak=worse), noise,
+                  **both)
     assert (got - sampled(str(('heun', {})), by_hand, noise, **both)).abs().max() < 1e-9
 
 def inner(kind):
@@ -156,8 +175,13 @@ def wrapped(name):
     abar = toy_pieces(mix).scheduler.alphas_cumprod.double()
     net = inner('v' if 'VDen' in name else 'eps')
     if name == 'VDenoiser': wrap = wrappers.VDenoiser(lambda x, t, cond: net(x, t, cond, wrap.t_to_sigma))
-    elif name == 'OpenAIDenoiser': wrap = wrappers.OpenAIDenoiser(lambda x, t, cond: torch.cat([net(x, t, cond, wrap.t_to_sigma), x], 1), types.SimpleNamespace(alphas_cumprod=abar.numpy()))
-    else: wrap = getattr(wrappers, name)(types.SimpleNamespace(alphas_cumprod=abar, apply_model=lambda x, t, cond: net(x, t, cond, wrap.t_to_sigma)))
+    elif name == 'OpenAIDenoiser':
+        wrap = wrappers.OpenAIDenoiser(lambda x, t, cond: torch.cat([net(x, t, cond, wrap.t_to_sigma), x], 1),
+                                       types.SimpleNamespace(alphas_cumprod=abar.numpy()))
+    else:
+        wrap = getattr(wrappers,
+                       name)(types.SimpleNamespace(alphas_cumprod=abar,
+                                                   apply_model=lambda x, t, cond: net(x, t, cond, wrap.t_to_sigma)))
     return wrap
 
 @pytest.mark.parametrize('name', ['CompVisDenoiser', 'CompVisVDenoiser', 'VDenoiser', 'OpenAIDenoiser'])
@@ -165,28 +189,38 @@ def test_wrappers(name):
     "A network in each of k-diffusion's wrappers is guided as the denoiser that it stands for"
     pic, c, uc = torch.randn(3, 2, 4, 8, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     for tfm in ('cfg', 'apg', 'rescale'):
-        got, want = [sampled(str(('dpmpp_2m', {})), GuidedDenoiser(m, guidance(tfm, g=linear(6, 2)), SIGMAS), 10*pic, cond=c, uncond=uc) for m in (wrapped(name), gaussian)]
+        got, want = [
+            sampled(str(('dpmpp_2m', {})), GuidedDenoiser(m, guidance(tfm, g=linear(6, 2)), SIGMAS), 10*pic, cond=c,
+                    uncond=uc) for m in (wrapped(name), gaussian)
+        ]
         assert (got - want).abs().max() < 1e-5, tfm                        # their table of noise levels is in float32
 
 def test_wrapper_of_the_built_in_model():
     "`PiecesDenoiser` is what k-diffusion's wrapper for networks that predict v makes of the same network"
     pieces = get_sd_pieces(device='cpu')
-    ours, emb = PiecesDenoiser(pieces), text_embeddings(['a red star']*2, pieces)
-    theirs = wrappers.DiscreteVDDPMDenoiser(lambda x, t, cond: pieces.unet(x, t, encoder_hidden_states=cond).sample, pieces.scheduler.alphas_cumprod, False)
+    ours, emb = PiecesDenoiser(pieces), text_embeddings(['a red cone']*2, pieces)
+    theirs = wrappers.DiscreteVDDPMDenoiser(lambda x, t, cond: pieces.unet(x, t, encoder_hidden_states=cond).sample,
+                                            pieces.scheduler.alphas_cumprod, False)
     for s in (14.5, 3.21, .5, .03):
-        x, sigma = s*torch.randn(2, pieces.unet.config.in_channels, *[pieces.unet.config.sample_size]*2, generator=torch.Generator().manual_seed(3)), torch.full((2,), s)
+        x, sigma = s*torch.randn(2, pieces.unet.config.in_channels, *[pieces.unet.config.sample_size]*2,
+                                 generator=torch.Generator().manual_seed(3)), torch.full((2, ), s)
         assert (ours(x, sigma, cond=emb) - theirs(x, sigma, cond=emb)).abs().max() < 1e-5, s
 
 def own_loop(tfm, sampler, kind='v_prediction', steps=12, seeds=(1, 2, 3)):
     "Latents of our own loop in the exact world, and what k-diffusion needs to make the same"
     pieces = toy_pieces(mix, kind)
     course = begin_run(pieces, sampler, steps)
-    got = sample_latents('oak', copy.deepcopy(tfm), pieces, seeds=list(seeds), steps=steps, sampler=sampler, progress=False)
+    got = sample_latents('oak', copy.deepcopy(tfm), pieces, seeds=list(seeds), steps=steps, sampler=sampler,
+                         progress=False)
     start, gens = zip(*[start_noise(s, pieces, (1, 1)) for s in seeds])
     emb = {k: text_embeddings([p]*len(seeds), pieces) for k, p in (('cond', 'oak'), ('uncond', ''))}
-    return got, PiecesDenoiser(pieces), torch.cat(start)*float(course.scheduler.init_noise_sigma), torch.tensor([*course.sigmas, 0.], dtype=torch.float64), emb, gens
+    return got, PiecesDenoiser(pieces), torch.cat(start)*float(course.scheduler.init_noise_sigma), torch.tensor(
+        [*course.sigmas, 0.], dtype=torch.float64), emb, gens
 
-TWINS = {'euler': 'EulerDiscreteScheduler', 'lms': 'LMSDiscreteScheduler', 'heun': 'HeunDiscreteScheduler', 'dpm_2': 'KDPM2DiscreteScheduler', 'euler_ancestral': 'EulerAncestralDiscreteScheduler'}
+TWINS = {
+    'euler': 'EulerDiscreteScheduler', 'lms': 'LMSDiscreteScheduler', 'heun': 'HeunDiscreteScheduler',
+    'dpm_2': 'KDPM2DiscreteScheduler', 'euler_ancestral': 'EulerAncestralDiscreteScheduler'
+}
 
 @pytest.mark.parametrize('sampler', TWINS)
 @pytest.mark.parametrize('name', ['cfg', 'base_norm', 'cap_norm', 'apg', 'smc', 'feedback'])
@@ -194,8 +228,11 @@ def test_own_loop(sampler, name):
     "k-diffusion's samplers and our own loop with diffusers' twins of them end at the same points, with a schedule and with a memory too"
     tfm = guidance(name, **({'beta': -.5} if name == 'apg' else {}), g=linear(6, 2))
     want, net, x, sigmas, emb, gens = own_loop(tfm, TWINS[sampler])
-    noisy = {'noise_sampler': lambda s, s2: torch.cat([torch.randn(1, 2, 1, 1, generator=g, dtype=x.dtype) for g in gens])} if 'ancestral' in sampler else {}
-    got = getattr(K, f'sample_{sampler}')(GuidedDenoiser(net, tfm, sigmas), x, sigmas, extra_args=emb, disable=True, **noisy)
+    noisy = {
+        'noise_sampler': lambda s, s2: torch.cat([torch.randn(1, 2, 1, 1, generator=g, dtype=x.dtype) for g in gens])
+    } if 'ancestral' in sampler else {}
+    got = getattr(K, f'sample_{sampler}')(GuidedDenoiser(net, tfm, sigmas), x, sigmas, extra_args=emb, disable=True,
+                                          **noisy)
     assert (got - want).abs().max() < 1e-5
 
 class Noting:
@@ -210,7 +247,10 @@ class Noting:
 def levels_of(name, x, sigmas):
     "Noise level of each call of a sampler, and which of them are the first of a step, by its callback"
     levels, firsts = [], []
-    def plain(x, sigma, cond, uncond): levels.append(sigma[0].item()); return perfect(x, sigma, uncond) + 4*(perfect(x, sigma, cond) - perfect(x, sigma, uncond))
+
+    def plain(x, sigma, cond, uncond):
+        levels.append(sigma[0].item())
+        return perfect(x, sigma, uncond) + 4*(perfect(x, sigma, cond) - perfect(x, sigma, uncond))
     sampled(name, plain, x, sigmas, lambda info: firsts.append((len(levels) - 1, info['i'])), **both)
     return levels, firsts
 
@@ -238,7 +278,8 @@ def test_runs_that_end_early(name):
             for fails in (None, at):
                 tfm = Noting(fails)
                 den = GuidedDenoiser(perfect, tfm, SIGMAS)
-                with pytest.raises(KeyError): sampled(name, den, noise, callback=None if fails is not None else stop, **both)
+                with pytest.raises(KeyError):
+                    sampled(name, den, noise, callback=None if fails is not None else stop, **both)
                 tfm.fails, made = None, len(tfm.calls)
                 sampled(name, den, noise, SIGMAS[begin:], **both)
                 assert [int(c) for c in tfm.calls[made:]] == steps_of(name, begin) and tfm.resets == [0, made]
@@ -261,13 +302,18 @@ def test_fine_lists():
         tfm.calls.clear(); torch.manual_seed(0)
         K.sample_euler(den, noise, part, extra_args=both, disable=True, s_churn=1000.)
         start = 7 if len(part) == 54 else 0
-        assert [int(c) for c in tfm.calls] == list(range(start, start + len(part) - 1)) and max(c.b/c.sigma for c in tfm.calls) > 1.4
+        assert [int(c)
+                for c in tfm.calls] == list(range(start, start + len(part) - 1)) and max(c.b/c.sigma
+                                                                                         for c in tfm.calls) > 1.4
 
 def test_another_list():
     "A sampler that walks along other levels than the denoiser was told is looked up by level"
     tfm, other = Noting(), K.get_sigmas_karras(13, .07, 9.).double()
     sampled(str(('euler', {})), GuidedDenoiser(perfect, tfm, SIGMAS), noise, other, **both)
-    assert [int(c) for c in tfm.calls] == [max(sum(s <= v for v in SIGMAS[:-1].tolist()) - 1, 0) for s in other[:-1].tolist()] and len(tfm.resets) == 1
+    assert [int(c)
+            for c in tfm.calls] == [max(sum(s <= v
+                                            for v in SIGMAS[:-1].tolist()) - 1, 0)
+                                    for s in other[:-1].tolist()] and len(tfm.resets) == 1
 
 MEMORIES = [name for name in ALONE if 'state' in inspect.signature(TRANSFORMS[name].rule).parameters]
 
@@ -277,14 +323,16 @@ def test_memory_advances_once_a_step(name):
     gen = torch.Generator().manual_seed(2)
     pic, c, uc = (torch.randn(2, 4, 8, 8, generator=gen, dtype=torch.float64) for _ in range(3))
     for sampler in SAMPLERS:
-        tfm, seen = guidance(name, **({'beta': -.5} if 'beta' in parameters(TRANSFORMS[name]) else {}), g=linear(6, 2)), {}
+        tfm, seen = guidance(name, **({'beta': -.5} if 'beta' in parameters(TRANSFORMS[name]) else {}),
+                             g=linear(6, 2)), {}
         alone = copy.deepcopy(tfm)
         class Watched:
             reset, needs = tfm.reset, tfm.needs
             def __call__(self, u, t, idx): seen.setdefault(int(idx), (u, t, idx)); return tfm(u, t, idx)
         sampled(sampler, GuidedDenoiser(gaussian, Watched(), SIGMAS), 10*pic, cond=c, uncond=uc)
         for u, t, idx in seen.values(): alone(u, t, idx)
-        assert list(seen) == list(range(N)) and same(tfm._kept['after'], alone._kept['after']) and tfm._kept['after'], sampler
+        assert list(seen) == list(range(N)) and same(tfm._kept['after'],
+                                                     alone._kept['after']) and tfm._kept['after'], sampler
 
 def test_feedback_with_heun():
     "Heun's steps with feedback are those of its authors: one scale for a step, and the evidence of the corrected point (FBG, arXiv 2506.06085)"
@@ -304,7 +352,8 @@ def test_feedback_with_heun():
             miss = [(after - keep*x - (1 - keep)*p).square().sum(1) for p in (t, u)]
             odds = (odds - tau/(2*(s*s - s2*s2)*keep)*(miss[0] - miss[1]) + delta).clamp(low, 3.)
         x = after
-    got = K.sample_heun(GuidedDenoiser(perfect, guidance('feedback', g=top), SIGMAS), noise, SIGMAS, extra_args=both, disable=True)
+    got = K.sample_heun(GuidedDenoiser(perfect, guidance('feedback', g=top), SIGMAS), noise, SIGMAS, extra_args=both,
+                        disable=True)
     assert (got - x).abs().max() < 1e-6 and max(map(torch.max, scales)) > 2*min(map(torch.min, scales))
 
 def same(p, q):
@@ -315,7 +364,8 @@ def test_samplers_with_levels_of_their_own():
     "`dpm_fast` and `dpm_adaptive` are looked up by level; one run is reset once, also where steps are rejected"
     tfm = Noting()
     den, went_back = GuidedDenoiser(perfect, tfm, SIGMAS), []
-    for f, kw in ((K.sample_dpm_fast, {'n': 9}), (K.sample_dpm_fast, {'n': 11, 'eta': 1.}), (K.sample_dpm_adaptive, {}), (K.sample_dpm_adaptive, {'order': 2, 'rtol': .002, 'h_init': 1.}),
+    for f, kw in ((K.sample_dpm_fast, {'n': 9}), (K.sample_dpm_fast, {'n': 11, 'eta': 1.}), (K.sample_dpm_adaptive, {}),
+                  (K.sample_dpm_adaptive, {'order': 2, 'rtol': .002, 'h_init': 1.}),
                   (K.sample_dpm_adaptive, {'eta': 1.}), (K.sample_dpm_adaptive, {'h_init': 4.})):
         for top in (10., 2.):
             begun = len(tfm.calls)
@@ -343,7 +393,8 @@ def test_rejected_steps_are_forgotten():
             return pred
         _kept = property(lambda self: tfm._kept, lambda self, kept: setattr(tfm, '_kept', kept))
     back = []
-    K.sample_dpm_adaptive(GuidedDenoiser(perfect, Watched(), levels), noise, .05, 10., extra_args=both, disable=True, h_init=3., rtol=.01)
+    K.sample_dpm_adaptive(GuidedDenoiser(perfect, Watched(), levels), noise, .05, 10., extra_args=both, disable=True,
+                          h_init=3., rtol=.01)
     assert any(p > q for p, q in zip(back, back[1:]))
 
 def test_log_likelihood():
@@ -351,15 +402,21 @@ def test_log_likelihood():
     tfm = Noting()
     plain = lambda x, sigma, cond, uncond: perfect(x, sigma, cond)
     x, calls, some = mix.sample(3, seed=3).double(), [], {k: v[:3] for k, v in both.items()}
-    def ends(model): torch.manual_seed(0); return K.log_likelihood(model, x, .5, 10., extra_args=some, atol=.01, rtol=.01)[0]
+
+    def ends(model):
+        torch.manual_seed(0)
+        return K.log_likelihood(model, x, .5, 10., extra_args=some, atol=.01, rtol=.01)[0]
     assert (ends(GuidedDenoiser(perfect, guidance('cfg', g=1.), SIGMAS)) - ends(plain)).abs().max() < 1e-9
     for _ in range(2): ends(GuidedDenoiser(perfect, tfm, SIGMAS)); calls.append(len(tfm.calls))
-    assert tfm.resets == [0, calls[0]] and all((k == 0 or SIGMAS[k]*1.002 >= k.b) and k.b >= SIGMAS[k + 1]*.998 for k in tfm.calls)
+    assert tfm.resets == [0, calls[0]] and all(
+        (k == 0 or SIGMAS[k]*1.002 >= k.b) and k.b >= SIGMAS[k + 1]*.998 for k in tfm.calls)
 
 def test_record_of_a_run():
     "`record` has a row for each call of the last run, whatever the sampler"
     den = GuidedDenoiser(perfect, guidance('apg', beta=-.5), SIGMAS, record=True)
-    for name in SAMPLERS: sampled(name, den, noise, **both); assert [r['step'] for r in den.record.rows] == steps_of(name)
+    for name in SAMPLERS:
+        sampled(name, den, noise, **both)
+        assert [r['step'] for r in den.record.rows] == steps_of(name)
     K.sample_dpm_adaptive(den, noise, .05, 10., extra_args=both, disable=True, h_init=4.)
     assert len(den.record.rows) > N
 

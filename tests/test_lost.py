@@ -1,40 +1,30 @@
 "Nothing is lost: a sweep that is killed, has no room, or shares its folder"
-import json, os, random, signal, subprocess, sys, time
+import json, random, signal, subprocess, time
 from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
+from forks import Forks
 
-SERVER = '''
-"Everything imported and the model loaded; each line on stdin is a folder, for which a child makes the sweep"
-import os, sys, torch
-torch.set_num_threads(1)
-from cf_guidance import cells
-from cf_guidance.plans import Plan
-from cf_guidance.pieces import get_sd_pieces
-from cf_guidance.sweeps import Sweep
-pieces, save, images = get_sd_pieces(device='cpu'), cells.save_image, Plan.images
-def note(log, word): os.write(log, (word + chr(10)).encode())
-pieces.fingerprint
-for line in sys.stdin:
-    pid = os.fork()
-    if pid == 0:
-        folder = line.strip()
-        log = os.open(folder + '.log', os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        def saved(image, recipe, folder):
-            path = save(image, recipe, folder)
-            note(log, 'wrote ' + path.stem)
-            return path
-        def walked(self, progress):
-            for wave in images(self, progress):
-                note(log, f'wave {len(wave)}')
-                yield wave
-        cells.save_image, Plan.images = saved, walked
-        Sweep(prompt=['a red star', 'a blue heart'], seed=list(range(6)), schedule=[1, 5.], sampler='ddim', steps=3).run(folder, pieces, progress=False, max_rows=8)
-        note(log, 'done')
-        os._exit(0)
-    print(pid, flush=True)
-    os.waitpid(pid, 0)
-    print('ended', flush=True)
+WARM = 'from cf_guidance.sampling import built_in; from cf_guidance.sweeps import Sweep; built_in().fingerprint'
+CHILD = '''
+"Makes the sweep, and notes each image and each wave in a log"
+import os, sys
+from cf_guidance.sweeps import cells, Plan, Sweep
+save, images, folder = cells.save_image, Plan.images, sys.argv[1]
+log = os.open(folder + '.log', os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+def note(word): os.write(log, (word + chr(10)).encode())
+def saved(image, recipe, folder):
+    path = save(image, recipe, folder)
+    note('wrote ' + path.stem)
+    return path
+def walked(self, progress):
+    for wave in images(self, progress):
+        note(f'wave {len(wave)}')
+        yield wave
+cells.save_image, Plan.images = saved, walked
+sweep = Sweep(prompt=['a red cone', 'a blue torus'], seed=list(range(6)), schedule=[1, 5.], sampler='ddim', steps=3)
+sweep.run(folder, progress=False, batch_size=8)
+note('done')
 '''
 N, WAVE = 24, 4
 
@@ -44,83 +34,83 @@ def whole(path):
 
 def ids(folder): return {p.stem for p in (folder/'images').glob('*.png')}
 
-def there(pid):
-    try: os.kill(pid, 0); return True
-    except ProcessLookupError: return False
-
-class Server:
-    def __init__(self): self.proc = subprocess.Popen([sys.executable, '-c', SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
-    def run(self, folder, lines=None, delay=0):
-        "Make the sweep, and kill it `delay` seconds after it has written so many lines to its log; what it wrote there"
-        log = Path(f'{folder}.log'); log.unlink(missing_ok=True)
-        self.proc.stdin.write(f'{folder}\n'); self.proc.stdin.flush()
-        pid, said = int(self.proc.stdout.readline()), lambda: log.read_text().split('\n')[:-1] if log.exists() else []
-        if lines is not None:
-            while len(said()) < lines and 'done' not in said() and there(pid): time.sleep(.001)
-            time.sleep(delay)
-            try: os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError: pass
-        assert self.proc.stdout.readline() == 'ended\n'
-        return said()
-    def __exit__(self, *_): self.proc.kill(); self.proc.wait()
-    def __enter__(self): return self
+def swept(forks, folder, lines=None, delay=0):
+    "Make the sweep, and kill it `delay` seconds after it has written so many lines to its log; what it wrote there"
+    log = Path(f'{folder}.log'); log.unlink(missing_ok=True)
+    child, said = forks.start(CHILD, folder), lambda: log.read_text().split('\n')[:-1] if log.exists() else []
+    if lines is not None:
+        while len(said()) < lines and 'done' not in said() and child.poll() is None: time.sleep(.001)
+        time.sleep(delay)
+        child.kill()
+    child.wait()
+    return said()
 
 def test_killed_at_any_moment(tmp_path, every):
     "SIGKILL at random moments, which are counted in what was done: whatever is there is whole, nothing is made twice, and at most one wave is made again"
     rng, kills, k, cut = random.Random(7), 300 if every else 6, 0, 0
-    with Server() as server:
-        started = time.perf_counter(); server.run(tmp_path/'plain'); took = time.perf_counter() - started
+    with Forks(tmp_path, WARM) as forks:
+        started = time.perf_counter(); swept(forks, tmp_path/'plain'); took = time.perf_counter() - started
         assert len(ids(tmp_path/'plain')) == N
         while k < kills:
             folder, log = tmp_path/f'sweep{k}', []
             while 'done' not in log:
                 before = ids(folder) if folder.exists() else set()
                 left = N - len(before)
-                log = server.run(folder, rng.randint(0, left + -(-left//WAVE)), rng.uniform(0, 2*took/N)) if k < kills else server.run(folder)
+                cut_at = (rng.randint(0, left + -(-left//WAVE)), rng.uniform(0, 2*took/N)) if k < kills else ()
+                log = swept(forks, folder, *cut_at)
                 k += 1
-                wrote, after = [w.split()[1] for w in log if w.startswith('wrote')], ids(folder) if folder.exists() else set()
+                wrote, after = [w.split()[1]
+                                for w in log
+                                if w.startswith('wrote')], ids(folder) if folder.exists() else set()
                 cut += 'done' not in log and bool(log)
-                assert before <= after and not before & set(wrote) and len(wrote) == len(set(wrote))       # none lost, none made twice
-                assert len(after - before - set(wrote)) <= 1                                               # killed between the file and the note of it
+                # none lost, none made twice
+                assert before <= after and not before & set(wrote) and len(wrote) == len(set(wrote))
+                # killed between the file and the note of it
+                assert len(after - before - set(wrote)) <= 1
                 rendered = sum(int(w.split()[1]) for w in log if w.startswith('wave'))
-                assert rendered - len(wrote) <= WAVE                                                       # at most one wave was made in vain
+                # at most one wave was made in vain
+                assert rendered - len(wrote) <= WAVE
                 for name in after: whole(folder/'images'/f'{name}.png')
             check(folder, tmp_path/'plain')
-    assert cut >= kills//4                                                                                 # it was really killed in the middle
+    # it was really killed in the middle
+    assert cut >= kills//4
 
 def check(folder, plain):
     "A finished folder is complete, and its images are those of a sweep that was left alone"
     rows = [json.loads(l) for l in (folder/'metadata.jsonl').read_text().splitlines()]
     assert {r['id'] for r in rows} == ids(folder) == ids(plain) and len(rows) == N
     assert (folder/'index.html').is_file() and not (folder/'failures.jsonl').exists()
-    assert not list(folder.rglob('*.tmp'))                                                                 # what was killed left nothing behind
-    for name in ids(folder): assert np.abs(whole(folder/'images'/f'{name}.png') - whole(plain/'images'/f'{name}.png')).max() <= 2
+    # what was killed left nothing behind
+    assert not list(folder.rglob('*.tmp'))
+    for name in ids(folder):
+        assert np.abs(whole(folder/'images'/f'{name}.png') - whole(plain/'images'/f'{name}.png')).max() <= 2
 
-CALL = [sys.executable, '-c', 'from cf_guidance.cli import main; main()']
-SMALL = ['--schedule', '1-6', '--seed', '1-2', '--steps', '3', '--sampler', 'ddim', '--max-rows', '4']
+CALL = 'from cf_guidance.cli import main; main()'
+SMALL = ['--schedule', '1-6', '--seed', '1-2', '--steps', '3', '--sampler', 'ddim', '--batch-size', '4']
 
-def run(folder, *args, **kwargs): return subprocess.run([*CALL, *SMALL, '--out', str(folder), *args], capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'}, **kwargs)
+@pytest.fixture
+def run(forks): return lambda folder, *args: forks.run(CALL, *SMALL, '--out', folder, *args)
 
-def test_two_processes_in_one_folder(tmp_path):
+def test_two_processes_in_one_folder(tmp_path, forks):
     "Two who start at once end with one whole folder"
-    procs = [subprocess.Popen([*CALL, *SMALL, '--out', str(tmp_path/'both')], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in 'ab']
-    for p in procs: _, said = p.communicate(); assert p.returncode == 0, said
+    procs = [forks.start(CALL, *SMALL, '--out', tmp_path/'both') for _ in 'ab']
+    for p in procs: assert p.wait() == 0, p.stderr
     rows = [json.loads(l) for l in (tmp_path/'both/metadata.jsonl').read_text().splitlines()]
     assert len(rows) == len({r['id'] for r in rows}) == 12 and {r['id'] for r in rows} == ids(tmp_path/'both')
     for name in ids(tmp_path/'both'): whole(tmp_path/'both/images'/f'{name}.png')
     assert not list((tmp_path/'both').rglob('*.tmp'))
 
-def test_interrupted_by_hand(tmp_path):
+def test_interrupted_by_hand(tmp_path, forks, run):
     "Ctrl-C ends with one line, the lists in order, and the same command goes on"
-    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)                   # a shell's background job does not hear it
-    proc = subprocess.Popen([*CALL, *SMALL, '--steps', '60', '--out', str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
+    proc = forks.start(CALL, *SMALL, '--steps', '30', '--out', tmp_path)
     while not ids(tmp_path) and proc.poll() is None: time.sleep(.01)
-    proc.send_signal(signal.SIGINT)
-    _, said = proc.communicate()
+    proc.kill(signal.SIGINT); proc.wait()
+    said = proc.stderr
     n = len(ids(tmp_path))
     assert proc.returncode == 1 and f'stopped; {n} of 12 images are in' in said and 'Traceback' not in said
     assert 0 < n < 12 and len((tmp_path/'metadata.jsonl').read_text().splitlines()) == n
-    assert run(tmp_path, '--steps', '60').returncode == 0 and len(ids(tmp_path)) == 12 and (tmp_path/'grid.png').is_file()
+    assert run(tmp_path, '--steps', '30').returncode == 0 and len(
+        ids(tmp_path)) == 12 and (tmp_path/'grid.png').is_file()
 
 @pytest.fixture
 def mounted(tmp_path):
@@ -128,14 +118,15 @@ def mounted(tmp_path):
     there = []
     def mount(size, name='disk'):
         (tmp_path/name).mkdir()
-        res = subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={size}', 'none', str(tmp_path/name)], capture_output=True)
+        res = subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={size}', 'none',
+                              str(tmp_path/name)], capture_output=True)
         if res.returncode: pytest.skip('a file system cannot be mounted here')
         there.append(tmp_path/name)
         return tmp_path/name
     yield mount
     for p in there: subprocess.run(['umount', str(p)], check=True)
 
-def test_disk_full(mounted, tmp_path):
+def test_disk_full(mounted, run):
     "No room: what is written is whole, the error is told, and with room the sweep goes on"
     disk = mounted('40k')
     res = run(disk)
@@ -144,11 +135,12 @@ def test_disk_full(mounted, tmp_path):
     assert len(there) < 12 and not list(disk.rglob('*.tmp'))
     for name in there: whole(disk/'images'/f'{name}.png')
     subprocess.run(['mount', '-o', 'remount,size=4m', str(disk)], check=True)
-    assert run(disk).returncode == 0 and len(ids(disk)) == 12 and len((disk/'metadata.jsonl').read_text().splitlines()) == 12
+    assert run(disk).returncode == 0 and len(ids(disk)) == 12 and len(
+        (disk/'metadata.jsonl').read_text().splitlines()) == 12
 
 def test_no_room_for_the_third_image(tmp_path, monkeypatch):
     "The same without a file system of its own: the third image cannot be written"
-    from cf_guidance import recipes
+    from cf_guidance.records import recipes
     write, count = recipes.write_whole, []
     def full(path, put):
         count.append(path)
@@ -157,20 +149,22 @@ def test_no_room_for_the_third_image(tmp_path, monkeypatch):
         return write(path, half)
     monkeypatch.setattr(recipes, 'write_whole', full)
     one = sweep(seed=[1, 2, 3, 4])
-    with pytest.raises(OSError, match='No space left'): one.run(tmp_path, progress=False, max_rows=4)
+    with pytest.raises(OSError, match='No space left'): one.run(tmp_path, progress=False, batch_size=4)
     there = ids(tmp_path)
     assert len(there) == 2 and not list(tmp_path.rglob('*.tmp')) and sum(c.made for c in one.cells) == 2
-    assert len((tmp_path/'metadata.jsonl').read_text().splitlines()) == 2                        # what is there is listed
+    # what is there is listed
+    assert len((tmp_path/'metadata.jsonl').read_text().splitlines()) == 2
     again = one.run(tmp_path, progress=False)
     assert len(ids(tmp_path)) == 4 and all(c.made for c in again.cells) and again.made == 2*2*2
 
-def test_read_only(mounted, tmp_path):
+def test_read_only(mounted, run):
     disk = mounted('4m')
     assert run(disk, '--seed', '1').returncode == 0
     before = {p: p.read_bytes() for p in disk.rglob('*') if p.is_file()}
     subprocess.run(['mount', '-o', 'remount,ro', str(disk)], check=True)
     res = run(disk)
-    assert res.returncode == 1 and '`folder` must be one that can be made and written to' in res.stderr and 'Traceback' not in res.stderr
+    assert res.returncode == 1 and 'Traceback' not in res.stderr
+    assert '`folder` must be one that can be made and written to' in res.stderr
     assert {p: p.read_bytes() for p in disk.rglob('*') if p.is_file()} == before
 
 def sweep(**axes):
@@ -190,9 +184,13 @@ def test_damaged_images_are_made_again(tmp_path):
 @pytest.mark.filterwarnings('ignore')
 def test_prompts_of_all_kinds(tmp_path):
     "A prompt never becomes part of a path, and comes back as it was"
-    odd = ['../../../etc/passwd', 'C:\\a\\b:*?"<>|', 'nul\0 and \x1b\\[31m \r\n\t', '🦊 e\u0301 \u202egnp.exe', 'x'*10_000, '</script><img src=x onerror=alert(1)>', ' ', 'CON', '%s %n {0} $HOME']
+    odd = [
+        '../../../etc/passwd', 'C:\\a\\b:*?"<>|', 'nul\0 and \x1b\\[31m \r\n\t', '🦊 e\u0301 \u202egnp.exe', 'x'*10_000,
+        '</script><img src=x onerror=alert(1)>', ' ', 'CON', '%s %n {0} $HOME'
+    ]
     made = sweep(prompt=odd, steps=1).run(tmp_path/'here', progress=False)
-    assert all(c.file.parent == tmp_path/'here/images' for c in made.cells) and sorted(p.name for p in tmp_path.iterdir()) == ['here']
+    assert all(c.file.parent == tmp_path/'here/images'
+               for c in made.cells) and sorted(p.name for p in tmp_path.iterdir()) == ['here']
     rows = [json.loads(l) for l in (tmp_path/'here/metadata.jsonl').read_text(encoding='utf-8').splitlines()]
     assert {r['prompt'] for r in rows} == set(odd) and len(rows) == len(odd)
     assert sweep(prompt=odd, steps=1).run(tmp_path/'here', progress=False).made == 0
@@ -202,25 +200,35 @@ from cf_guidance.transforms import GuidanceTfm
 def rule(u, t, g): return u + {}*(t - u)
 class Mine(GuidanceTfm): rule = staticmethod(rule)
 '''
-def test_an_edited_rule_is_made_anew(tmp_path):
+EDITED = '''
+import sys
+here, out = sys.argv[1:]
+sys.path.insert(0, here); sys.dont_write_bytecode = True
+from mine import Mine
+from cf_guidance.sweeps import Sweep
+s = Sweep(transform=Mine, schedule=3, steps=2, sampler='ddim').run(out, progress=False)
+print(s.cells[0].id, s.made)
+'''
+def test_an_edited_rule_is_made_anew(tmp_path, forks):
     "The image of a rule that was edited is not the old one"
     def image(body):
         (tmp_path/'mine.py').write_text(RULE.format(body))
-        code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); sys.dont_write_bytecode = True; from mine import Mine; from cf_guidance.sweeps import Sweep\n" \
-               f"s = Sweep(transform=Mine, schedule=3, steps=2, sampler='ddim').run({str(tmp_path/'out')!r}, progress=False); print(s.cells[0].id, s.made)"
-        name, made = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.split()
+        name, made = forks.run(EDITED, tmp_path, tmp_path/'out', check=True).stdout.split()
         return name, int(made)
     first, edited, back = image('g'), image('(g + 5)'), image('g')
     assert first[1] == edited[1] == 4 and back == (first[0], 0) and edited[0] != first[0]
-    assert np.abs(whole(tmp_path/'out/images'/f'{first[0]}.png') - whole(tmp_path/'out/images'/f'{edited[0]}.png')).max() > 8
+    assert np.abs(whole(tmp_path/'out/images'/f'{first[0]}.png') -
+                  whole(tmp_path/'out/images'/f'{edited[0]}.png')).max() > 8
 
-def test_loads_as_an_image_folder(tmp_path, monkeypatch):
+def test_loads_as_an_image_folder(tmp_path, run, monkeypatch):
     "Hugging Face datasets reads the folder, with every column"
     monkeypatch.setenv('HF_HUB_OFFLINE', '1'); monkeypatch.setenv('HF_DATASETS_OFFLINE', '1')
     datasets = pytest.importorskip('datasets')
     assert run(tmp_path/'s').returncode == 0                      # a grid.png and an index.html are there, too
-    rows = datasets.load_dataset('imagefolder', data_dir=str(tmp_path/'s'), split='train', cache_dir=str(tmp_path/'cache'))
+    rows = datasets.load_dataset('imagefolder', data_dir=str(tmp_path/'s'), split='train',
+                                 cache_dir=str(tmp_path/'cache'))
     assert len(rows) == 12 and {'image', 'id', 'prompt', 'seed', 'recipe', 'title'} <= set(rows.column_names)
     for row in rows:
         assert row['seed'] in (1, 2) and json.loads(row['recipe'])['seed'] == row['seed']
-        assert np.array_equal(np.asarray(row['image'].convert('RGB'), int), whole(tmp_path/'s/images'/f"{row['id']}.png"))
+        assert np.array_equal(np.asarray(row['image'].convert('RGB'), int),
+                              whole(tmp_path/'s/images'/f"{row['id']}.png"))

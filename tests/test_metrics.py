@@ -1,6 +1,6 @@
 "The metrics agree with the libraries that have them, on the same features, where these are installed"
 import numpy as np, pytest, torch
-from cf_guidance.metrics import frechet, kid, prdc, vendi
+from cf_guidance.evaluation import frechet, kid, prdc, vendi
 
 def sets(seed, n=120, m=150, d=12):
     "Two sets of features that differ in mean and spread"
@@ -12,7 +12,8 @@ class Given(torch.nn.Module):
     def __init__(self, d): super().__init__(); self.num_features = d
     def forward(self, x): return x
 
-@pytest.mark.parametrize('seed,n,m,d', [(0, 120, 150, 12), (1, 60, 400, 3), (2, 20, 25, 40)])      # the last: fewer images than features
+# the last: fewer images than features
+@pytest.mark.parametrize('seed,n,m,d', [(0, 120, 150, 12), (1, 60, 400, 3), (2, 20, 25, 40)])
 def test_frechet_as_torchmetrics(seed, n, m, d):
     fid = pytest.importorskip('torchmetrics.image.fid')
     made, real = sets(seed, n, m, d)
@@ -33,7 +34,8 @@ def test_kid_as_torchmetrics(seed):
 def test_prdc_as_prdc(seed, k, capsys):
     package = pytest.importorskip('prdc')
     made, real = sets(seed)
-    assert prdc(made, real, k) == pytest.approx(package.compute_prdc(real_features=real, fake_features=made, nearest_k=k))
+    assert prdc(made, real,
+                k) == pytest.approx(package.compute_prdc(real_features=real, fake_features=made, nearest_k=k))
 
 @pytest.mark.parametrize('seed,n,d', [(0, 30, 8), (1, 5, 20)])
 def test_vendi_as_vendi_score(seed, n, d):

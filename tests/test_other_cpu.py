@@ -33,18 +33,28 @@ print(json.dumps(res))
 
 def asked(**env):
     known = {k: v for k, v in os.environ.items() if k not in ('OTHER_CPU', 'PYTHONPATH')}
-    path = os.pathsep.join(p for p in os.environ.get('PYTHONPATH', '').split(os.pathsep) if p and os.path.abspath(p) != HERE)
+    path = os.pathsep.join(p for p in os.environ.get('PYTHONPATH', '').split(os.pathsep)
+                           if p and os.path.abspath(p) != HERE)
     more = {'PYTHONPATH': os.pathsep.join(filter(None, (env.pop('PYTHONPATH', ''), path)))}
-    return json.loads(subprocess.run([sys.executable, '-c', ASK], env={**known, **more, **env}, capture_output=True, text=True, check=True).stdout)
+    return json.loads(
+        subprocess.run([sys.executable, '-c', ASK], env={**known, **more, **env}, capture_output=True, text=True,
+                       check=True).stdout)
 
 def test_another_cpu_is_a_few_ulp_away():
     here, first, second = asked(), asked(PYTHONPATH=HERE), asked(PYTHONPATH=HERE, OTHER_CPU='1')
-    assert (here['child'], first['child'], second['child']) == ('False', 'True', 'True') and first['light']      # who wants no torch gets none
+    # who wants no torch gets none
+    assert (here['child'], first['child'], second['child']) == ('False', 'True', 'True') and first['light']
     for res in (first, second):
-        assert set(res['same'].values()) == {True} and set(res['batch'].values()) == {False} and res['zero'] == 0      # equal batches, equal bits; no others
-        for name, v in res['far'].items(): assert here['far'][name] < v < here['far'][name] + (12 if 'float32' in name else 4), name
-        assert res['slope'] < 8                                                                                # a gradient is one of the same function
+        # equal batches, equal bits; no others
+        assert set(res['same'].values()) == {True} and set(res['batch'].values()) == {False} and res['zero'] == 0
+        for name, v in res['far'].items():
+            assert here['far'][name] < v < here['far'][name] + (12 if 'float32' in name else 4), name
+        # a gradient is one of the same function
+        assert res['slope'] < 8
     assert first['far'] != second['far']
 
 def test_the_switch(request):
-    assert hasattr(torch.nn.functional.linear, 'is_other_cpu') == (request.config.getoption('--other-cpu') or HERE in map(os.path.abspath, os.environ.get('PYTHONPATH', '').split(os.pathsep)))
+    assert hasattr(torch.nn.functional.linear,
+                   'is_other_cpu') == (request.config.getoption('--other-cpu')
+                                       or HERE in map(os.path.abspath,
+                                                      os.environ.get('PYTHONPATH', '').split(os.pathsep)))

@@ -3,9 +3,9 @@ import inspect, linecache, math, random, re
 from contextlib import contextmanager
 import pytest
 from cf_guidance import schedules
-from cf_guidance.curves import CURVES
-from cf_guidance.page import explorer_page, page_table
-from cf_guidance.schedules import NOMINAL_SIGMAS, Schedule, Step, cosine, drawn, from_json, lift, listed
+from cf_guidance.schedules import CURVES
+from cf_guidance.widgets import explorer_page, page_table
+from cf_guidance.schedules import NOMINAL_SIGMAS, Schedule, Step, cosine, preview_values, from_json, lift, from_list
 
 BOOT = '<style>code{color:#d63384;font-size:.8em}label{display:inline-block;margin-bottom:.5rem}legend{float:left;width:100%;font-size:2em}' \
     'input,select{width:100%}svg{vertical-align:middle}*{box-sizing:border-box}</style>'
@@ -43,12 +43,13 @@ def clock(n): return [999*(1 - i/max(1, n - 1)) for i in range(n)]
 def evaluated(line): return eval(line, {**CURVES, 'lift': lift})
 
 TABLE = page_table()
-INNER = [k for k in TABLE['curves'] if k != 'listed']
+INNER = [k for k in TABLE['curves'] if k != 'from_list']
 
 def number(p, rng):
     "A number for the slider of `p`: mostly inside, at times an end of it or outside"
     lo, hi = p['lo'], p['hi']
-    return rng.choice([rng.uniform(lo, hi)]*6 + [lo, hi, p['start'], round(rng.uniform(lo, hi)), -rng.uniform(lo, hi), hi + 1])
+    return rng.choice([rng.uniform(lo, hi)]*6 +
+                      [lo, hi, p['start'], round(rng.uniform(lo, hi)), -rng.uniform(lo, hi), hi + 1])
 
 def some(start, rng):
     "Numbers for a list that begins as `start`: mostly as many, and rising, or positions if these are some"
@@ -60,7 +61,8 @@ def plain(name, rng, n, deep=2):
     "A random schedule of the curve `name` as plain data, not always one that the library takes"
     d = {'curve': name}
     for p in TABLE['curves'][name]['params']:
-        if p['kind'] == 'schedule': val = plain(rng.choice(INNER if deep else ['cosine', 'linear', 'constant', 'restarts']), rng, n, deep - 1)
+        if p['kind'] == 'schedule':
+            val = plain(rng.choice(INNER if deep else ['cosine', 'linear', 'constant', 'restarts']), rng, n, deep - 1)
         elif p['kind'] == 'int': val = rng.choice([rng.randint(0, n), rng.randint(0, n + 1), 0, 1, -1, 1.5])
         elif p['kind'] != 'list': val = number(p, rng)
         elif 'start' in p: val = some(p['start'], rng)
@@ -70,7 +72,11 @@ def plain(name, rng, n, deep=2):
 
 def python(d):
     "The schedule of plain data, made as its line of Python would make it"
-    args = [python(v) if isinstance(v, dict) else tuple(v) if isinstance(v, list) else v for k, v in d.items() if k != 'curve']
+    args = [
+        python(v) if isinstance(v, dict) else tuple(v) if isinstance(v, list) else v
+        for k, v in d.items()
+        if k != 'curve'
+    ]
     return getattr(Schedule, d['curve'], CURVES[d['curve']])(*args)
 
 def asked(d, n, sigmas, times=None):
@@ -102,10 +108,12 @@ def test_same_figures(whole, every, name):
         if isinstance(want, list):
             assert isinstance(got, list), (d, n, want, got)
             assert got[0] == want[0] and evaluated(got[0]) == python(d)
-            assert all(math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) for a, b in zip(got[1], want[1], strict=True)), (d, n, got, want)
+            assert all(math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12)
+                       for a, b in zip(got[1], want[1], strict=True)), (d, n, got, want)
         else:
             assert isinstance(got, str), (d, n, want, got)
-            if isinstance(want, ValueError) and 'math domain' not in str(want): assert bare(got) == bare(str(want)), (d, n)
+            if isinstance(want, ValueError) and 'math domain' not in str(want):
+                assert bare(got) == bare(str(want)), (d, n)
 
 def test_operators_of_python(show, every):
     "`%`, `//`, `**`, chains and truth of a translated curve mean what they mean in Python, or throw where it throws"
@@ -145,7 +153,8 @@ def odd_maths(at,
 )->float:
     "Some of `math`"
     if p > 6: return at.sigmas[at + 2]
-    return math.sqrt(p + 2) + math.log(q + 3, 2) + math.floor(p) + math.atan2(p, q) + math.fabs(q) + math.hypot(p, q)*math.exp(-p) + math.pi + min(9, p/q) + math.atan2(p % q, -1)
+    return math.sqrt(p + 2) + math.log(q + 3, 2) + math.floor(p) + math.atan2(
+        p, q) + math.fabs(q) + math.hypot(p, q)*math.exp(-p) + math.pi + min(9, p/q) + math.atan2(p % q, -1)
 
 LOW = -2.
 def delete(x):
@@ -159,7 +168,9 @@ def test_any_name_and_any_words(show):
         exec(compile(src, f'<{name}>', 'exec'), env)
         linecache.cache[f'<{name}>'] = len(src), None, src.splitlines(True), f'<{name}>'
         return schedules.curve(env[name])
-    names = 'make fail number marked slider list checked field chooser ticks short plot start root Array Object String Number document debugger'.split()
+
+    names = '''make fail number marked slider list checked field chooser ticks short plot start root
+        Array Object String Number document debugger'''.split()
     try:
         for name in names: named(name).check = delete
         page = show(explorer_page(names, standalone=True))
@@ -170,13 +181,14 @@ def test_any_name_and_any_words(show):
                 now = page.evaluate("document.querySelector('.cfg-page').explorer.now")
                 assert now['line'] == line and now['values'] == pytest.approx([float(box) - 2]*50), name
             page.fill('input[aria-label^="x,"]', '6'); assert 'no </script><b>6' in page.inner_text('[role=alert]')
-            page.fill('input[aria-label^="x,"]', '0x10'); assert "x must be a finite number; got '0x10'" in page.inner_text('[role=alert]')
+            page.fill('input[aria-label^="x,"]', '0x10')
+            assert "x must be a finite number; got '0x10'" in page.inner_text('[role=alert]')
     finally:
         for name in names: CURVES.pop(name, None)
 
 def test_sign_of_zero(whole):
-    got = whole.evaluate(ASK, [({'curve': 'listed', 'vals': [-0., 0., 1e15]}, 3, None)])[0]
-    assert got[0] == repr(listed([-0., 0., 1e15])) and evaluated(got[0]) == listed([-0., 0., 1e15])
+    got = whole.evaluate(ASK, [({'curve': 'from_list', 'vals': [-0., 0., 1e15]}, 3, None)])[0]
+    assert got[0] == repr(from_list([-0., 0., 1e15])) and evaluated(got[0]) == from_list([-0., 0., 1e15])
 
 def test_slider_moves_the_curve(show):
     page = show(explorer_page(standalone=True))
@@ -199,7 +211,7 @@ def test_every_curve_from_the_menu(whole, every):
         page.locator(menu).first.select_option(name)
         assert page.inner_text('[role=alert]') == '', name
         now = page.evaluate("document.querySelector('.cfg-page').explorer.now")
-        assert drawn(evaluated(now['line'])) == pytest.approx(now['values'], rel=1e-9)
+        assert preview_values(evaluated(now['line'])) == pytest.approx(now['values'], rel=1e-9)
     page.locator(menu).first.select_option('warmup')
     for name in INNER if every else ['then', 'within', 'piecewise', 'within_timesteps']:
         page.locator(menu).nth(1).select_option(name)
@@ -209,19 +221,21 @@ def test_passes_are_counted(show):
     page = show(explorer_page(['constant', 'within'], standalone=True))
     for val, passes in (('7.5', 100), ('1', 50), ('0', 50)):
         page.fill('input[aria-label^="val"]', val)
-        assert f'{passes} network passes in 50 steps' in page.inner_text('[aria-live]')
+        assert f'{passes} network calls in 50 steps' in page.inner_text('[aria-live]')
     page.locator('select').first.select_option('within')
     vals = schedules.constant(7.5).within((.28, 5.42)).values(50, nominal(50))
-    assert f'{50 + sum(v != 1 for v in vals)} network passes' in page.inner_text('[aria-live]')
+    assert f'{50 + sum(v != 1 for v in vals)} network calls' in page.inner_text('[aria-live]')
 
 @pytest.mark.parametrize('name,field,bad,words', [
     ('cosine', 'input[aria-label^="k_decay"]', '0', 'k_decay must be above 0; got 0'),
-    ('cosine', 'input[aria-label^="max_val"]', '<img src=x onerror=alert(1)>', "max_val must be a finite number; got '<img src=x onerror=alert(1)>'"),
+    ('cosine', 'input[aria-label^="max_val"]', '<img src=x onerror=alert(1)>', "max_val must be a finite number; got "
+                                                                               "'<img src=x onerror=alert(1)>'"),
     ('clip', 'input[aria-label^="lo"]', '9', 'lo must be at most hi; got 9 and 6'),
     ('warmup', 'input[aria-label^="steps"]', '51', 'steps of warm-up must be at most the number of steps, 50; got 51'),
     ('within', 'label:has-text("sigma") input', '5, 1', 'with 0 <= lo < hi; got (5, 1)'),
-    ('listed', 'textarea', '7, 5', 'the list has 2, the run has 50 steps'),
-    ('linear', 'input[aria-label^="number of steps"]', '2.5', 'number of steps must be a whole number, 1 to 200; got 2.5'),
+    ('from_list', 'textarea', '7, 5', 'the list has 2, the run has 50 steps'),
+    ('linear', 'input[aria-label^="number of steps"]', '2.5', 'number of steps must be a whole number, 1 to 200; got '
+                                                              '2.5'),
 ])
 def test_refused_in_words(whole, name, field, bad, words):
     page = whole
@@ -236,22 +250,29 @@ def test_refused_in_words(whole, name, field, bad, words):
 @pytest.mark.parametrize('width', (360, 1200))
 def test_fits_and_is_labelled(show, width):
     "On a page with a style of its own, two explorers stand without a scroll bar and with a name on each control"
-    page = show('<!doctype html><meta name="viewport" content="width=device-width">' + BOOT + explorer_page() + explorer_page(['linear'], 9), width)
+    page = show(
+        '<!doctype html><meta name="viewport" content="width=device-width">' + BOOT + explorer_page() +
+        explorer_page(['linear'], 9), width)
     assert page.locator('.cfg-page svg').count() == 2
-    for name in ('restarts', 'then', 'listed'):
+    for name in ('restarts', 'then', 'from_list'):
         page.locator('select').first.select_option(name)
         assert page.evaluate('document.documentElement.scrollWidth <= innerWidth')
-        assert page.evaluate('''[...document.querySelectorAll('.cfg-page :is(input, select, textarea)')].filter(e => !e.ariaLabel && !e.labels.length).length''') == 0
+        assert page.evaluate('''[...document.querySelectorAll('.cfg-page :is(input, select, textarea)')]
+            .filter(e => !e.ariaLabel && !e.labels.length).length''') == 0
         assert page.locator('.cfg-page svg').first.get_attribute('aria-label').startswith('Plot of ')
     assert page.locator('.cfg-page svg').nth(1).get_attribute('aria-label').startswith('Plot of linear()')
 
 def test_keyboard_and_copy(show):
     page = show(explorer_page(standalone=True))
-    page.locator('select').first.focus(); page.keyboard.type('lin'); page.keyboard.press('Tab'); page.keyboard.press('ArrowLeft')
+    page.locator('select').first.focus()
+    page.keyboard.type('lin')
+    page.keyboard.press('Tab')
+    page.keyboard.press('ArrowLeft')
     assert page.inner_text('.line code') == 'linear(start=7.45)'
     page.click('button')
     page.wait_for_function("document.querySelector('[role=status]').textContent === 'Copied'")
 
 def test_same_text_each_time():
     assert explorer_page() == explorer_page() and len(explorer_page(standalone=True)) < 80_000
-    assert listed in CURVES.values() and from_json(cosine().to_json()) == cosine() and inspect.signature(explorer_page).parameters['steps'].default == 50
+    assert from_list in CURVES.values() and from_json(
+        cosine().to_json()) == cosine() and inspect.signature(explorer_page).parameters['steps'].default == 50

@@ -6,8 +6,10 @@ from cf_guidance.schedules import Step, cosine_2022, get_cos_sched, restarts
 from cf_guidance.transforms import TRANSFORMS
 
 PEERS = json.loads((Path(__file__).parent/'peers.json').read_text())
-NAMES = {'GuidanceTfm': 'cfg', 'BaseNormGuidance': 'base_norm', 'TNormGuidance': 't_norm', 'FullNormGuidance': 'full_norm',
-         'no_norm': 'cfg', 'pred_norm': 'base_norm', 't_norm': 't_norm', 'full_norm': 'full_norm'}       # theirs: ours
+NAMES = {
+    'GuidanceTfm': 'cfg', 'BaseNormGuidance': 'base_norm', 'TNormGuidance': 't_norm', 'FullNormGuidance': 'full_norm',
+    'no_norm': 'cfg', 'pred_norm': 'base_norm', 't_norm': 't_norm', 'full_norm': 'full_norm'
+}    # theirs: ours
 
 PLAIN = get_cos_sched(10, num_cycles=2)
 
@@ -25,7 +27,8 @@ def test_restarts_of_timm(case):
     kw, n = dict(case['args']), len(case['vals'])
     first = kw.pop('t_initial')
     assert restarts(num_cycles=n/(2*first), **kw).values(n) == pytest.approx(case['vals'], abs=1e-9)
-    if {'cycle_mul', 'cycle_decay', 'cycle_limit'} & set(kw): assert get_cos_sched(n, num_cycles=n/(2*first), **kw) == pytest.approx(case['vals'], abs=1e-9)
+    if {'cycle_mul', 'cycle_decay', 'cycle_limit'} & set(kw):
+        assert get_cos_sched(n, num_cycles=n/(2*first), **kw) == pytest.approx(case['vals'], abs=1e-9)
 
 @pytest.mark.parametrize('case', PEERS['inert'], ids=lambda c: str(c['args']))
 def test_options_that_did_nothing(case):

@@ -4,11 +4,12 @@ import numpy as np, pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from cf_guidance.folders import sweep_cells, sweep_failures
-from cf_guidance.methods import guidance
+from cf_guidance.records import sweep_cells, sweep_failures
+from cf_guidance.transforms import guidance
 from cf_guidance.pieces import get_sd_pieces
-from cf_guidance.records import former_images, image_id, open_folder, read_recipe, recipe, rerun, save_image, write_failures, write_metadata
-from cf_guidance.recipes import KEY, write_whole
+from cf_guidance.records import former_images, image_id, open_folder, read_recipe, recipe, rerun, save_image
+from cf_guidance.records import write_failures, write_metadata
+from cf_guidance.records import KEY, write_whole
 from cf_guidance.sampling import generate
 from cf_guidance.schedules import MAX_LEVELS, MAX_NESTED, Schedule, linear
 from cf_guidance.sweeps import Sweep
@@ -26,8 +27,8 @@ def pieces(): return get_sd_pieces(device='cpu')
 def good(tmp_path_factory, pieces):
     "An image of three steps, with its recipe, and the same of a rule with many options"
     tfm, how = guidance('apg', g=3.), dict(steps=3, sampler='ddim', seed=1)
-    image = generate('a red star', tfm, pieces, progress=False, **how)
-    path = save_image(image, recipe('a red star', tfm, pieces, **how), tmp_path_factory.mktemp('good'))
+    image = generate('a red cone', tfm, pieces, progress=False, **how)
+    path = save_image(image, recipe('a red cone', tfm, pieces, **how), tmp_path_factory.mktemp('good'))
     assert (np.asarray(rerun(path, pieces, progress=False)) == np.asarray(image)).all()
     return path
 
@@ -50,27 +51,46 @@ def told(good, path, text):
 
 HUGE = 10**30
 EDITS = [
-    *[(k, GONE, k) for k in ('version', 'model', 'model_name', 'prompt', 'negative_prompt', 'seed', 'rule', 'values', 'options', 'sampler', 'sampler_config', 'steps', 'width', 'height', 'dtype')],
-    *[(k, [1], k) for k in ('version', 'model', 'model_name', 'prompt', 'negative_prompt', 'seed', 'rule', 'values', 'options', 'sampler', 'sampler_config', 'steps', 'width', 'height', 'dtype')],
-    *[(k, 'text', k) for k in ('version', 'seed', 'values', 'options', 'sampler_config', 'steps', 'width', 'height', 'exact', 'labels', 'embeds')],
-    *[(k, v, k) for k in ('version', 'seed', 'steps', 'width', 'height') for v in (HUGE, 1.5, True, -HUGE)],
-    *[(k, v, k) for k in ('steps', 'width', 'height') for v in (0, 10**9)],
-    *[(k, NESTED, k) for k in ('version', 'model', 'prompt', 'seed', 'rule', 'values', 'options', 'sampler', 'sampler_config', 'steps', 'dtype', 'title', 'labels', 'exact')],
-    *[('sampler', v, 'sampler') for v in ('StableDiffusionPipeline', 'FluxTransformer2DModel', 'DDIMInverseScheduler', 'ddim', 'NoSuchScheduler', '__builtins__', 'utils', '', 'x'*100_000)],
+    *[(k, GONE, k) for k in ('version', 'model', 'model_name', 'prompt', 'negative_prompt', 'seed', 'rule', 'values',
+                             'options', 'sampler', 'sampler_config', 'steps', 'width', 'height', 'dtype')],
+    *[(k, [1], k) for k in ('version', 'model', 'model_name', 'prompt', 'negative_prompt', 'seed', 'rule', 'values',
+                            'options', 'sampler', 'sampler_config', 'steps', 'width', 'height', 'dtype')],
+    *[(k, 'text', k) for k in ('version', 'seed', 'values', 'options', 'sampler_config', 'steps', 'width', 'height',
+                               'exact', 'labels', 'embeds')], *[(k, v, k)
+                                                                for k in ('version', 'seed', 'steps', 'width', 'height')
+                                                                for v in (HUGE, 1.5, True, -HUGE)],
+    *[(k, v, k)
+      for k in ('steps', 'width', 'height')
+      for v in (0, 10**9)], *[(k, NESTED, k)
+                              for k in ('version', 'model', 'prompt', 'seed', 'rule', 'values', 'options',
+                                        'sampler', 'sampler_config', 'steps', 'dtype', 'title', 'labels', 'exact')],
+    *[('sampler', v, 'sampler') for v in ('StableDiffusionPipeline', 'FluxTransformer2DModel', 'DDIMInverseScheduler',
+                                          'ddim', 'NoSuchScheduler', '__builtins__', 'utils', '', 'x'*100_000)],
     *[('dtype', v, 'dtype') for v in ('load', 'int8', 'complex64', 'hub', 'Tensor', '__dict__')],
-    *[('model_name', v, 'pieces') for v in ('someone/something', 'https://example.com/model', '//host/share', '\\\\host\\share', 'no such', '', 'a\0b', '~nosuchuser/x', 'x'*100_000)],
-    ('model_name', '../'*200, 'model_name'),
-    *[('rule', v, 'tfm') for v in ('Mine:0123456789abcdef', 'os.system', None, 'CFG', '', 'x'*100_000)],
+    *[('model_name', v, 'pieces') for v in ('someone/something', 'https://example.com/model', '//host/share',
+                                            '\\\\host\\share', 'no such', '', 'a\0b', '~nosuchuser/x', 'x'*100_000)],
+    ('model_name', '../'*200,
+     'model_name'), *[('rule', v, 'tfm') for v in ('Mine:0123456789abcdef', 'os.system', None, 'CFG', '', 'x'*100_000)],
     ('sampler_config', 'someone/something', 'sampler_config'), ('sampler_config', None, 'sampler_config'),
-    *[(f'sampler_config.{k}', v, 'sampler_config') for k, v in dict(num_train_timesteps=10**12, beta_start='a', beta_end=1e300, beta_schedule='evil', trained_betas=[[1]], set_alpha_to_one=3, steps_offset=HUGE,
-                                                                 clip_sample_range=[1], timestep_spacing=['a'], rescale_betas_zero_snr='yes').items()],
-    ('sampler_config.num_train_timesteps', 'x', 'sampler_config'), ('sampler_config.trained_betas', [.1]*200_000, 'sampler_config'), ('sampler_config.prediction_type', 'sample', 'sampler'),
-    *[('values.g', v, 'g') for v in ([], 3, 'a', [1.]*2, [1.]*200_000, [float('nan')]*3, [1e300]*3, [[1.]]*3, [None]*3)],
+    *[(f'sampler_config.{k}', v, 'sampler_config')
+      for k, v in dict(num_train_timesteps=10**12, beta_start='a', beta_end=1e300, beta_schedule='evil',
+                       trained_betas=[[1]], set_alpha_to_one=3, steps_offset=HUGE, clip_sample_range=[1],
+                       timestep_spacing=['a'], rescale_betas_zero_snr='yes').items()],
+    ('sampler_config.num_train_timesteps', 'x', 'sampler_config'),
+    ('sampler_config.trained_betas', [.1]*200_000, 'sampler_config'),
+    ('sampler_config.prediction_type', 'sample',
+     'sampler'), *[('values.g', v, 'g')
+                   for v in ([], 3, 'a', [1.]*2, [1.]*200_000, [float('nan')]*3, [1e300]*3, [[1.]]*3, [None]*3)],
     ('values', {}, 'values'), ('values.os', [1.]*3, 'values'), ('values.g', GONE, 'values'),
-    ('options.unknown', 1, 'options'), ('options.per_sample', 'yes', 'per_sample'), ('options.weak_model', 'someone/something', 'options'), ('options', [['a', 1]], 'options'),
-    ('model', 'x'*16, 'model'), ('model', '0'*16, 'fingerprint'), ('weak_model', 'someone/something', 'weak_model'), ('init_image', 'file:///etc/passwd', 'init_image'), ('init_image', '0'*16, 'init_image'),
-    ('strength', HUGE, 'init_image'), ('embeds', {'prompt': 'someone/something'}, 'prompt'), ('embeds', {'other': '0'*16}, 'embeds'), ('title', [1], 'title'), ('labels', {'a': [1]}, 'labels'),
-    ('prompt', 'x'*2_000_000, 'prompt'), ('prompt', '['*90_000, 'prompt'), ('prompt', '['*900, 'prompt'), ('negative_prompt', '\ud800', 'negative_prompt'), ('version', 3, 'version'), ('entry of 2030', 1, 'entry of 2030')]
+    ('options.unknown', 1, 'options'), ('options.per_sample', 'yes', 'per_sample'),
+    ('options.weak_model', 'someone/something', 'options'), ('options', [['a', 1]], 'options'),
+    ('model', 'x'*16, 'model'), ('model', '0'*16, 'fingerprint'), ('weak_model', 'someone/something', 'weak_model'),
+    ('init_image', 'file:///etc/passwd', 'init_image'), ('init_image', '0'*16, 'init_image'),
+    ('strength', HUGE, 'init_image'), ('embeds', {'prompt': 'someone/something'}, 'prompt'),
+    ('embeds', {'other': '0'*16}, 'embeds'), ('title', [1], 'title'), ('labels', {'a': [1]}, 'labels'),
+    ('prompt', 'x'*2_000_000, 'prompt'), ('prompt', '['*90_000, 'prompt'), ('prompt', '['*900, 'prompt'),
+    ('negative_prompt', '\ud800', 'negative_prompt'), ('version', 3, 'version'), ('entry of 2030', 1, 'entry of 2030')
+]
 
 @pytest.fixture
 def alone(monkeypatch):
@@ -84,7 +104,9 @@ def alone(monkeypatch):
 def test_edited_recipes(good, pieces, tmp_path, alone):
     "Each field, missing, of another type, absurd, unknown or nested: a `ValueError` that names it, within a second"
     assert len(EDITS) > 100
-    for given in (dict(), dict(pieces=pieces)): refused(edited(good, tmp_path/'a.png', {'sampler': 'x'}), 'sampler', **given)          # all is imported
+    # all is imported
+    for given in (dict(), dict(pieces=pieces)):
+        refused(edited(good, tmp_path/'a.png', {'sampler': 'x'}), 'sampler', **given)
     known = set(sys.modules)
     for k, v, names in EDITS:
         path = edited(good, tmp_path/'a.png', {k: v})
@@ -98,7 +120,10 @@ def refused(path, names, **given):
     assert f'`{names}`' in str(e.value) or names in str(e.value), (path, names, str(e.value)[:300])
     assert len(str(e.value)) < 3000 and time.process_time() - began < 1, (names, str(e.value)[:300])
 
-@pytest.mark.parametrize('text', [*VERY_DEEP, *[f'{{"prompt":{t}}}' for t in VERY_DEEP], '5', '"a"', 'null', '[]', '{', '', '{"a":' + '9'*5000 + '}', 'NaN', '[1e999]'], ids=range(15))
+@pytest.mark.parametrize('text', [
+    *VERY_DEEP, *[f'{{"prompt":{t}}}' for t in VERY_DEEP], '5', '"a"', 'null', '[]', '{', '', '{"a":' + '9'*5000 + '}',
+    'NaN', '[1e999]'
+], ids=range(15))
 def test_recipes_that_are_none(text, good, pieces, tmp_path, alone):
     refused(told(good, tmp_path/'a.png', text), '', pieces=pieces)
     assert not alone
@@ -107,8 +132,11 @@ def test_the_size_is_that_of_the_image(good, pieces, tmp_path):
     "A small file cannot ask for a huge image"
     refused(edited(good, tmp_path/'a.png', {'width': 8192, 'height': 8192}), 'width', pieces=pieces)
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers(-2**70, 2**70) | st.floats() | st.text(max_size=8) | st.sampled_from(['DDIMScheduler', 'shapes', 'float32', 'cfg', 'g']),
-                    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(['g', 'a', 'prompt', 'num_train_timesteps']), inner, max_size=3), max_leaves=8)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-2**70, 2**70) | st.floats() | st.text(max_size=8)
+    | st.sampled_from(['DDIMScheduler', 'shapes', 'float32', 'cfg', 'g']),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(
+        st.sampled_from(['g', 'a', 'prompt', 'num_train_timesteps']), inner, max_size=3), max_leaves=8)
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
@@ -124,13 +152,24 @@ def test_any_value_in_any_place(data, good, pieces, tmp_path):
 def test_old_and_other_recipes_are_taken(pieces, tmp_path):
     "Configs that hold what another sampler had, titles, labels, whole numbers as floats"
     tfm, how = guidance('cfg', g=linear(6, 2)), dict(steps=3, sampler='euler', seed=2)
-    image, r = generate('a red star', tfm, pieces, progress=False, **how), recipe('a red star', tfm, pieces, **how)
-    for k, change in enumerate(({}, {'title': 5.5, 'labels': {'g': 3, 'b': 'x'}}, {'sampler_config': {**r['sampler_config'], 'of another': {'deep': [1, [2]]}, '_class_name': 'StableDiffusionPipeline'}},
-                                {'values': {'g': [float(v) for v in r['values']['g']]}}, {'sampler_config': {k: float(v) if type(v) is int else v for k, v in r['sampler_config'].items() if k != 'num_train_timesteps'}})):
+    image, r = generate('a red cone', tfm, pieces, progress=False, **how), recipe('a red cone', tfm, pieces, **how)
+    for k, change in enumerate(({}, {'title': 5.5, 'labels': {'g': 3, 'b': 'x'}}, {
+            'sampler_config': {
+                **r['sampler_config'], 'of another': {'deep': [1, [2]]}, '_class_name': 'StableDiffusionPipeline'
+            }
+    }, {'values': {'g': [float(v) for v in r['values']['g']]}}, {
+            'sampler_config': {
+                k: float(v) if type(v) is int else v
+                for k, v in r['sampler_config'].items()
+                if k != 'num_train_timesteps'
+            }
+    })):
         kept = save_image(image, {**r, **change}, tmp_path/str(k))
         assert (np.asarray(rerun(kept, pieces, progress=False)) == np.asarray(image)).all()
 
-def small(folder, **kw): return Sweep(**{**dict(schedule=[3.], seed=[1, 2], steps=2, sampler='ddim'), **kw}).run(folder, get_sd_pieces(device='cpu'), progress=False)
+def small(folder, **kw):
+    return Sweep(**{**dict(schedule=[3.], seed=[1, 2], steps=2, sampler='ddim'), **kw}).run(
+                        folder, get_sd_pieces(device='cpu'), progress=False)
 
 @pytest.mark.parametrize('text', VERY_DEEP, ids=[len(t)//2 for t in VERY_DEEP])
 def test_a_deep_record_ends_no_sweep(text, good, pieces, tmp_path):
@@ -139,8 +178,12 @@ def test_a_deep_record_ends_no_sweep(text, good, pieces, tmp_path):
     told(good, tmp_path/'images/deep.png', text)
     told(good, tmp_path/'images/deeper.png', f'{{"version":1,"prompt":{text}}}')
     row = json.loads((tmp_path/'metadata.jsonl').read_text().splitlines()[0])
-    with open(tmp_path/'metadata.jsonl', 'a') as f: f.write(f'{text}\n{json.dumps({**row, "file_name": "images/other.png", "recipe": text})}\n')
-    lines = [text, f'{{"id":"{"0"*16}","reason":"deep","recipe":{text}}}', f'{{"id":"{"0"*16}","reason":"deep","recipe":{{"prompt":{text}}}}}']
+    with open(tmp_path/'metadata.jsonl', 'a') as f:
+        f.write(f'{text}\n{json.dumps({**row, "file_name": "images/other.png", "recipe": text})}\n')
+    lines = [
+        text, f'{{"id":"{"0"*16}","reason":"deep","recipe":{text}}}',
+        f'{{"id":"{"0"*16}","reason":"deep","recipe":{{"prompt":{text}}}}}'
+    ]
     (tmp_path/'failures.jsonl').write_text('\n'.join(lines) + '\n')
     for read in (sweep_cells, sweep_failures):
         with pytest.warns(UserWarning, match='left out'): read(tmp_path)
@@ -148,30 +191,40 @@ def test_a_deep_record_ends_no_sweep(text, good, pieces, tmp_path):
     with pytest.warns(UserWarning) as said: again = small(tmp_path, seed=[1, 2, 3])
     assert sum(c.made for c in again.cells) == 3 and len((tmp_path/'metadata.jsonl').read_text().splitlines()) == 3
     words = [str(w.message) for w in said]
-    for part in ('metadata.jsonl: deep.png', 'metadata.jsonl: deeper.png', 'failures.jsonl'): assert any(f'left out of {part}' in w for w in words), words
+    for part in ('metadata.jsonl: deep.png', 'metadata.jsonl: deeper.png', 'failures.jsonl'):
+        assert any(f'left out of {part}' in w for w in words), words
     with pytest.warns(UserWarning, match='record'): assert len(sweep_cells(tmp_path)) == 3
 
-@pytest.mark.parametrize('change', [{'seed': 'a'}, {'seed': 1.5}, {'steps': '3'}, {'steps': HUGE}, {'width': None}, {'prompt': 5}, {'dtype': ['a']}, {'sampler': {'a': 1}}, {'seed': True}, {'rule': 5}, {'values': 3}], ids=str)
+@pytest.mark.parametrize('change',
+                         [{'seed': 'a'}, {'seed': 1.5}, {'steps': '3'}, {'steps': HUGE}, {'width': None}, {'prompt': 5},
+                          {'dtype': ['a']}, {'sampler': {'a': 1}}, {'seed': True}, {'rule': 5}, {'values': 3}], ids=str)
 def test_columns_keep_their_types(change, good, tmp_path):
     "An edited recipe does not put a second type into a column: its image is left out of the list, and said"
     folder = tmp_path/'s'
     for seed in (1, 2): save_image(Image.new('RGB', (32, 32)), {**read_recipe(good), 'seed': seed}, folder)
     edited(good, folder/'images/odd.png', change)
-    with pytest.warns(UserWarning, match='left out of metadata.jsonl: odd.png'): rows = [json.loads(l) for l in write_metadata(folder).read_text().splitlines()]
+    with pytest.warns(UserWarning, match='left out of metadata.jsonl: odd.png'):
+        rows = [json.loads(l) for l in write_metadata(folder).read_text().splitlines()]
     assert len(rows) == 2 and len({tuple((k, type(v)) for k, v in r.items()) for r in rows}) == 1
 
 def test_a_bomb_ends_no_sweep(tmp_path):
     "An image that says it is larger than any memory is left out"
     import struct, zlib
-    def chunk(kind, data): return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+
+    def chunk(kind, data):
+        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
     small(tmp_path)
-    (tmp_path/'images/bomb.png').write_bytes(b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', 2**20, 2**20, 8, 2, 0, 0, 0)) + chunk(b'IDAT', b'') + chunk(b'IEND', b''))
+    (tmp_path/'images/bomb.png').write_bytes(b'\x89PNG\r\n\x1a\n' +
+                                             chunk(b'IHDR', struct.pack('>IIBBBBB', 2**20, 2**20, 8, 2, 0, 0, 0)) +
+                                             chunk(b'IDAT', b'') + chunk(b'IEND', b''))
     with pytest.warns(UserWarning, match='left out of metadata.jsonl: bomb.png'): small(tmp_path)
     assert len((tmp_path/'metadata.jsonl').read_text().splitlines()) == 2
 
 def deepest(kind):
     s = linear(6, 2)
-    while s.levels < MAX_LEVELS: s = {'clip': lambda s: s.clip(0, 10), 'scale': lambda s: .5*s, 'then': lambda s: s.then(linear(1, 2), at=.5)}[kind](s)
+    while s.levels < MAX_LEVELS:
+        s = {'clip': lambda s: s.clip(0, 10), 'scale': lambda s: .5*s,
+             'then': lambda s: s.then(linear(1, 2), at=.5)}[kind](s)
     return s
 
 @pytest.mark.parametrize('kind', ['clip', 'scale', 'then'])
@@ -181,14 +234,17 @@ def test_deep_values(kind, depth):
     s, t = deepest(kind), deepest(kind)
     def at(n, f): return at(n - 1, f) if n else f()
     def checks():
-        assert s == t and hash(s) == hash(t) and repr(s) == repr(t) and s != linear(6, 2) and s != deepest('clip' if kind != 'clip' else 'scale')
+        assert s == t and hash(s) == hash(t) and repr(s) == repr(t) and s != linear(
+            6, 2) and s != deepest('clip' if kind != 'clip' else 'scale')
         assert copy.deepcopy({'g': s})['g'] == s and len(s.values(3)) == 3 and json.loads(s.to_json())
         if not depth: assert Schedule.from_json(s.to_json()) == s == pickle.loads(pickle.dumps(s))
         return True
     assert at(depth, checks)
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 3000), st.sampled_from(['[', '{"curve":', '{"curve":"clip","lo":0,"hi":1,"a":', '{"curve":"constant","val":']), st.booleans())
+@given(st.integers(1, 3000),
+       st.sampled_from(['[', '{"curve":', '{"curve":"clip","lo":0,"hi":1,"a":', '{"curve":"constant","val":']),
+       st.booleans())
 def test_deep_json_is_a_value_error(n, opening, closed):
     "However deep, and whether it ends or not"
     close = {'[': ']'}.get(opening, '}')
@@ -228,7 +284,8 @@ def test_rights_of_a_file(tmp_path, monkeypatch):
         monkeypatch.setattr(os, 'umask', touched)
         write_whole(tmp_path/'a', lambda f: f.write(b'x')); (tmp_path/'b').write_bytes(b'x')
     finally: monkeypatch.undo(); os.umask(mask)
-    assert (tmp_path/'a').stat().st_mode == (tmp_path/'b').stat().st_mode and (tmp_path/'a').stat().st_mode & 0o777 == 0o640
+    assert (tmp_path/'a').stat().st_mode == (tmp_path/
+                                             'b').stat().st_mode and (tmp_path/'a').stat().st_mode & 0o777 == 0o640
 
 def test_what_we_write_takes_the_place_of_a_link(tmp_path):
     "The lists, the grid, the page and the report: what a link led to stays as it was"
@@ -238,4 +295,5 @@ def test_what_we_write_takes_the_place_of_a_link(tmp_path):
     for name in names: (folder/name).symlink_to(theirs)
     cfg_sweep(schedule='1,3', seed='1-2', steps='2', sampler='ddim', out=str(folder))
     cfg_eval(str(folder))
-    assert theirs.read_text() == 'theirs' and not any((folder/n).is_symlink() for n in names) and all((folder/n).stat().st_size > 100 for n in names)
+    assert theirs.read_text() == 'theirs' and not any((folder/n).is_symlink() for n in names) and all(
+        (folder/n).stat().st_size > 100 for n in names)

@@ -4,8 +4,9 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
-from cf_guidance import cells, cli, records, recipes, viewer
-from cf_guidance.plans import Plan
+from cf_guidance import cli
+from cf_guidance.records import recipes, store as records, viewer
+from cf_guidance.sweeps import cells, Plan
 from cf_guidance.sampling import built_in
 from cf_guidance.sweeps import Sweep
 
@@ -33,8 +34,13 @@ class Work:
         def decoded(im): self.decoded += im.tile != []; return load(im)
         def written(*args): self.pages += 1; return page(*args)
         def weights(): self.marks += 1; return buffers()
-        self.patches = [patch.object(recipes, 'open', opened, create=True), patch.object(ImageFile.ImageFile, 'load', decoded),
-                        patch.object(viewer, '_page', written), patch.object(built_in().unet, 'buffers', weights)]
+
+        self.patches = [
+            patch.object(recipes, 'open', opened, create=True),
+            patch.object(ImageFile.ImageFile, 'load', decoded),
+            patch.object(viewer, '_page', written),
+            patch.object(built_in().unet, 'buffers', weights)
+        ]
         for p in self.patches: p.start()
         return self
     def __exit__(self, *args):
@@ -78,7 +84,8 @@ def test_damaged_ends_are_made_anew(folder):
     whole = [c.file.read_bytes() for c in first]
     for c, text in zip(first, (whole[0][:-1], whole[0], b'')): c.file.write_bytes(text)
     with patch.object(Plan, 'images', noise): again = swept(20).run(folder, progress=False)
-    assert again.made == 3 - (whole[0] == whole[1]) and all(records.read_recipe(c.file)['seed'] == c.run.seed for c in again.cells)
+    assert again.made == 3 - (whole[0] == whole[1]) and all(
+        records.read_recipe(c.file)['seed'] == c.run.seed for c in again.cells)
 
 def test_failures_are_added(tmp_path):
     "However many waves fail, a line is written once for each failure on the way, and the list once at the end"
@@ -87,8 +94,10 @@ def test_failures_are_added(tmp_path):
     rewritten, lines, whole, add = [], [], records.write_whole, cells.add_failures
     def counted(path, write): rewritten.append(str(path)); return whole(path, write)
     def added(failed, folder): lines.extend(failed); return add(failed, folder)
-    with patch.object(Plan, 'images', broken), patch.object(records, 'write_whole', counted), patch.object(cells, 'add_failures', added):
-        sweep = swept(20).run(tmp_path, progress=False, max_rows=2)
+
+    with patch.object(Plan, 'images', broken), patch.object(records, 'write_whole',
+                                                            counted), patch.object(cells, 'add_failures', added):
+        sweep = swept(20).run(tmp_path, progress=False, batch_size=2)
     assert len(lines) == 40 == len((tmp_path/'failures.jsonl').read_text().splitlines())
     assert sum('failures' in p for p in rewritten) <= 2 and all(c.failed for c in sweep.cells)
 
@@ -101,9 +110,10 @@ def test_a_long_record_stays_in_the_lists(tmp_path):
             for im in images.values(): im.info['record'] = rows
             yield images
     with patch.object(Plan, 'images', noted): sweep = swept(1).run(tmp_path, progress=False)
-    assert [len(records.read_record(c.file)) for c in sweep.cells] == [5000]*2 and all(c.image.size == (SIZE, SIZE) for c in sweep.cells)
+    assert [len(records.read_record(c.file)) for c in sweep.cells] == [5000]*2 and all(c.image.size == (SIZE, SIZE)
+                                                                                       for c in sweep.cells)
     assert len((tmp_path/'metadata.jsonl').read_text().splitlines()) == 2
-    assert sum(len(json.loads(t)) for t in recipes._noted(rows).values()) == 5000
+    assert sum(len(json.loads(t)) for t in recipes.note_rows(rows).values()) == 5000
 
 def test_grids(tmp_path):
     "The grid of a sweep is drawn once, ten pages at most, and again when an image is another"
@@ -116,5 +126,6 @@ def test_grids(tmp_path):
 
 def test_no_sweep_is_too_large_to_refuse():
     "Ten thousand million places are counted, and not listed"
-    with pytest.raises(ValueError, match='at most 100,000 places; got 10,000,000,000, of 100,000 seed x 100,000 schedule'):
+    with pytest.raises(ValueError,
+                       match='at most 100,000 places; got 10,000,000,000, of 100,000 seed x 100,000 schedule'):
         Sweep(seed=list(range(100_000)), schedule=[k/100 for k in range(100_000)])

@@ -102,18 +102,24 @@ def test_seed_loop():
     from cf_guidance.sampling import generate
     from cf_guidance.schedules import get_cos_sched
     from cf_guidance.transforms import GuidanceTfm, TNormGuidance
-    pieces = get_sd_pieces(device='cpu')
+    pieces = get_sd_pieces('shapes', device='cpu')
     tokenizer, text_encoder, vae, unet, scheduler = pieces
     for tfm in (GuidanceTfm({'g': get_cos_sched(20)}), TNormGuidance({'g': [.15]*20})):
-        inp = tokenizer(['', 'a shiny red star'], padding='max_length', max_length=tokenizer.model_max_length, truncation=True, return_tensors='pt')
+        inp = tokenizer(['', 'a shiny red star'], padding='max_length', max_length=tokenizer.model_max_length,
+                        truncation=True, return_tensors='pt')
         emb = text_encoder(inp.input_ids)[0]
         scheduler.set_timesteps(20)
-        latents = torch.randn((1, unet.config.in_channels, 8, 8), generator=torch.Generator().manual_seed(3))*scheduler.init_noise_sigma
+        latents = torch.randn(
+            (1, unet.config.in_channels, 8, 8), generator=torch.Generator().manual_seed(3))*scheduler.init_noise_sigma
         for i, ts in enumerate(scheduler.timesteps):
-            with torch.no_grad(): u, t = unet(scheduler.scale_model_input(torch.cat([latents]*2), ts), ts, encoder_hidden_states=emb).sample.chunk(2)
+            with torch.no_grad():
+                u, t = unet(scheduler.scale_model_input(torch.cat([latents]*2), ts), ts,
+                            encoder_hidden_states=emb).sample.chunk(2)
             latents = scheduler.step(tfm(u, t, idx=i), ts, latents).prev_sample
         assert torch.isfinite(latents).all()
-        if type(tfm) is GuidanceTfm:                                     # plain guidance acts alike in every space, so our loop gives the same
+        # plain guidance acts alike in every space, so our loop gives the same
+        if type(tfm) is GuidanceTfm:
             seen = []
-            generate('a shiny red star', tfm, pieces, seed=3, steps=20, progress=False, callback=lambda step, x: seen.append(x) or False)
+            generate('a shiny red star', tfm, pieces, seed=3, steps=20, progress=False,
+                     callback=lambda step, x: seen.append(x) or False)
             assert torch.allclose(seen[-1], latents, atol=1e-3)

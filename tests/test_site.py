@@ -1,5 +1,5 @@
 "The docs site: every link and anchor, every picture, and every page in a browser at two widths"
-import subprocess, sys, threading
+import re, subprocess, sys, threading
 from functools import partial
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -20,7 +20,8 @@ class Page(HTMLParser):
         a = dict(attrs)
         self.ids |= {a[k] for k in ('id', 'name') if a.get(k)}
         self.links += [a[k] for k in ('href', 'src') if a.get(k) and tag in ('a', 'img', 'link', 'script', 'iframe')]
-        if tag == 'img' and not (a.get('alt') or '').strip() and a.get('role') != 'presentation': self.unnamed.append((a.get('src') or '')[:60])
+        if tag == 'img' and not (a.get('alt') or '').strip() and a.get('role') != 'presentation':
+            self.unnamed.append((a.get('src') or '')[:60])
 
 @pytest.fixture(scope='module')
 def site():
@@ -29,10 +30,14 @@ def site():
     return root/'_docs'
 
 @pytest.fixture(scope='module')
-def pages(site): return {p.relative_to(site).as_posix(): Page(p.read_text(encoding='utf-8')) for p in sorted(site.rglob('*.html'))}
+def pages(site):
+    return {p.relative_to(site).as_posix(): Page(p.read_text(encoding='utf-8')) for p in sorted(site.rglob('*.html'))}
 
 def test_pages_are_there(pages):
-    wanted = ['index', 'tutorials/getting_started', 'gallery', 'changelog', 'schedules', 'plots', 'transforms', 'widgets', 'page', 'cli', 'tutorials/dynamic_cfg_pt1']
+    wanted = [
+        'index', 'tutorials/getting_started', 'gallery', 'changelog', 'schedules/schedules', 'plots',
+        'transforms/transforms', 'widgets/widgets', 'widgets/page', 'cli', 'tutorials/dynamic_cfg_pt1'
+    ]
     assert {f'{w}.html' for w in wanted} <= set(pages)
 
 def test_links_and_anchors(site, pages):
@@ -49,6 +54,13 @@ def test_links_and_anchors(site, pages):
             elif anchor and target in pages and unquote(anchor) not in pages[target].ids: broken.append((name, link))
     assert broken == []
     assert sum(len(p.links) for p in pages.values()) > 500
+
+def test_signatures(site):
+    "They name their parameters, and take no type from a default of None"
+    texts = {p.relative_to(site).as_posix(): re.sub('<[^>]*>', '', p.read_text()) for p in site.rglob('*.html')}
+    assert [n for n, t in texts.items() if ':NoneType=None' in t] == []
+    assert 'Step(\n    idx:int=0' in texts['schedules/schedule.html']
+    assert 'RescaleGuidance(\n    schedules:dict' in texts['transforms/normalise.html']
 
 def test_pictures_have_words(pages): assert {n: p.unnamed for n, p in pages.items() if p.unnamed} == {}
 
@@ -73,7 +85,8 @@ def test_every_page_opens(pages, served, browser, width):
     wrong, page = [], browser.new_page(viewport={'width': width, 'height': 900})
     page.on('console', lambda m: wrong.append((page.url, m.text)) if m.type == 'error' else None)
     page.on('pageerror', lambda e: wrong.append((page.url, str(e))))
-    page.on('requestfailed', lambda r: None if r.failure == 'net::ERR_ABORTED' else wrong.append((page.url, r.url)))      # the next page ends what is under way
+    # the next page ends what is under way
+    page.on('requestfailed', lambda r: None if r.failure == 'net::ERR_ABORTED' else wrong.append((page.url, r.url)))
     for name in pages:
         page.goto(f'{served}/{name}', wait_until='load')
         over = page.evaluate('document.scrollingElement.scrollWidth - innerWidth')
@@ -87,13 +100,13 @@ def test_search_finds(served, browser):
     page.keyboard.press('/')
     box = page.locator('input[type=search]:visible').first
     box.fill('with_mean')
-    page.locator('.search-result[href*="schedules.html"]').first.wait_for()
+    page.locator('.search-result[href*="schedules/operators.html"]').first.wait_for()
     page.close()
 
 def test_page_without_kernel(served, browser):
     "The explorer on the site draws another curve when its slider is dragged"
     page = browser.new_page(viewport={'width': 1280, 'height': 900})
-    page.goto(f'{served}/page.html', wait_until='networkidle')
+    page.goto(f'{served}/widgets/page.html', wait_until='networkidle')
     curve = page.locator('.cfg-page path.curve')
     before, handle = curve.get_attribute('d'), page.locator('.cfg-page input[type=range]').nth(1)
     box = handle.bounding_box()

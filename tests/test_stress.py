@@ -1,12 +1,13 @@
 "Four threads on one model: each image is as it is alone, and the network stays as it was"
 import threading
 import numpy as np, pytest, torch
+from transformers import CLIPTokenizer
 from cf_guidance.adapters import as_pipeline, guided
-from cf_guidance.methods import guidance
-from cf_guidance.pieces import _fingerprint
+from cf_guidance.transforms import guidance
+from cf_guidance.pieces.core import _fingerprint
 from cf_guidance.sampling import generate
 from cf_guidance.sweeps import Sweep
-from cf_guidance.waves import built_in
+from cf_guidance.sampling import built_in
 from cf_guidance.widgets import ScheduleExplorer
 
 WEAK = {name: dict(layers='all') for name in ('pag', 'seg', 'slg')}
@@ -25,21 +26,23 @@ def apart(some, others):
 def generated(pieces, rule, seed):
     "One image by `generate`"
     how = dict(seed=seed, steps=STEPS, sampler='ddim', progress=False)
-    return [pixels(generate('a red star', guidance(rule, g=5., **RULES[rule]), pieces, **how))]
+    return [pixels(generate('a red cone', guidance(rule, g=5., **RULES[rule]), pieces, **how))]
 
 def hosted(pieces, rule, seed, **more):
     "One image by a pipeline of diffusers that has the same network"
-    pipe = as_pipeline(pieces)
+    # diffusers waits for no other thread that reads
+    own = CLIPTokenizer.from_pretrained(pieces.tokenizer.name_or_path, subfolder='tokenizer')
+    pipe = as_pipeline(pieces._replace(tokenizer=own))
     pipe.set_progress_bar_config(disable=True)
     how = dict(num_inference_steps=STEPS, output_type='pil',
                generator=torch.Generator().manual_seed(seed), **more)
     with guided(pipe, guidance(rule, g=5., **RULES[rule])):
-        return [pixels(pipe('a red star', **how).images[0])]
+        return [pixels(pipe('a red cone', **how).images[0])]
 
 def swept(pieces, rule, seed):
     "Two images by a sweep, which go through the network together"
     cls = type(guidance(rule))
-    one = Sweep(prompt='a red star', seed=[seed, seed + 1000], transform=cls, schedule=5,
+    one = Sweep(prompt='a red cone', seed=[seed, seed + 1000], transform=cls, schedule=5,
                 sampler='ddim', steps=STEPS, **RULES[rule])
     one.run(pieces=pieces, progress=False)
     assert not any(c.failed for c in one.cells)
@@ -47,7 +50,7 @@ def swept(pieces, rule, seed):
 
 def explored(pieces, rule, seed):
     "The image of an explorer, which renders in a thread of its own"
-    explorer = ScheduleExplorer(5., rule, pieces=pieces, prompt='a red star', seed=seed,
+    explorer = ScheduleExplorer(5., rule, pieces=pieces, prompt='a red cone', seed=seed,
                                 steps=STEPS, preview=STEPS, settle=0)
     assert explorer.latest.join(600) and explorer.film is not None, explorer.status.value
     image = explorer.film.image

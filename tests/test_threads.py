@@ -1,20 +1,19 @@
 "Threads: one transform, one denoiser or one model in several of them gives what it gives alone, or the second thread is refused"
 import copy, inspect, pickle, threading, time
 from functools import cache
-import pytest, torch
-from cf_guidance import waves
-from cf_guidance.adapters import as_pipeline, guided
-from cf_guidance.callbacks import guidance_callback
-from cf_guidance.diagnostics import Recorded
-from cf_guidance.kdiffusion import GuidedDenoiser
-from cf_guidance.methods import TRANSFORMS, guidance
-from cf_guidance.pieces import get_sd_pieces
-from cf_guidance.samplers import begin_run
-from cf_guidance.sampling import generate, sample_latents
+import numpy as np, pytest, torch
+from cf_guidance.sampling import loop as waves
+from cf_guidance.adapters import as_pipeline, guided, guidance_callback
+from cf_guidance.transforms import Recorded
+from cf_guidance.adapters import GuidedDenoiser
+from cf_guidance.transforms import TRANSFORMS, guidance
+from cf_guidance.pieces import get_sd_pieces, text_embeddings
+from cf_guidance.sampling import begin_run, generate, sample_latents
 from cf_guidance.schedules import Step, linear
 from cf_guidance.sweeps import Sweep
 from cf_guidance.transforms import GuidanceTfm
-from cf_guidance.waves import Run, Wave, embed
+from cf_guidance.sampling import Run, Wave, embed
+from transformers import CLIPTokenizer
 
 N, STEPS, PATIENCE = 4, 3, 120
 STATEFUL = [name for name, cls in TRANSFORMS.items() if 'state' in inspect.signature(cls.rule).parameters]
@@ -22,6 +21,10 @@ WEAK = 'pag', 'seg', 'slg', 'icg', 'autoguidance'
 
 @pytest.fixture(scope='module')
 def pieces(): return get_sd_pieces(device='cpu')
+
+def own_words(pieces):
+    "A tokenizer for a pipeline of diffusers, which waits for no other thread"
+    return CLIPTokenizer.from_pretrained(pieces.tokenizer.name_or_path, subfolder='tokenizer')
 
 def together(f, args):
     "What `f` gives for each of `args`, each in a thread of its own: a result, or an exception"
@@ -41,16 +44,23 @@ def in_step(n):
     def callback(*_): barrier.wait(PATIENCE)
     return callback
 
-def drawn(tfm, pieces, seed, callback=None): return sample_latents('a red star', tfm, pieces, seeds=[seed], steps=STEPS, sampler='ddim', progress=False, callback=callback)
+def near(a, b):
+    """But for rounding: sums follow where a thread's memory lies, and `smc` goes by signs, so that a rounding can turn one.
+    Two seeds, and two runs that share a memory, are farther apart by more than five times."""
+    return ((a - b).abs().mean() < .1*b.std()).item()
+
+def drawn(tfm, pieces, seed, callback=None):
+    return sample_latents('a red cone', tfm, pieces, seeds=[seed], steps=STEPS, sampler='ddim', progress=False,
+                          callback=callback)
 
 @pytest.mark.parametrize('name', [*STATEFUL, *WEAK, 'cfg', 'base_norm'])
 def test_one_transform_in_four_threads(name, pieces, every):
-    "Bit for bit the image that each thread makes alone, step by step beside the others"
+    "The image that each thread makes alone, step by step beside the others"
     if not every and name not in ('smc', 'pag', 'base_norm'): pytest.skip('with --all')
     tfm, seeds, wait = guidance(name, g=linear(6, 2)), range(1, N + 1), in_step(N)
     want = [drawn(copy.deepcopy(tfm), pieces, s) for s in seeds]
-    for res, w in zip(together(lambda s: drawn(tfm, pieces, s, wait), seeds), want): assert torch.equal(res, w)
-    assert len({w.numpy().tobytes() for w in want}) == N
+    for res, w in zip(together(lambda s: drawn(tfm, pieces, s, wait), seeds), want): assert near(res, w)
+    assert not near(want[0], want[1]) and len({w.numpy().tobytes() for w in want}) == N
 
 class Leaning(GuidanceTfm):
     "Keeps the last push in an attribute of its own"
@@ -64,31 +74,35 @@ def noting():
         def __call__(self, u, t, idx): seen.append(int(idx)); return t
     return Notes()
 
-@pytest.mark.parametrize('make', [lambda: Leaning({'g': 3.}), lambda: Recorded(guidance('cfg')), noting], ids=['subclass', 'recorded', 'object'])
+@pytest.mark.parametrize('make', [lambda: Leaning({'g': 3.}), lambda: Recorded(guidance('cfg')), noting],
+                         ids=['subclass', 'recorded', 'object'])
 def test_a_second_thread_is_refused(make, pieces):
     "What a transform of one's own keeps is that of one run: the first thread's image is right, the others are told"
     want = drawn(make(), pieces, 1)
     tfm, met = make(), threading.Barrier(2)
-    def first(step, latents): met.wait(PATIENCE) if int(step) == 0 else met.wait(PATIENCE) if int(step) == STEPS - 1 else None
+
+    def first(step, latents):
+        met.wait(PATIENCE) if int(step) == 0 else met.wait(PATIENCE) if int(step) == STEPS - 1 else None
     def second(seed):
         met.wait(PATIENCE)
         try: return drawn(tfm, pieces, seed)
         finally: met.wait(PATIENCE)
     one, two = together(lambda job: job(1), [lambda s: drawn(tfm, pieces, s, first), second])
-    assert torch.equal(one, want) and isinstance(two, RuntimeError) and 'is in a run of another thread' in str(two)
+    assert near(one, want) and isinstance(two, RuntimeError) and 'is in a run of another thread' in str(two)
     assert torch.equal(drawn(tfm, pieces, 1), want)                                   # and is free again
 
 def test_a_sweep_copies_what_is_of_ones_own(pieces):
     "A sweep in each thread, with one transform of one's own in all of them"
     tfm = Leaning({'g': 3.})
     def images(seed):
-        made = Sweep(transform=lambda sched: tfm, schedule=[3.], seed=[seed], steps=3, sampler='ddim').run(None, pieces, progress=False)
+        made = Sweep(transform=lambda sched: tfm, schedule=[3.], seed=[seed], steps=3,
+                     sampler='ddim').run(None, pieces, progress=False)
         return [c.image.tobytes() for c in made.cells]
     want = [images(s) for s in range(N)]
     assert together(images, range(N)) == want
 
 def test_a_run_stays_in_its_thread(pieces):
-    course, runs = begin_run(pieces, 'ddim', 3), [Run('a red star', guidance('smc'), 1)]
+    course, runs = begin_run(pieces, 'ddim', 3), [Run('a red cone', guidance('smc'), 1)]
     walk = Wave(runs, pieces, course, (8, 8), embed(runs, pieces)).walk()
     next(walk)
     error, = together(lambda _: next(walk), [0])
@@ -99,10 +113,15 @@ def test_guided_in_threads(name, pieces):
     "One transform in the pipelines of several threads"
     tfm = guidance(name, g=linear(6, 2))
     def image(seed, tfm=tfm):
-        pipe = as_pipeline(pieces._replace(unet=copy.deepcopy(pieces.unet), scheduler=begin_run(pieces, 'ddim', 1).scheduler))
-        with guided(pipe, tfm): return pipe('a red star', num_inference_steps=4, guidance_scale=3., generator=torch.Generator().manual_seed(seed), output_type='latent').images
+        pipe = as_pipeline(
+            pieces._replace(tokenizer=own_words(pieces), unet=copy.deepcopy(pieces.unet),
+                            scheduler=begin_run(pieces, 'ddim', 1).scheduler))
+        with guided(pipe, tfm):
+            return pipe('a red cone', num_inference_steps=4, guidance_scale=3.,
+                        generator=torch.Generator().manual_seed(seed), output_type='latent').images
     want = [image(s, copy.deepcopy(tfm)) for s in range(N)]
-    for res, w in zip(together(image, range(N)), want): assert torch.equal(res, w)
+    for res, w in zip(together(image, range(N)), want): assert near(res, w)
+    assert not near(want[0], want[1])
 
 def euler(model, x, sigmas, both):
     "k-diffusion's plain sampler"
@@ -120,7 +139,9 @@ def test_one_denoiser_in_four_threads(sampler):
     both = {'cond': torch.ones(1, 1), 'uncond': torch.full((1, 1), .5)}
     def model(x, sigma, cond): time.sleep(.002); return (x*cond - x.square()/20)/(1 + sigma.view(-1, 1))
     def denoiser(): return GuidedDenoiser(model, guidance('smc', g=linear(6, 2)), levels)
-    def run(seed, den): return sampler(den, 10*torch.randn(1, 8, generator=torch.Generator().manual_seed(seed)), levels, both)
+
+    def run(seed, den):
+        return sampler(den, 10*torch.randn(1, 8, generator=torch.Generator().manual_seed(seed)), levels, both)
     def beside(seed): barrier.wait(PATIENCE); return run(seed, shared)
     want, shared = [run(s, denoiser()) for s in range(N)], denoiser()
     for res, w in zip(together(beside, range(N)), want): assert torch.equal(res, w)
@@ -129,9 +150,12 @@ def test_one_callback_in_threads(pieces):
     "A callback of diffusers has the numbers of its own run, also beside a longer one"
     sched = guidance_callback(linear(6, 2))
     def scales(n):
-        seen, pipe = [], as_pipeline(pieces._replace(scheduler=begin_run(pieces, 'ddim', 1).scheduler))
+        seen, pipe = [], as_pipeline(
+            pieces._replace(tokenizer=own_words(pieces), scheduler=begin_run(pieces, 'ddim', 1).scheduler))
         def note(pipe, i, ts, kw): out = sched(pipe, i, ts, kw); seen.append(pipe.guidance_scale); return out
-        pipe('a red star', num_inference_steps=n, guidance_scale=6., callback_on_step_end=note, output_type='latent', generator=torch.Generator().manual_seed(1))
+
+        pipe('a red cone', num_inference_steps=n, guidance_scale=6., callback_on_step_end=note, output_type='latent',
+             generator=torch.Generator().manual_seed(1))
         return seen
     counts = [3, 9, 4, 7]
     assert together(scales, counts) == [[*linear(6, 2).values(n)[1:], 2.] for n in counts]
@@ -142,7 +166,8 @@ def test_the_built_in_model_is_loaded_once(monkeypatch):
     monkeypatch.setattr(waves, '_loaded', cache(slow))
     assert len({id(p) for p in together(lambda _: waves.built_in(), range(N))}) == len(loads) == 1
 
-@pytest.mark.parametrize('make', [copy.copy, copy.deepcopy, lambda tfm: pickle.loads(pickle.dumps(tfm))], ids=['copy', 'deepcopy', 'pickle'])
+@pytest.mark.parametrize('make', [copy.copy, copy.deepcopy, lambda tfm: pickle.loads(pickle.dumps(tfm))],
+                         ids=['copy', 'deepcopy', 'pickle'])
 def test_a_copy_goes_its_own_way(make):
     "A copy has what the rule kept in this thread; what either keeps from then on is its own"
     u, t = torch.randn(2, 1, 4, generator=torch.Generator().manual_seed(1)).split(1)
@@ -156,15 +181,39 @@ def test_a_copy_goes_its_own_way(make):
 def test_explorer_sweep_and_generate_on_one_model(pieces, every):
     "Many threads at once, with plain, stateful and weak rules: all images are those made alone, and the network is as it was"
     names, each = (['cfg', 'smc', 'apg', 'pag', 'seg', 'slg'], 20) if every else (['cfg', 'smc', 'pag'], 1)
-    hashed = lambda: (pieces.fingerprint, [(k, id(type(m)), 'forward' in vars(m), id(getattr(m, 'processor', None))) for k, m in pieces.unet.named_modules()])
+    hashed = lambda: (pieces.fingerprint, [(k, id(type(m)), 'forward' in vars(m), id(getattr(m, 'processor', None)))
+                                           for k, m in pieces.unet.named_modules()])
     tfms, before = {name: guidance(name, g=4.) for name in names}, hashed()
     def one(job):
         name, seed, how = job
-        if how == 'generate': return generate('a red star', tfms[name], pieces, seed=seed, steps=4, sampler='ddim', progress=False).tobytes()
-        made = Sweep(transform=name, schedule=[4.], prompt='a red star', seed=[seed], steps=4, sampler='ddim').run(None, pieces, progress=False)
-        return made.cells[0].image.tobytes()
+        if how == 'generate':
+            return generate('a red cone', tfms[name], pieces, seed=seed, steps=4, sampler='ddim', progress=False)
+        made = Sweep(transform=name, schedule=[4.], prompt='a red cone', seed=[seed], steps=4,
+                     sampler='ddim').run(None, pieces, progress=False)
+        return made.cells[0].image
     jobs = [(name, seed, how) for seed in range(each) for name in names for how in ('generate', 'sweep')]
     want = [one(job) for job in jobs]
     def work(k): return [(j, one(jobs[j])) for j in range(k, len(jobs), N)]
     got = dict(pair for part in together(work, range(N)) for pair in part)
-    assert [got[j] for j in range(len(jobs))] == want and hashed() == before
+    far = lambda a, b: abs(np.asarray(a, int) - np.asarray(b, int)).mean()
+    assert all(far(got[j], want[j]) < (4 if jobs[j][0] == 'smc' else .5)
+               for j in range(len(jobs))) and hashed() == before
+    # each rule and seed is an image of its own
+    assert len({im.tobytes() for im in want[::2]}) == len(want[::2])
+
+def test_a_tokenizer_serves_one_thread_at_a_time(pieces):
+    "It keeps the padding of its last call; two calls at once gave texts of two lengths, or an error"
+    class Alone:
+        def __init__(self, own): self.own, self.free, self.met = own, threading.Lock(), 0
+        def __getattr__(self, k): return getattr(self.own, k)
+        def __call__(self, *args, **kwargs):
+            if not self.free.acquire(blocking=False): self.met += 1; return self.own(*args, **kwargs)
+            time.sleep(.005)
+            try: return self.own(*args, **kwargs)
+            finally: self.free.release()
+    one = pieces._replace(tokenizer=Alone(pieces.tokenizer))
+    texts = ['a red cone', 'a small blue torus in front of a large white cube', '', 'a green sphere']
+    want = [text_embeddings(t, pieces) for t in texts]
+    for res, w in zip(together(lambda t: text_embeddings(t, one), texts), want):
+        assert torch.allclose(res, w, atol=1e-4)
+    assert one.tokenizer.met == 0

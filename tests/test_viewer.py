@@ -5,24 +5,33 @@ from urllib.parse import parse_qs
 import numpy as np
 import pytest
 from PIL import Image
-from cf_guidance.folders import sweep_cells, sweep_failures
-from cf_guidance.records import image_id, save_image, write_metadata
+from cf_guidance.records import sweep_cells, sweep_failures, image_id, save_image, write_metadata
 from cf_guidance.schedules import constant, cosine, linear
-from cf_guidance.viewer import write_viewer
+from cf_guidance.records import write_viewer
 from hosts import chromium, until as wait_for
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium here: install Debian's package `chromium`")
 
-HOSTILE = '</script x></script><img src=x onerror=alert(1)> "\'`${alert(2)}` &lt; 🙂 \u202eabc\u2066 \u2028\u2029 \x00 <!-- '
+HOSTILE = ('</script x></script><img src=x onerror=alert(1)> "\'`${alert(2)}` &lt; 🙂 '
+           '\u202eabc\u2066 \u2028\u2029 \x00 <!-- ')
 LONG = (HOSTILE*200)[:10_000]
 
 def made_of(sched, seed, steps=8, size=16, **kw):
-    return {**dict(version=1, model='0'*16, model_name='none', prompt='a red star', negative_prompt='', seed=seed, rule='GuidanceTfm', title=repr(sched), options={},
-                   values={'g': sched.values(steps)}, sampler='DDIMScheduler', sampler_config={'eta': 0}, steps=steps, width=size, height=size, dtype='float32'), **kw}
+    own = dict(version=1, model='0'*16, model_name='none', prompt='a red star', negative_prompt='', seed=seed,
+               rule='GuidanceTfm', title=repr(sched), options={}, values={'g': sched.values(steps)},
+               sampler='DDIMScheduler', sampler_config={'eta': 0}, steps=steps, width=size, height=size,
+               dtype='float32')
+    return {**own, **kw}
 
-def colour(r): return (int(20*max(r['values'].get('g', [0]))) % 256, 40*(r['seed'] % 6), 80*(r['prompt'] == 'a blue heart') % 256)
-def save(folder, *recipes): return [save_image(Image.new('RGB', (r['width'], r['height']), colour(r)), r, folder) for r in recipes]
-def failed(folder, *pairs): (folder/'failures.jsonl').write_text('\n'.join(json.dumps({'id': image_id(r), 'reason': why, 'recipe': r}) for r, why in pairs))
+def colour(r):
+    return (int(20*max(r['values'].get('g', [0]))) % 256, 40*(r['seed'] % 6), 80*(r['prompt'] == 'a blue heart') % 256)
+
+def save(folder, *recipes):
+    return [save_image(Image.new('RGB', (r['width'], r['height']), colour(r)), r, folder) for r in recipes]
+
+def failed(folder, *pairs):
+    (folder/'failures.jsonl').write_text('\n'.join(
+        json.dumps({'id': image_id(r), 'reason': why, 'recipe': r}) for r, why in pairs))
 
 SCHEDS = [(constant(7.5), 7.5, 7.5), (cosine(9), 9, 0), (linear(12, 2), 12, 2)]
 
@@ -30,7 +39,12 @@ SCHEDS = [(constant(7.5), 7.5, 7.5), (cosine(9), 9, 0), (linear(12, 2), 12, 2)]
 def sweep(tmp_path_factory):
     "Three schedules, three seeds, two prompts: one image never made, two failed, one file lost"
     folder = tmp_path_factory.mktemp('sweep')
-    every = [made_of(s, seed, prompt=p, labels={'schedule': repr(s), 'top': t, 'end': e}) for s, t, e in SCHEDS for seed in (1, 2, 3) for p in ('a red star', 'a blue heart')]
+    every = [
+        made_of(s, seed, prompt=p, labels={'schedule': repr(s), 'top': t, 'end': e})
+        for s, t, e in SCHEDS
+        for seed in (1, 2, 3)
+        for p in ('a red star', 'a blue heart')
+    ]
     keep = [r for r in every if not (r['seed'] == 3 and r['labels']['top'] == 9)]
     none, bad = [r for r in every if r not in keep]
     paths = save(folder, *keep)
@@ -45,7 +59,9 @@ def show(browser):
     "Opens pages from files; at the end no error was logged, no dialog opened, and nothing was asked for but images of the folder"
     opened, faults = [], []
     def asked(file, r):
-        if r.url.split('#')[0] != file.as_uri() and not re.fullmatch(re.escape(file.parent.as_uri()) + r'/images/[0-9a-f]{16}\.png', r.url) and r.url != 'data:,': faults.append(r.url)
+        if r.url.split('#')[0] != file.as_uri() and not re.fullmatch(
+                re.escape(file.parent.as_uri()) + r'/images/[0-9a-f]{16}\.png', r.url) and r.url != 'data:,':
+            faults.append(r.url)
     def opener(file, width=1280, hash='', scheme='light'):
         page = browser.new_page(viewport={'width': width, 'height': 860}, color_scheme=scheme)
         opened.append(page)
@@ -67,11 +83,14 @@ def grid(page):
 
 def button(page, row, col): return page.locator('#grid tbody tr').nth(row).locator('button').nth(col)
 def menu(page, name): return page.get_by_role('group', name=name, exact=True)
-def state(page): return {k: v[0] for k, v in parse_qs(page.evaluate('location.hash')[1:], keep_blank_values=True).items()}
+
+def state(page):
+    return {k: v[0] for k, v in parse_qs(page.evaluate('location.hash')[1:], keep_blank_values=True).items()}
 def settled(page, **kw):
     "The address is written a moment after the last change"
     wait_for(lambda: kw.items() <= state(page).items(), f'the address of {kw}', .05)
-def pixels(place): return np.asarray(Image.open(io.BytesIO(place.screenshot())).convert('RGB')).astype(int)[6:-6, 6:-6]      # without the round corners
+# without the round corners
+def pixels(place): return np.asarray(Image.open(io.BytesIO(place.screenshot())).convert('RGB')).astype(int)[6:-6, 6:-6]
 def until(page, script):
     "Wait for an expression to be true; the policy of the page forbids Playwright's own way"
     wait_for(lambda: page.evaluate(script), script, .05)
@@ -81,11 +100,17 @@ def wanted(sweep, x, y, **fixed):
     get = lambda r, k: r['labels'][k] if k in r['labels'] else r[k]
     vals = lambda k: sorted({get(r, k) for r in sweep.every})
     def at(v, w):
-        r = next((r for r in sweep.every if get(r, x) == v and get(r, y) == w and all(get(r, k) == f for k, f in fixed.items())), None)
+        r = next((r for r in sweep.every
+                  if get(r, x) == v and get(r, y) == w and all(get(r, k) == f for k, f in fixed.items())), None)
         if r is None or r == sweep.none: return ['none', None, 'not made']
         if r == sweep.bad: return ['failed', None, 'failed: out of memory <b>']
-        return ['lost', None, 'the image file is missing'] if r == sweep.lost else ['made', f'images/{image_id(r)}.png', '']
-    return {'columns': [f'{v}' for v in vals(x)], 'rows': [f'{w}' for w in vals(y)], 'cells': [[at(v, w) for v in vals(x)] for w in vals(y)]}
+        return ['lost', None, 'the image file is missing'
+                ] if r == sweep.lost else ['made', f'images/{image_id(r)}.png', '']
+
+    return {
+        'columns': [f'{v}' for v in vals(x)], 'rows': [f'{w}' for w in vals(y)],
+        'cells': [[at(v, w) for v in vals(x)] for w in vals(y)]
+    }
 
 def test_axes_and_menus(show, sweep):
     "Every place holds the image that the recipes say, whichever axes go across and down, and menus swap them all"
@@ -93,16 +118,19 @@ def test_axes_and_menus(show, sweep):
     assert grid(page) == wanted(sweep, 'seed', 'schedule', prompt='a blue heart')
     assert page.inner_text('#count') == '7 shown · 1 failed · 1 missing'
     menu(page, 'prompt').locator('select').select_option('a red star')
-    assert grid(page) == wanted(sweep, 'seed', 'schedule', prompt='a red star') and page.inner_text('#count') == '8 shown · 1 not made'
+    assert grid(page) == wanted(sweep, 'seed', 'schedule',
+                                prompt='a red star') and page.inner_text('#count') == '8 shown · 1 not made'
     page.click('#swap')
     assert grid(page) == wanted(sweep, 'schedule', 'seed', prompt='a red star')
     page.select_option('#columns', label='prompt')
     assert grid(page) == wanted(sweep, 'prompt', 'seed', schedule=repr(constant(7.5)))
     menu(page, 'schedule').get_by_label('next schedule').click()
     assert grid(page) == wanted(sweep, 'prompt', 'seed', schedule=repr(cosine(9)))
-    menu(page, 'schedule').get_by_label('previous schedule').click(); menu(page, 'schedule').get_by_label('previous schedule').click()
+    menu(page, 'schedule').get_by_label('previous schedule').click()
+    menu(page, 'schedule').get_by_label('previous schedule').click()
     assert grid(page) == wanted(sweep, 'prompt', 'seed', schedule=repr(linear(12, 2)))                # round the end
-    page.select_option('#rows', label='prompt')                                                      # the two change places
+    # the two change places
+    page.select_option('#rows', label='prompt')
     assert grid(page) == wanted(sweep, 'seed', 'prompt', schedule=repr(linear(12, 2)))
 
 def test_labels_are_axes(show, sweep):
@@ -115,7 +143,8 @@ def test_labels_are_axes(show, sweep):
     got, want = grid(page), wanted(sweep, 'prompt', 'top', seed=2)
     assert got['cells'] == want['cells'] and got['rows'] == ['7.5', '9', '12']
     page.select_option('#columns', label='end')                        # not all ends were made with all tops
-    assert [[c[0] for c in row] for row in grid(page)['cells']] == [['none', 'none', 'made'], ['made', 'none', 'none'], ['none', 'made', 'none']]
+    assert [[c[0] for c in row] for row in grid(page)['cells']] == [['none', 'none', 'made'], ['made', 'none', 'none'],
+                                                                    ['none', 'made', 'none']]
     page.select_option('#columns', label='nothing'); page.select_option('#rows', label='seed')
     assert len(grid(page)['cells']) == 3 and grid(page)['columns'] == []
     page.select_option('#rows', label='nothing'); page.select_option('#columns', label='schedule')
@@ -123,8 +152,15 @@ def test_labels_are_axes(show, sweep):
 
 def test_parameters_or_schedule(show, tmp_path):
     "With one of two parameters down, the other has a menu and the schedule has none; with the schedule down, neither has"
-    save(tmp_path, *[made_of(linear(t, e), seed, labels={'schedule': f'linear({t}, {e})', 'top': t, 'end': e}) for t in (9, 12) for e in (1, 2) for seed in (1, 2)])
-    page, menus = show(write_viewer(tmp_path)), lambda: [g.get_attribute('aria-label') for g in page.locator('#rest .field').all()]
+    save(
+        tmp_path, *[
+            made_of(linear(t, e), seed, labels={'schedule': f'linear({t}, {e})', 'top': t, 'end': e})
+            for t in (9, 12)
+            for e in (1, 2)
+            for seed in (1, 2)
+        ])
+    page, menus = show(
+        write_viewer(tmp_path)), lambda: [g.get_attribute('aria-label') for g in page.locator('#rest .field').all()]
     assert menus() == [] and len(grid(page)['rows']) == 4
     page.select_option('#rows', label='top')
     assert menus() == ['end'] and page.inner_text('#count') == '4 shown'
@@ -133,12 +169,15 @@ def test_parameters_or_schedule(show, tmp_path):
 
 def test_menu_to_nowhere_takes_the_others_along(show, tmp_path):
     "Prompt c was made with seed 3 alone, and nothing else was"
-    save(tmp_path, *[made_of(constant(3), seed, prompt=p) for p in 'ab' for seed in (1, 2)], made_of(constant(3), 3, prompt='c'))
+    save(tmp_path, *[made_of(constant(3), seed, prompt=p) for p in 'ab' for seed in (1, 2)],
+         made_of(constant(3), 3, prompt='c'))
     page = show(write_viewer(tmp_path), hash='#columns=&rows=')
     chosen = lambda: [m.evaluate('m => m.selectedOptions[0].textContent') for m in page.locator('#rest select').all()]
     assert chosen() == ['a', '1'] and page.inner_text('#status') == ''
     menu(page, 'prompt').locator('select').select_option('c')
-    assert chosen() == ['c', '3'] and page.inner_text('#count') == '1 shown' and 'the other menus went to the nearest' in page.inner_text('#status')
+    assert chosen() == [
+        'c', '3'
+    ] and page.inner_text('#count') == '1 shown' and 'the other menus went to the nearest' in page.inner_text('#status')
     menu(page, 'prompt').locator('select').select_option('b')
     assert chosen()[0] == 'b' and chosen()[1] in '12' and page.inner_text('#count') == '1 shown'
 
@@ -152,7 +191,8 @@ def test_curves_have_the_numbers_of_the_recipe(show, sweep):
     for src, d in drawn:
         xy = [list(map(float, part.replace('H', ' ').split())) for part in d[1:].split('L')]
         g = cells[src.split('/')[-1]]['values']['g']
-        assert [top - y/20*(top - low) for _, y, _ in xy] == pytest.approx(g, abs=2e-3) and [x for x, _, _ in xy] == pytest.approx([100*i/8 for i in range(8)], abs=1e-3)
+        assert [top - y/20*(top - low) for _, y, _ in xy] == pytest.approx(
+            g, abs=2e-3) and [x for x, _, _ in xy] == pytest.approx([100*i/8 for i in range(8)], abs=1e-3)
     one = page.evaluate("document.getElementById('one').getAttribute('d')")
     assert float(one.split()[1].split('H')[0]) == pytest.approx(20*(top - 1)/(top - low), abs=1e-3)
     assert page.locator('#grid td button').first.locator('use.one').get_attribute('href') == '#one'
@@ -172,8 +212,10 @@ def test_two_side_by_side(show, sweep):
     page.locator('#gain').fill('3')
     more = pixels(page.locator('.blend')); more = more[more.shape[0]//2, more.shape[1]//2]
     assert abs(more - np.minimum(255, 3*abs(a - b))).max() <= 3 and '× 3' in page.inner_text('.minus')
-    fields = page.locator('.differ tbody tr').evaluate_all('rows => rows.map(r => [...r.children].map(c => c.textContent))')
-    assert ['seed', '1', '2'] in fields and ['labels.top', '7.5', '12'] in fields and not any(f[0] == 'sampler' for f in fields)
+    fields = page.locator('.differ tbody tr').evaluate_all(
+        'rows => rows.map(r => [...r.children].map(c => c.textContent))')
+    assert ['seed', '1', '2'] in fields and ['labels.top', '7.5', '12'] in fields and not any(f[0] == 'sampler'
+                                                                                              for f in fields)
     assert page.locator('.plot path.A').count() == 1 == page.locator('.plot path.B').count()
     page.locator('summary').first.click()
     whole = json.loads(page.locator('details[open] pre').inner_text())
@@ -213,14 +255,17 @@ def test_address_brings_the_view_back(show, sweep):
 def test_keyboard(show, sweep):
     "Arrows go from image to image and step a menu, keys pick, one place of the grid has the tab"
     page = show(sweep.page)
-    focus = lambda: page.evaluate("(b => [b.closest('tr').rowIndex - 1, b.closest('td').cellIndex - 1])(document.activeElement)")
+    focus = lambda: page.evaluate(
+        "(b => [b.closest('tr').rowIndex - 1, b.closest('td').cellIndex - 1])(document.activeElement)")
     assert page.locator('#grid button[tabindex="0"]').count() == 1
     button(page, 0, 0).focus()
-    for key, at in (('ArrowRight', [0, 1]), ('ArrowDown', [1, 1]), ('ArrowUp', [0, 1]), ('ArrowUp', [0, 1]), ('ArrowLeft', [0, 0]), ('ArrowLeft', [0, 0])):
+    for key, at in (('ArrowRight', [0, 1]), ('ArrowDown', [1, 1]), ('ArrowUp', [0, 1]), ('ArrowUp', [0, 1]),
+                    ('ArrowLeft', [0, 0]), ('ArrowLeft', [0, 0])):
         page.keyboard.press(key)
         assert focus() == at
     page.keyboard.press('Enter'); page.keyboard.press('ArrowRight'); page.keyboard.press('b')
-    assert button(page, 0, 0).get_attribute('data-side') == 'A' and button(page, 0, 1).get_attribute('data-side') == 'B' and focus() == [0, 1]
+    assert button(page, 0, 0).get_attribute('data-side') == 'A' and button(
+        page, 0, 1).get_attribute('data-side') == 'B' and focus() == [0, 1]
     assert page.locator('#grid button[tabindex="0"]').count() == 1
     menu(page, 'prompt').locator('select').focus(); page.keyboard.press('ArrowRight')
     assert grid(page) == wanted(sweep, 'seed', 'schedule', prompt='a red star')
@@ -236,8 +281,10 @@ def test_slideshow(show, sweep):
     assert play.get_attribute('aria-pressed') == 'true'
     play.click()
     shown = lambda: page.evaluate("document.querySelector('#rest select').selectedOptions[0].textContent")
-    there = shown()                                                                                  # on a busy machine the next one may have come
-    page.wait_for_timeout(2500)                                                                      # two turns of the show
+    # on a busy machine the next one may have come
+    there = shown()
+    # two turns of the show
+    page.wait_for_timeout(2500)
     assert shown() == there and play.get_attribute('aria-pressed') == 'false'
 
 @pytest.mark.parametrize('width', (390, 1280))
@@ -246,12 +293,18 @@ def test_fits_and_is_labelled(show, sweep, width):
     for pick in (None, 'A', 'B'):
         if pick: button(page, 0, 'AB'.index(pick)).click(modifiers=['Shift']*(pick == 'B'))
         assert page.evaluate('document.documentElement.scrollWidth <= innerWidth')
-        assert page.evaluate('''[...document.querySelectorAll(':is(input, select, button)')].filter(e => !e.ariaLabel && !e.labels?.length && !e.textContent).length''') == 0
-        assert page.evaluate('''[...document.querySelectorAll('#grid button[data-state=made] img, .pair img')].filter(e => !e.alt).length''') == 0
+        assert page.evaluate('''[...document.querySelectorAll(':is(input, select, button)')]
+            .filter(e => !e.ariaLabel && !e.labels?.length && !e.textContent).length''') == 0
+        assert page.evaluate('''[...document.querySelectorAll('#grid button[data-state=made] img, .pair img')]
+            .filter(e => !e.alt).length''') == 0
     page.locator('#size').fill('384')
-    heads, places = [page.locator(f'#grid {part} th').first for part in ('thead', 'tbody')], lambda: [h.bounding_box() for h in (*heads, button(page, 0, 0))]
+    heads, places = [page.locator(f'#grid {part} th').first
+                     for part in ('thead', 'tbody')], lambda: [h.bounding_box() for h in (*heads, button(page, 0, 0))]
     before = places(); page.evaluate("document.querySelector('#grid').scrollTo(40, 90)"); after = places()
-    assert [[b[k] - a[k] for k in 'xy'] for a, b in zip(before, after)] == pytest.approx(np.array([[-40, 0], [0, -90], [-40, -90]]), abs=1)   # the labels stay
+    # the labels stay
+    assert [[b[k] - a[k]
+             for k in 'xy']
+            for a, b in zip(before, after)] == pytest.approx(np.array([[-40, 0], [0, -90], [-40, -90]]), abs=1)
     page.locator('#size').fill('48'); assert button(page, 0, 0).bounding_box()['width'] == pytest.approx(48, abs=.5)
 
 def test_dark(show, sweep):
@@ -262,7 +315,10 @@ def test_hostile_words(show, tmp_path):
     "Prompt, titles, labels, a reason and the folder's name that would be script are shown as they are"
     folder = tmp_path/'a <img src=x onerror=alert(3)> &amp; #%'
     own = dict(labels={HOSTILE: HOSTILE, '__proto__': 5, 'constructor': 'a', 'schedule': HOSTILE + '2'})
-    plain = [made_of(cosine(), s, options={'__proto__': 'x', HOSTILE: [HOSTILE]}, prompt=p, title=HOSTILE) for s, p in ((1, LONG), (2**64 - 1, LONG), (1, 'b' + LONG[1:]))]
+    plain = [
+        made_of(cosine(), s, options={'__proto__': 'x', HOSTILE: [HOSTILE]}, prompt=p, title=HOSTILE)
+        for s, p in ((1, LONG), (2**64 - 1, LONG), (1, 'b' + LONG[1:]))
+    ]
     every = [*plain, made_of(cosine(), 3, prompt=LONG, **own), made_of(cosine(), 4, prompt=LONG, title=HOSTILE)]
     save(folder, *every[:-1]); failed(folder, (every[-1], HOSTILE))
     page = show(write_viewer(folder), hash='#columns=seed&rows=prompt')
@@ -270,7 +326,8 @@ def test_hostile_words(show, tmp_path):
     names = page.locator('#columns option').evaluate_all('os => os.map(o => o.textContent)')
     assert {'nothing', 'seed', 'prompt', '__proto__', 'constructor', HOSTILE[:40] + '…'} <= set(names)
     rows = [r.get_attribute('title') for r in page.locator('#grid tbody th').all()]
-    assert any(r.startswith('</script x></script><img src=x onerror=alert(1)>') for r in rows) and str(2**64 - 1) in grid(page)['columns']
+    assert any(r.startswith('</script x></script><img src=x onerror=alert(1)>')
+               for r in rows) and str(2**64 - 1) in grid(page)['columns']
     for k in range(len(names)):
         page.select_option('#columns', index=k)
         assert sum(cell[0] != 'none' for row in grid(page)['cells'] for cell in row) > 0
@@ -294,7 +351,11 @@ def test_policy_holds(show, sweep, browser):
     "A script, a style attribute or an image from elsewhere that got into the page is refused"
     text = sweep.page.read_text(encoding='utf-8')
     bad = sweep.folder/'bad.html'
-    bad.write_text(text.replace('<main>', '<main><script>window.hit = 1</script><img src="https://example.com/a.png" onerror="window.hit = 2">'), encoding='utf-8')
+    bad.write_text(
+        text.replace(
+            '<main>',
+            '<main><script>window.hit = 1</script><img src="https://example.com/a.png" onerror="window.hit = 2">'),
+        encoding='utf-8')
     page, said, asked = browser.new_page(), [], []
     page.on('console', lambda m: said.append(m.text)); page.on('requestfinished', lambda r: asked.append(r.url))
     page.goto(bad.as_uri())
@@ -305,7 +366,8 @@ def test_policy_holds(show, sweep, browser):
 def test_one_image_without_a_curve(show, tmp_path):
     save(tmp_path, made_of(cosine(), 1, values={}))
     page = show(write_viewer(tmp_path))
-    assert page.inner_text('#count') == '1 shown' and page.locator('defs path').count() == 1 and page.locator('#rest *').count() == 0
+    assert page.inner_text('#count') == '1 shown' and page.locator('defs path').count() == 1 and page.locator(
+        '#rest *').count() == 0
     button(page, 0, 0).click()
     assert page.locator('.plot').count() == 0 and page.locator('.pair img').count() == 1
 
@@ -313,8 +375,10 @@ def test_all_failed_and_records_left_out(show, tmp_path):
     (tmp_path/'images').mkdir()
     failed(tmp_path, *[(made_of(cosine(), seed), f'reason {seed}') for seed in (1, 2)])
     with open(tmp_path/'failures.jsonl', 'a') as f: f.write('\n{"id": "<b>')
-    with pytest.warns(UserWarning, match='1 record left out: line 3 of failures.jsonl'): page = show(write_viewer(tmp_path))
-    assert [c[2] for c in grid(page)['cells'][0]] == ['failed: reason 1', 'failed: reason 2'] and 'line 3 of failures.jsonl' in page.inner_text('#note')
+    with pytest.warns(UserWarning, match='1 record left out: line 3 of failures.jsonl'):
+        page = show(write_viewer(tmp_path))
+    assert [c[2] for c in grid(page)['cells'][0]] == ['failed: reason 1', 'failed: reason 2'
+                                                      ] and 'line 3 of failures.jsonl' in page.inner_text('#note')
 
 def test_many(show, tmp_path, every):
     "A large sweep opens, and only what is in sight is drawn and loaded"
@@ -326,15 +390,19 @@ def test_many(show, tmp_path, every):
     assert page.inner_text('#count') == f'{25*n:,} shown' and page.locator('#grid button').count() < 200
     assert page.locator('defs path').count() <= 1 + 25                          # a curve is drawn once
     page.wait_for_timeout(500)
-    assert page.evaluate("[...document.querySelectorAll('#grid img')].filter(i => i.complete && i.naturalWidth).length") < 200
+    assert page.evaluate(
+        "[...document.querySelectorAll('#grid img')].filter(i => i.complete && i.naturalWidth).length") < 200
     assert file.stat().st_size < 40_000 + 150*25*n
 
 def shapes(n):
     "Recipes of `n` images: a full grid, one change at a time, one axis, and prompts with seeds of their own"
-    return {'grid': [made_of(cosine(1 + m/10), s) for m in range(20) for s in range(n//20)],
-            'pairs': [made_of(cosine(1 + m/1000), 0) for m in range(n//2)] + [made_of(cosine(1), s) for s in range(1, n//2)],
-            'one axis': [made_of(cosine(1 + m/1000), 0) for m in range(n)],
-            'own seeds': [made_of(cosine(3), s, prompt=f'prompt {s}') for s in range(n)]}
+    return {
+        'grid': [made_of(cosine(1 + m/10), s) for m in range(20) for s in range(n//20)],
+        'pairs': [made_of(cosine(1 + m/1000), 0)
+                  for m in range(n//2)] + [made_of(cosine(1), s) for s in range(1, n//2)],
+        'one axis': [made_of(cosine(1 + m/1000), 0)
+                     for m in range(n)], 'own seeds': [made_of(cosine(3), s, prompt=f'prompt {s}') for s in range(n)]
+    }
 
 def listed(folder, recipes):
     "A folder that lists images, none of which is there: what the page draws does not hang on that"
@@ -351,7 +419,9 @@ IN_SIGHT = """() => { const g = document.querySelector('#grid'), box = g.getBoun
       [tr.querySelector('th')?.textContent, heads[j] ?? b.previousSibling?.textContent, b.ariaLabel]))} }"""
 
 def scrolled(page, x, y):
-    page.evaluate("([x, y]) => { const g = document.querySelector('#grid'); g.scrollTo(x*g.scrollWidth, y*g.scrollHeight) }", [x, y])
+    page.evaluate(
+        "([x, y]) => { const g = document.querySelector('#grid'); g.scrollTo(x*g.scrollWidth, y*g.scrollHeight) }",
+        [x, y])
     page.evaluate('new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))')
     return page.evaluate(IN_SIGHT)
 
@@ -360,8 +430,11 @@ def test_any_shape(show, tmp_path, every, shape):
     "However many images, in whatever shape and by whatever address: as few elements, each place under its labels, and all within reach"
     n = 10_000 if every else 1000
     file = listed(tmp_path/'many', shapes(n)[shape])
-    pages = {'': show(file), '#columns=seed&rows=': show(file, hash='#columns=seed&rows='), '#columns=seed&rows=schedule': show(file, hash='#columns=seed&rows=schedule'),
-             '#columns=prompt&rows=seed': show(file, hash='#columns=prompt&rows=seed&size=32')}
+    pages = {
+        '': show(file), '#columns=seed&rows=': show(file, hash='#columns=seed&rows='),
+        '#columns=seed&rows=schedule': show(file, hash='#columns=seed&rows=schedule'),
+        '#columns=prompt&rows=seed': show(file, hash='#columns=prompt&rows=seed&size=32')
+    }
     for hash, page in pages.items():
         for x, y in ((0, 0), (.5, .5), (1, 1), (1, 0), (.01, .9)):
             seen = scrolled(page, x, y)
@@ -371,7 +444,9 @@ def test_any_shape(show, tmp_path, every, shape):
                 if words != 'not made' and col: assert col in words, (hash, row, col, words)
             if seen['buttons'] > 60: assert seen['here'], (hash, x, y)
     shown = pages[''].inner_text('#count').split(' ')
-    assert int(shown[0].replace(',', '')) == 0 and int(shown[3].replace(',', '')) == len(shapes(n)[shape]) and 'not made' not in shown         # all are there, and no empty place
+    # all are there, and no empty place
+    assert int(shown[0].replace(',', '')) == 0 and int(shown[3].replace(',', '')) == len(
+        shapes(n)[shape]) and 'not made' not in shown
 
 def test_arrows_go_beyond_sight(show, tmp_path):
     "The arrow keys reach places that are not drawn yet, and the place keeps the focus while the grid is scrolled a little"

@@ -43,7 +43,11 @@ def run(fn):
             if 'image/png' in o.get('data', {}): o['data']['image/png'] = light(o['data']['image/png'])
     write_nb(nb, fn)
 
-def all_nbs(): return [f for f in sorted(cfg.nbs_path.rglob('*.ipynb')) if not f.name.startswith('_') and '.ipynb_checkpoints' not in f.parts]
+def all_nbs():
+    return [
+        f for f in sorted(cfg.nbs_path.rglob('*.ipynb'))
+        if not f.name.startswith('_') and '.ipynb_checkpoints' not in f.parts
+    ]
 
 def readme(nb):
     "GitHub Markdown of processed notebook `nb`, with links between notebooks sent to the site"
@@ -56,15 +60,23 @@ def readme(nb):
         elif c['cell_type'] == 'markdown': res.append(src)
         else:
             res.append('```python\n' + re.sub(r'^#\|.*\n?', '', src, flags=re.M).strip() + '\n```')
-            txt = [''.join(o.get('text') or o.get('data', {}).get('text/plain', '')) for o in c.get('outputs', []) if 'image/png' not in o.get('data', {})]
+            txt = [
+                ''.join(o.get('text') or o.get('data', {}).get('text/plain', ''))
+                for o in c.get('outputs', [])
+                if 'image/png' not in o.get('data', {})
+            ]
             res += ['\n'.join('    ' + l for l in t.splitlines()) for t in txt if t]
     text = re.sub(r'\]\(((?:\w+/)*)(?:\d+[a-zA-Z0-9]*_)?([\w.]+)\.ipynb', rf']({site}/\1\2.html', '\n\n'.join(res))
     return text.replace('](images/', '](nbs/images/') + '\n'
 
 def mended(html):
-    "The page with each picture's caption as its words for those who do not see it, and no raw links in code"
-    html = re.sub(r'\[(`[\w.]+`)\]\(http[^)]*\)', r'\1', html)                # nbdev links names in a signature's comments too
-    html = re.sub(r'<a [^>]*href="[^"]*#_\w+"[^>]*>(.*?)</a>', r'\1', html)      # and private names, which have no entry
+    "The page with each picture's caption as its words for those who do not see it, and plain signatures"
+    # nbdev links names in a signature's comments too
+    html = re.sub(r'\[(`[\w.]+`)\]\(http[^)]*\)', r'\1', html)
+    # takes the type of a default for that of a parameter
+    html = html.replace(':NoneType<span', '<span')
+    # and links private names, which have no entry
+    html = re.sub(r'<a [^>]*href="[^"]*#_\w+"[^>]*>(.*?)</a>', r'\1', html)
     return re.sub(r'<img (?![^>]*\balt=)([^>]*>(?:(?!<img ).)*?<figcaption[^>]*>(.*?)</figcaption>)',
                   lambda m: f'<img alt="{re.sub("<[^>]*>", "", m[2])}" {m[1]}', html, flags=re.S)
 
@@ -86,6 +98,8 @@ if __name__ == '__main__':
         files = [Path(a).absolute() for a in sys.argv[2:]] or all_nbs()
         if len(files) == 1: run(files[0])
         else:                            # each in a process of its own
-            for f in files: print(f.name, flush=True); subprocess.run([sys.executable, __file__, 'run', str(f)], check=True)
+            for f in files:
+                print(f.name, flush=True)
+                subprocess.run([sys.executable, __file__, 'run', str(f)], check=True)
         nbdev_clean.__wrapped__()
     else: sys.exit('usage: python tools/nbs.py docs | run [NOTEBOOK ...]')

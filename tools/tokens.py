@@ -20,9 +20,11 @@ def merges(words):
 def make_tokenizer(words, path, maxlen=24):
     "Write a CLIP tokenizer for `words` and load it"
     pairs, chars = merges(words), [chr(c) for c in range(33, 127)]
-    tokens = dict.fromkeys([*chars, *(c + '</w>' for c in chars), *(a + b for a, b in pairs), '<|startoftext|>', '<|endoftext|>'])
+    tokens = dict.fromkeys(
+        [*chars, *(c + '</w>' for c in chars), *(a + b for a, b in pairs), '<|startoftext|>', '<|endoftext|>'])
     path.mkdir(parents=True, exist_ok=True)
     (path/'vocab.json').write_text(json.dumps({t: i for i, t in enumerate(tokens)}))
     (path/'merges.txt').write_text('#version: 0.2\n' + '\n'.join(map(' '.join, pairs)) + '\n')
     end = '<|endoftext|>'
-    return CLIPTokenizer.from_pretrained(path, model_max_length=maxlen, bos_token='<|startoftext|>', eos_token=end, pad_token=end, unk_token=end)
+    return CLIPTokenizer.from_pretrained(path, model_max_length=maxlen, bos_token='<|startoftext|>', eos_token=end,
+                                         pad_token=end, unk_token=end)

@@ -1,0 +1,84 @@
+"Processes that start in a moment: each is a fork of one that has imported the libraries, and nothing of the package"
+import json, os, signal, subprocess, sys
+from pathlib import Path
+
+SERVER = '''
+"Each line on stdin is a program to run in a fork, or a fork to ask how it ended"
+import json, os, sys, traceback
+import matplotlib.pyplot, torch
+from diffusers import AutoencoderKL, DDIMScheduler, LMSDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+torch.set_num_threads(1)
+
+def end(job):
+    "Run a program as `python -c` does; its exit status"
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for fd, path in enumerate(job['said'], 1): os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)
+    os.environ.update(job['env'])
+    sys.argv = ['-c', *job['args']]
+    try: exec(job['src'], {'__name__': '__main__'})
+    except SystemExit as e:
+        if isinstance(e.code, str): print(e.code, file=sys.stderr)
+        return e.code if isinstance(e.code, int) else int(e.code is not None)
+    except BaseException: traceback.print_exc(); return 1
+    return 0
+
+def started(job):
+    if pid := os.fork(): return pid
+    status = end(job)
+    sys.stdout.flush(); sys.stderr.flush()
+    os._exit(status)
+
+def ended(job):
+    pid, status = os.waitpid(job['pid'], 0 if job['wait'] else os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if pid else None
+
+exec(sys.argv[1])
+for line in sys.stdin:
+    job = json.loads(line)
+    print(json.dumps(started(job) if 'src' in job else ended(job)), flush=True)
+'''
+
+class Fork:
+    "A process of a server, with what it said and how it ended"
+    def __init__(self, ask, said, **job):
+        self.ask, self.said, self.returncode = ask, said, None
+        self.pid = ask(said=[str(p) for p in said], **job)
+    def poll(self, wait=False):
+        if self.returncode is None: self.returncode = self.ask(pid=self.pid, wait=wait)
+        return self.returncode
+    def wait(self): return self.poll(True)
+    def kill(self, by=signal.SIGKILL):
+        if self.poll() is None: os.kill(self.pid, by)
+    @property
+    def stdout(self): return self.said[0].read_text()
+    @property
+    def stderr(self): return self.said[1].read_text()
+
+class Forks:
+    "The server, which runs `first` before it forks"
+    def __init__(self, folder, first=''):
+        self.folder, self.n = Path(folder), 0
+        self.proc = subprocess.Popen([sys.executable, '-c', SERVER, first], text=True, stdin=subprocess.PIPE,
+                                     stdout=subprocess.PIPE, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    def ask(self, **job):
+        self.proc.stdin.write(json.dumps(job) + '\n'); self.proc.stdin.flush()
+        return json.loads(self.proc.stdout.readline())
+    def start(self, src, *args, **env):
+        "Run a program in a process of its own"
+        self.n += 1
+        said = self.folder/f'{self.n}.out', self.folder/f'{self.n}.err'
+        return Fork(self.ask, said, src=src, args=[str(a) for a in args], env=env)
+    def run(self, src, *args, check=False, **env):
+        "The same, to its end"
+        fork = self.start(src, *args, **env)
+        fork.wait()
+        if check: assert fork.returncode == 0, fork.stderr
+        return fork
+    def script(self, path, *args):
+        "Run a file as `python FILE` does; it must end well"
+        home = str(Path(path).parent)
+        src = f'import runpy, sys; sys.path.insert(0, {home!r}); runpy.run_path({str(path)!r}, run_name="__main__")'
+        return self.run(src, *args, check=True)
+    def __enter__(self): return self
+    def __exit__(self, *_): self.proc.stdin.close(); self.proc.wait(); self.proc.stdout.close()
