@@ -12,7 +12,8 @@ from diffusers import AutoencoderKL, LMSDiscreteScheduler, StableDiffusionPipeli
 from transformers import CLIPTextConfig, CLIPTextModel
 from cf_guidance.sweeps import cells
 from cf_guidance.pieces import Pieces, get_scheduler, get_sd_pieces, image_from_latents, latent_size
-from cf_guidance.sweeps import Plan, count_calls
+from cf_guidance.sampling import count_calls
+from cf_guidance.sweeps import Plan
 from cf_guidance.sampling import begin_run
 from cf_guidance.schedules import cosine, get_cos_sched
 from cf_guidance.sweeps import Sweep

@@ -121,16 +121,21 @@ class Host:
 
     def __enter__(self):
         "Open the three doors"
-        s, parts = self.pipe.scheduler, [self.pipe, *self.nets]
+        s, ways = self.pipe.scheduler, self._ways()
+        parts = [o for o, _ in ways]
         self._check_closed([*parts, s])
         doors = self._doors(s)
-        made = [_hosted(type(o), '_whole' if o is self.pipe else '_net') for o in parts]
+        made = [_hosted(type(o), through) for o, through in ways]
         self.was, self.sampler = [(o, type(o)) for o in parts], s
         self.own = {k: vars(s)[k] for k in doors if k in vars(s)}
         OPEN.update({id(o): self for o in (*parts, s)})
         _become(zip(parts, made))
         vars(s).update(doors)
         return self
+
+    def _ways(self):
+        "What goes through this host when it is called, and through which of its methods"
+        return [(self.pipe, '_whole'), *[(net, '_net') for net in self.nets]]
 
     def _doors(self, s):
         "What stands in the place of the two methods of the scheduler"
@@ -204,7 +209,12 @@ def _warn_of_nothing(self:Host):
     "Warn of a negative prompt, or of guidance, that had no effect in the call"
     told, said = self._negative(), no_effect('guidance', alike=self.apart is False)
     if told: said = no_effect(f'the negative prompt {told}', unread=not self.heard) + said
-    for words in said: warnings.warn(words, stacklevel=4)
+    for words in said: self._remark(words)
+
+@patch
+def _remark(self:Host, words):
+    "Make a remark on a call of the pipeline"
+    warnings.warn(words, stacklevel=5)
 
 @patch
 def _whole(self:Host, call, pipe, args, kwargs):

@@ -108,11 +108,21 @@ def _returned(self:Host, made, whole, place):
     want, rows = self._want(made.given, made.net), made.rows
     name = self._alone(want, made.net)
     if half := self._half(name, made.given, rows):
-        made.name, out, saved = name, _doubled(made.call(**half)), rows//2
+        made.name, out, saved = name, _doubled(self._row(made, half)), rows//2
     elif self._skipped(want, made.net): made.there, out, saved = False, self.last[place], rows
-    else: out, saved = whole(), 0
+    else: out, saved = self._batch(made, whole), 0
     self._count(rows, saved)
     return out
+
+@patch
+def _row(self:Host, made, given):
+    "What the network returns for one prediction alone"
+    return made.call(**given)
+
+@patch
+def _batch(self:Host, made, whole):
+    "What the network returns for all that it is given"
+    return whole()
 
 # %% ../../nbs/adapters/05_pipelines.ipynb #c6c5eaad
 @patch
@@ -434,7 +444,7 @@ def _source(self:Host, name, made):
 @patch
 def _made_by(self:Host, how, name, one, ts, n):
     "The prediction that the network makes, or `how` by the network"
-    if how is None: return predicted(one.call(**one.given))
+    if how is None: return predicted(self._row(one, one.given))
     x, emb = next(iter(one.given.values())), one.given.get('encoder_hidden_states')
     extra = {'seeds': self._seeds(n)} if getattr(how, 'seeded', False) else {}
     return how(self._pieces(one), x, ts, emb, self._texts(name, n), **extra)

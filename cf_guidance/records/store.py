@@ -284,7 +284,8 @@ def _finished(path, name, recipe):
     size, text, whole = looked_at(path)
     old = read_json(text)
     own = _id_in(old, name, recipe)
-    same = whole and size == (recipe['width'], recipe['height']) and own == path.stem
+    said = old if 'host' in recipe else recipe
+    same = whole and size == (said['width'], said['height']) and own == path.stem
     return old if same else None
 
 def kept_file(

@@ -17,4 +17,5 @@ __getattr__, __dir__, __all__ = lazy(__name__,
     loop='''
         built_in start_noise Run reads unheard_of script in_batches all_texts embed Wave
         not_finite text_at''',
+    costs='count_calls by_trunk duration',
     images='sample_latents generate Traced')

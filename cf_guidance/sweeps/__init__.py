@@ -11,7 +11,8 @@ from ..rooms import lazy
 # %% ../../nbs/sweeps/00_sweeps.ipynb #21581725
 __getattr__, __dir__, __all__ = lazy(__name__,
     axes='DEFAULT_COS_PARAMS SAMPLED BEGUN AXIS_ORDER makers MOST_PLACES grid_points usual_g',
-    plans='TREE LARGEST count_calls Plan duration',
+    plans='TREE LARGEST Plan',
+    engines='LoopEngine engine_of',
     cells='Cell kept_folder missing fill',
     pairs='COS_SWEEP cos_harness minimum_pairs run',
     cluster='PATIENCE HELPERS TRIES ray_images',

@@ -17,13 +17,15 @@ from .axes import AXIS_ORDER, BEGUN, DEFAULT_COS_PARAMS, SAMPLED, axis_values
 from .axes import image_values
 from .axes import makers, grid_points, size_of, transform_of, usual_g
 from ..checks import near, renamed, whole
-from .cells import Cell, fill, kept_folder, missing
+from .cells import Cell, by_itself, fill, kept_folder, missing
 from .cluster import ray_images
 from ..pieces.inputs import known_strength, read_prompts
 from ..pieces.core import best_device, get_sd_pieces
 from ..pieces.schedulers import get_scheduler
 from .pairs import COS_SWEEP, cos_harness, minimum_pairs, run, fresh
-from .plans import Plan
+from .engines import engine_of
+from ..adapters.arguments import known_call
+from ..adapters.engine import is_pipeline
 from ..plots import axes_grid, image_grid
 from ..sampling.course import steps_left_out
 from ..transforms.methods import TRANSFORMS
@@ -38,7 +40,11 @@ _all_ = ['COS_SWEEP', 'DEFAULT_COS_PARAMS', 'cos_harness', 'minimum_pairs', 'run
 # %% ../../nbs/sweeps/06_sweep.ipynb #97a34a1f
 class Sweep:
     "Images for all values of some axes"
-    def __init__(self, *,
+    def __init__(self,
+        # What makes the images: a diffusers pipeline, or pieces; the built-in model by default, or
+        # those of the axis `model`
+        pipe=None,
+        *,
         # What the images should show, or the `Path` of a file as for `read_prompts`; the model's
         # own prompt by default
         prompt=None,
@@ -61,16 +67,27 @@ class Sweep:
         # 'grid': all together; 'pairs': one change at a time from the first values; 'list': first
         # with first
         how:str='grid',
+        call:dict=None, # Further arguments of a pipeline's call, such as {'eta': .5}
+        axes:dict=None, # Arguments of its call that are axes, such as {'strength': [.4, .6]}
         **params # Parameters of the schedules that are named, and of the transforms
     ):
-        if schedule is None: schedule = self._usual(transform)
-        prompt, negative_prompt = _from_file(prompt), _from_file(negative_prompt)
-        given = dict(image=image_values(image), strength=strength, pos_by=pos_by, prompt=prompt,
-                     negative_prompt=negative_prompt, seed=seed, transform=transform,
-                     sampler=sampler, steps=steps, size=size, model=model)
-        self.values = _all_values(given, params, schedule)
-        self.params, self.made, self.saved = list(params), 0, 0
+        given = dict(image=image_values(image), strength=strength, pos_by=pos_by,
+                     prompt=_from_file(prompt), negative_prompt=_from_file(negative_prompt),
+                     seed=seed, transform=transform, sampler=sampler, steps=steps, size=size,
+                     model=model, schedule=self._usual(transform) if schedule is None else schedule)
+        self.pipe, self.call = pipe, dict(call or {})
+        self._take(given, dict(axes or {}), params)
         self._check()
+        self._place(how)
+
+    def _take(self, given, told, params):
+        "Note the values of every axis"
+        if is_pipeline(self.pipe): given, told = _to_pipeline(given, told)
+        self.values = _all_values(given, {**told, **params})
+        self.params, self.told, self.made, self.saved = list(params), list(told), 0, 0
+
+    def _place(self, how):
+        "Put the values together, with a cell for each place"
         self.places = grid_points(self.values, how)
         self.cells = [self._cell(p) for p in self.places]
         self.open = self._open()
@@ -97,9 +114,14 @@ def _from_file(prompt):
     "The prompts in a file, or what is given in place of one"
     return read_prompts(prompt) if isinstance(prompt, Path) else prompt
 
-def _all_values(given, params, schedule):
-    "The values of every axis by their labels, in the order of the axes"
-    axes = {**{k: given[k] for k in AXIS_ORDER[:-1]}, **params, 'schedule': schedule}
+def _to_pipeline(given, told):
+    "The axes of a sweep and of a pipeline's call: the strength of an initial image is the pipeline's"
+    if given['strength'] is None: return given, told
+    return {**given, 'strength': None}, {'strength': given['strength'], **told}
+
+def _all_values(given, params):
+    "The values of every axis by their labels, in the order of the axes; the schedule comes last"
+    axes = {**{k: given[k] for k in AXIS_ORDER[:-1]}, **params, 'schedule': given['schedule']}
     return {k: axis_values(k, v) for k, v in axes.items()}
 
 # %% ../../nbs/sweeps/06_sweep.ipynb #4479ce88
@@ -110,6 +132,20 @@ def _check(self:Sweep):
     for k in self.params:
         if k not in known: _refuse_param(k, known)
     self._check_values()
+    self._check_call()
+
+@patch
+def _check_call(self:Sweep):
+    "Refuse what a pipeline is not to be told, before anything is loaded further"
+    for k in self.told:
+        if k in AXIS_ORDER and k != 'strength' or k in self.params:
+            raise ValueError(f'`axes` must leave `{k}` out, which is an axis of its own')
+    if both := [k for k in self.told if k in self.call]:
+        raise ValueError(f'`{both[0]}` cannot be in `call` and in `axes`')
+    if not is_pipeline(self.pipe): return
+    for k in self.told:
+        for val in self.values[k].values(): known_call(self.pipe, {**self.call, k: val})
+    known_call(self.pipe, self.call)
 
 def _of_schedules(vals):
     "What the schedules that are named take; the number of steps is an axis of its own"
@@ -153,24 +189,24 @@ def _check_values(self:Sweep):
 
 @patch
 def _check_strength(self:Sweep):
-    lone = self._given('strength')
+    lone = [] if 'strength' in self.told else self._given('strength')
     if lone and not self._begun():
         raise ValueError(f'`strength` belongs to an initial `image`; got {lone[0]!r} and no image')
 
 @patch
 def _begun(self:Sweep): return bool(self._given('image'))
 
-def _steps_counted(vals):
+def _steps_counted(vals, hosted):
     "Number of the steps that a schedule of a place counts"
     n, by = vals['steps'], vals['pos_by']
-    if vals['image'] is None: return n
+    if vals['image'] is None or hosted: return n
     left_out = steps_left_out(n, known_strength(vals['strength'], [vals['image']]), by)
     return n - left_out if by == 'step' else n
 
 @patch
 def _labels(self:Sweep, place, vals):
     "What a place is called in the recipe of its image"
-    labels = {k: place[k] for k in ('schedule', *self.params)}
+    labels = {k: place[k] for k in ('schedule', *self.told, *self.params)}
     if not isinstance(vals['transform'], str): labels['transform'] = place['transform']
     if self._begun(): labels['initial image'] = place['image'] or 'none'
     return labels
@@ -193,7 +229,7 @@ def _values_of(self:Sweep, labels):
 def _cell(self:Sweep, place):
     "The cell of a place"
     vals = self._values_of(place)
-    counted = {**vals, 'steps': _steps_counted(vals)}
+    counted = {**vals, 'steps': _steps_counted(vals, is_pipeline(self.pipe))}
     tfm, title = transform_of(counted, self.params, self.taken)
     if not _is_named(vals['schedule']): title = str(place['schedule'])
     return Cell(_run_of(vals, tfm), self._labels(place, vals), title)
@@ -201,27 +237,31 @@ def _cell(self:Sweep, place):
 # %% ../../nbs/sweeps/06_sweep.ipynb #0f96862f
 @patch
 def _one_model(self:Sweep, pieces):
-    if pieces is not None and list(self.values['model'].values()) != [None]:
-        raise ValueError('`pieces` and the axis `model` cannot both be given')
+    given = {'`pieces`': pieces, '`pipe`': self.pipe}
+    said = [k for k, v in given.items() if v is not None]
+    if list(self.values['model'].values()) != [None]: said.append('the axis `model`')
+    if len(said) > 1: raise ValueError(f'{said[0]} and {said[1]} cannot both be given')
 
-def _common(cell):
+@patch
+def _common(self:Sweep, cell):
     "The axes on which all cells of a plan with this one must agree"
-    return SAMPLED if cell.run.image is None else SAMPLED + BEGUN
+    begun = () if cell.run.image is None else BEGUN
+    return dict.fromkeys([*SAMPLED, *begun, *self.told])
 
 @patch
 def _alike(self:Sweep):
     "Cells that are made in one plan, by the labels of what they have in common"
     groups = {}
     for p, c in zip(self.places, self.cells):
-        groups.setdefault(tuple((k, p[k]) for k in _common(c)), []).append(c)
+        groups.setdefault(tuple((k, p[k]) for k in self._common(c)), []).append(c)
     return groups
 
 @patch
-def _give_prompt(self:Sweep, cells, pieces):
+def _give_prompt(self:Sweep, cells, engine):
     "Give those of the cells that have no prompt the model's own"
     for c in cells:
         if id(c) not in self.open: continue
-        prompt = pieces.prompt or 'a photograph of an astronaut riding a horse'
+        prompt = engine.prompt or 'a photograph of an astronaut riding a horse'
         c.run = replace(c.run, prompt=prompt)
 
 def _settings(size, **vals):
@@ -229,16 +269,24 @@ def _settings(size, **vals):
     return Settings(**vals, **{} if size is None else size_of(size))
 
 @patch
-def _groups(self:Sweep, pieces=None):
-    "For each plan: the model, the settings, and the cells"
+def _engine(self:Sweep, model, vals):
+    "What makes the images of a group, by its values of the axes"
+    call = {**self.call, **{k: vals.pop(k) for k in self.told}}
+    return engine_of(model, _settings(**vals), call)
+
+@patch
+def _groups(self:Sweep, pieces=None, **fields):
+    "For each plan the engine, with these settings besides, and the cells"
     name = own = None
+    pieces = self.pipe if pieces is None else pieces
     for labels, cells in self._alike().items():
         vals = self._values_of(dict(labels))
         model = vals.pop('model')
         if own is None or model != name:
             name, own = model, fresh(pieces if model is None else _loaded(model))
-        self._give_prompt(cells, own)
-        yield own, _settings(**vals), cells
+        engine = self._engine(own, vals)
+        self._give_prompt(cells, engine)
+        yield engine.of([c.run for c in cells], **fields), cells
 
 def _loaded(model):
     return get_sd_pieces(model, dtype=torch.float16 if best_device() == 'cuda' else torch.float32)
@@ -270,11 +318,12 @@ def explain(self:Sweep,
     "Say in words what the sweep costs"
     self._one_model(pieces)
     said = [self._counted_cells()]
-    for own, settings, cells in self._groups(pieces):
-        left = missing(cells, own, folder, settings, exact=exact) if folder else cells
+    for engine, cells in self._groups(pieces, exact=exact):
+        engine.begin()
+        left = missing(cells, engine, folder) if folder else cells
         if len(left) < len(cells): said.append(_there(cells, left))
         if not left: continue
-        plan = Plan([c.run for c in left], own, settings, batch_size=batch_size, exact=exact)
+        plan = engine.plan([c.run for c in left], batch_size=batch_size)
         said.append(plan.explain(timed))
     return '\n'.join(said)
 
@@ -296,7 +345,7 @@ def names(self:Sweep)->list: # Text for each cell
 # %% ../../nbs/sweeps/06_sweep.ipynb #b3b8a13b
 def _images_by(workers, ray):
     "What makes the images of a plan: this process, or workers of Ray"
-    if workers is None and not ray: return Plan.images
+    if workers is None and not ray: return by_itself
     return partial(ray_images, workers=workers, address=ray)
 
 @patch
@@ -319,9 +368,8 @@ def run(self:Sweep,
     self._one_model(pieces)
     with kept_folder(folder) as folder:
         self._begin()
-        for own, settings, cells in self._groups(pieces):
-            for _ in fill(cells, own, folder, settings, progress=progress, images=images, **kwargs):
-                pass
+        for engine, cells in self._groups(pieces):
+            for _ in fill(cells, engine, folder, progress=progress, images=images, **kwargs): pass
     return self
 
 @patch
