@@ -66,7 +66,9 @@ FORMER = {
 # of what stands in a module, the one that it stood in; a face is called as the module was
 _OLD = {new: old for old, new in FORMER.items() if '.' in new}
 _OLD |= {'checks': 'schedules', 'pieces.schedulers': 'pieces', 'transforms.spaces': 'transforms',
-         'transforms.tensors': 'transforms', 'schedules.show': 'schedules',
+         'transforms.tensors': 'transforms', 'transforms.rules': 'transforms',
+         'transforms.signatures': 'transforms', 'transforms.poles': 'transforms',
+         'transforms.memory': 'transforms', 'schedules.show': 'schedules',
          'schedules.operators': 'schedules', 'schedules.release_2022': 'schedules',
          'schedules.export': 'schedules', 'transforms.history': 'history'}
 # names that have gone to another module since

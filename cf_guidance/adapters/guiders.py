@@ -22,9 +22,13 @@ from ..pieces.schedulers import scalings
 from ..sampling.course import as_levels, call_steps, first_of_each
 from ..schedules.core import MAX_LEVELS, Step
 from ..schedules.export import from_json
-from ..transforms.core import GuidanceTfm, axis_of, defaults, how_of, needs_of
-from ..transforms.core import options, put_together
-from ..transforms.core import rule_name, rule_params, space_of
+from ..transforms.core import GuidanceTfm, how_of, needs_of
+from ..transforms.poles import axis_of
+from ..transforms.signatures import defaults
+from ..transforms.core import put_together
+from ..transforms.signatures import options
+from ..transforms.poles import space_of
+from ..transforms.signatures import rule_name, rule_params
 
 # %% ../../nbs/adapters/06_guiders.ipynb #fdbf66ac
 def as_data(

@@ -24,7 +24,8 @@ from ..schedules.core import Step
 from ..schedules.export import read_json
 from ..checks import whole
 from ..transforms.methods import OWN, TRANSFORMS
-from ..transforms.core import GuidanceTfm, options, parameters
+from ..transforms.core import GuidanceTfm
+from ..transforms.signatures import options, parameters
 try: import fcntl
 except ImportError: fcntl = None             # Windows, where a file that is open cannot be deleted
 

@@ -13,7 +13,8 @@ from ..checks import GUIDANCE, Usual
 from .perturbed import generator_of, plain_pass
 from ..schedules.published import cads_gamma
 from ..schedules.core import Step
-from .core import GuidanceTfm, cfg, rule, transform
+from .core import GuidanceTfm, transform
+from .rules import cfg, rule
 from .tensors import dims_of, wide_of
 
 # %% ../../nbs/transforms/12_conditions.ipynb #e53760b3

@@ -16,7 +16,8 @@ from .perturbed import PerturbedTime, RandomCondition, SkippedLayers
 from .perturbed import SmoothedAttention, WeakModel
 from .projection import along
 from ..schedules.core import constant
-from .core import GuidanceTfm, cfg, rule, transform
+from .core import GuidanceTfm, transform
+from .rules import cfg, rule
 from .tensors import push_of, unit_of, wide_of
 from ..schedules.windows import within_timesteps
 

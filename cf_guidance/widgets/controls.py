@@ -16,7 +16,7 @@ from ..schedules import CURVES
 from ..transforms.methods import TRANSFORMS
 from ..schedules.core import Schedule, Step, as_text
 from ..checks import Usual, kind_of, positive
-from ..transforms.core import options, parameters
+from ..transforms.signatures import options, parameters
 
 # %% ../../nbs/widgets/01_controls.ipynb #566ccf46
 def numbers(

@@ -23,7 +23,7 @@ from ..sampling.images import built_in
 from ..schedules.core import Step
 from ..schedules.show import nominal_sigmas, nominal_timesteps
 from ..checks import whole
-from ..transforms.core import options, parameters
+from ..transforms.signatures import options, parameters
 
 # %% ../../nbs/widgets/04_explorer.ipynb #267020a3
 def _enlarged(image, size):
