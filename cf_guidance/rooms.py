@@ -40,7 +40,7 @@ FORMER = {
     'history': 'transforms.adaptive', 'transforms.history': 'transforms.adaptive',
     'adaptive': 'transforms.adaptive',
     'frames': 'schedules.frames', 'frame_guidance': 'transforms.video',
-    'passes': 'transforms.perturbed', 'weaker': 'transforms.weak',
+    'passes': 'transforms', 'weaker': 'transforms.weak',
     'conditions': 'transforms.conditions', 'methods': 'transforms.methods',
     'diagnostics': 'transforms.diagnostics', 'toy': 'worlds.mixture',
     'truth': 'worlds.mixture_plots', 'toy_pieces': 'worlds.mixture_pieces',
@@ -68,7 +68,9 @@ _OLD = {new: old for old, new in FORMER.items() if '.' in new}
 _OLD |= {'checks': 'schedules', 'pieces.schedulers': 'pieces', 'transforms.spaces': 'transforms',
          'transforms.tensors': 'transforms', 'transforms.rules': 'transforms',
          'transforms.signatures': 'transforms', 'transforms.poles': 'transforms',
-         'transforms.memory': 'transforms', 'schedules.show': 'schedules',
+         'transforms.memory': 'transforms', 'transforms.layers': 'passes',
+         'transforms.passes': 'passes', 'transforms.attention': 'passes',
+         'transforms.other_predictions': 'passes', 'transforms.perturbed': 'passes', 'schedules.show': 'schedules',
          'schedules.operators': 'schedules', 'schedules.release_2022': 'schedules',
          'schedules.export': 'schedules', 'transforms.history': 'history'}
 # names that have gone to another module since

@@ -17,7 +17,8 @@ from ..transforms.diagnostics import Recorded
 from .finite_values import finite, first_bad, pole
 from .batches import cached
 from ..transforms.methods import TRANSFORMS
-from ..transforms.perturbed import Pass, instead
+from ..transforms.layers import instead
+from ..transforms.passes import Pass
 from ..pieces.schedulers import scalings
 from ..sampling.course import as_levels, call_steps, first_of_each
 from ..schedules.core import MAX_LEVELS, Step

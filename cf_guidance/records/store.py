@@ -16,7 +16,7 @@ from PIL import Image
 from ..pieces.edits import words_at
 from ..pieces.inputs import Embedded, init_image
 from ..transforms.methods import TRANSFORMS
-from ..transforms.perturbed import WeakModel
+from ..transforms.other_predictions import WeakModel
 from ..pieces.core import BUILT_IN, looked_once, get_sd_pieces, is_here
 from .recipes import CALLED, KEY, RECORD, image_id, looked_at, read_recipe
 from .recipes import read_record, recipe, remove_abandoned, save_image

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 import torch
 from ..checks import GUIDANCE, Usual
-from .perturbed import generator_of, plain_pass
+from .passes import generator_of, plain_pass
 from ..schedules.published import cads_gamma
 from ..schedules.core import Step
 from .core import GuidanceTfm, transform

@@ -11,9 +11,13 @@ __all__ = ['tsg_presets', 'autoguidance', 'icg', 'tsg', 'pag', 'seg', 'slg', 'pe
 import math
 from typing import Literal
 from ..checks import Scale, Usual
-from .perturbed import DroppedLayers, OtherText, PerturbedAttention
-from .perturbed import PerturbedTime, RandomCondition, SkippedLayers
-from .perturbed import SmoothedAttention, WeakModel
+from .attention import PerturbedAttention
+from .other_predictions import OtherText
+from .perturbed import DroppedLayers
+from .other_predictions import RandomCondition
+from .perturbed import PerturbedTime, SkippedLayers
+from .attention import SmoothedAttention
+from .other_predictions import WeakModel
 from .projection import along
 from ..schedules.core import constant
 from .core import GuidanceTfm, transform
