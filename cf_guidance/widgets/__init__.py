@@ -18,4 +18,5 @@ __getattr__, __dir__, __all__ = lazy(__name__,
     explorer='image_html words_html ScheduleExplorer',
     browser='wipe cell_html SweepBrowser',
     javascript='js_name js_json js_function to_js',
-    page='page_table explorer_page')
+    curve_table='page_table curve_engine',
+    page='explorer_page')
