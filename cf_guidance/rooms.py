@@ -65,14 +65,18 @@ FORMER = {
 # %% ../nbs/01_rooms.ipynb #499a81d4
 # of what stands in a module, the one that it stood in; a face is called as the module was
 _OLD = {new: old for old, new in FORMER.items() if '.' in new}
-_OLD |= {'checks': 'schedules', 'pieces.schedulers': 'pieces', 'transforms.spaces': 'transforms',
-         'transforms.tensors': 'transforms', 'transforms.rules': 'transforms',
-         'transforms.signatures': 'transforms', 'transforms.poles': 'transforms',
-         'transforms.memory': 'transforms', 'transforms.layers': 'passes',
-         'transforms.passes': 'passes', 'transforms.attention': 'passes',
-         'transforms.other_predictions': 'passes', 'transforms.perturbed': 'passes', 'schedules.show': 'schedules',
-         'schedules.operators': 'schedules', 'schedules.release_2022': 'schedules',
-         'schedules.export': 'schedules', 'transforms.history': 'history'}
+_OLD |= {new: old for old, names in {
+    'schedules': '''
+        checks schedules.show schedules.operators schedules.release_2022 schedules.export''',
+    'pieces': '''
+        pieces.schedulers pieces.fingerprint pieces.parts pieces.texts pieces.decoding''',
+    'transforms': '''
+        transforms.spaces transforms.tensors transforms.rules transforms.signatures
+        transforms.poles transforms.memory''',
+    'passes': '''
+        transforms.layers transforms.passes transforms.attention transforms.other_predictions
+        transforms.perturbed''',
+    'history': 'transforms.history'}.items() for new in names.split()}
 # names that have gone to another module since
 _MOVED = {('transforms.adaptive', k): 'history' for k in ('smc', 'SMCGuidance')}
 

@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from .infotext import to_infotext
 from .identity import library_version, code_identity
 from ..pieces.inputs import Embedded, init_image
-from ..pieces.core import plain_numbers
+from ..pieces.fingerprint import plain_numbers
 from ..pieces.schedulers import scheduler_class
 from ..sampling.settings import Settings
 from ..schedules.core import Step

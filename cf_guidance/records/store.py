@@ -17,7 +17,8 @@ from ..pieces.edits import words_at
 from ..pieces.inputs import Embedded, init_image
 from ..transforms.methods import TRANSFORMS
 from ..transforms.other_predictions import WeakModel
-from ..pieces.core import BUILT_IN, looked_once, get_sd_pieces, is_here
+from ..pieces.core import BUILT_IN, get_sd_pieces, is_here
+from ..pieces.parts import looked_once
 from .recipes import CALLED, KEY, RECORD, image_id, looked_at, read_recipe
 from .recipes import read_record, recipe, remove_abandoned, save_image
 from .recipes import uncalled, what_counts, write_whole

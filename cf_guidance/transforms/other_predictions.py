@@ -16,7 +16,7 @@ from .passes import Pass, generator_of, plain_pass
 # %% ../../nbs/transforms/09d_other_predictions.ipynb #15c13d63
 def _read(texts, pieces, warn=None):
     "Embedding of each text, (texts, tokens, dim), read one by one"
-    from cf_guidance.pieces.core import text_embeddings
+    from cf_guidance.pieces.texts import text_embeddings
     known = {text: text_embeddings(text, pieces, warn=warn)[0] for text in dict.fromkeys(texts)}
     return torch.stack([known[text] for text in texts])
 

@@ -18,7 +18,7 @@ from ..transforms.methods import TRANSFORMS
 from .pickers import Picker, close_widgets, control_widget
 from .pickers import says_html, show_controls
 from ..sampling.course import begin_run
-from ..pieces.core import check_pieces
+from ..pieces.parts import check_pieces
 from ..sampling.images import built_in
 from ..schedules.core import Step
 from ..schedules.show import nominal_sigmas, nominal_timesteps
