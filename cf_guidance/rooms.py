@@ -52,7 +52,7 @@ FORMER = {
     'recipes': 'records.recipes', 'records': 'records.store', 'folders': 'records.folders',
     'viewer': 'records.viewer', 'halves': 'adapters.batches', 'mixing': 'adapters.mixing',
     'finite': 'adapters.finite_values', 'hosting': 'adapters.hosting',
-    'adapters': 'adapters.pipelines', 'guiders': 'adapters.guiders',
+    'adapters': 'adapters.pipelines', 'guiders': 'adapters',
     'twins': 'adapters.diffusers_guiders', 'callbacks': 'adapters.callbacks',
     'kdiffusion': 'adapters.kdiffusion', 'axes': 'sweeps.axes', 'plans': 'sweeps.plans',
     'cells': 'sweeps.cells', 'pairs': 'sweeps.pairs', 'cluster': 'sweeps.cluster',
@@ -76,6 +76,7 @@ _OLD |= {new: old for old, names in {
     'passes': '''
         transforms.layers transforms.passes transforms.attention transforms.other_predictions
         transforms.perturbed''',
+    'guiders': 'adapters.plain_data adapters.host_runs adapters.served adapters.guiders',
     'history': 'transforms.history'}.items() for new in names.split()}
 # names that have gone to another module since
 _MOVED = {('transforms.adaptive', k): 'history' for k in ('smc', 'SMCGuidance')}

@@ -12,7 +12,9 @@ from ..rooms import lazy
 __getattr__, __dir__, __all__ = lazy(__name__,
     hosting='NETWORKS OPEN TWICE Host',
     pipelines='guided as_pipeline guidance',
-    guiders='HostRun as_data from_data host_run ScheduledGuider',
+    plain_data='as_data from_data',
+    host_runs='HostRun host_run',
+    guiders='ScheduledGuider',
     diffusers_guiders='TWINS from_diffusers to_diffusers',
     callbacks='CALLBACKS guidance_callback',
     kdiffusion='step_at GuidedDenoiser PiecesDenoiser')

@@ -11,19 +11,15 @@ __all__ = ['tsg_presets', 'autoguidance', 'icg', 'tsg', 'pag', 'seg', 'slg', 'pe
 import math
 from typing import Literal
 from ..checks import Scale, Usual
-from .attention import PerturbedAttention
-from .other_predictions import OtherText
-from .perturbed import DroppedLayers
-from .other_predictions import RandomCondition
-from .perturbed import PerturbedTime, SkippedLayers
-from .attention import SmoothedAttention
-from .other_predictions import WeakModel
-from .projection import along
 from ..schedules.core import constant
+from ..schedules.windows import within_timesteps
+from .attention import PerturbedAttention, SmoothedAttention
 from .core import GuidanceTfm, transform
+from .other_predictions import OtherText, RandomCondition, WeakModel
+from .perturbed import DroppedLayers, PerturbedTime, SkippedLayers
+from .projection import along
 from .rules import cfg, rule
 from .tensors import push_of, unit_of, wide_of
-from ..schedules.windows import within_timesteps
 
 # %% ../../nbs/transforms/11_weak.ipynb #f416071f
 def _check_there(**preds):
