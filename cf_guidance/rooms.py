@@ -56,7 +56,7 @@ FORMER = {
     'twins': 'adapters.diffusers_guiders', 'callbacks': 'adapters.callbacks',
     'kdiffusion': 'adapters.kdiffusion', 'axes': 'sweeps.axes', 'plans': 'sweeps.plans',
     'cells': 'sweeps.cells', 'pairs': 'sweeps.pairs', 'cluster': 'sweeps.cluster',
-    'sweeps': 'sweeps.core', 'comparing': 'evaluation.statistics',
+    'sweeps': 'sweeps.core', 'comparing': 'evaluation',
     'metrics': 'evaluation.metrics', 'strength': 'evaluation.strength',
     'report': 'evaluation.report', 'controls': 'widgets.controls', 'pickers': 'widgets.pickers',
     'films': 'widgets.live', 'widgets': 'widgets.explorer', 'browser': 'widgets.browser',
@@ -77,6 +77,7 @@ _OLD |= {new: old for old, names in {
         transforms.layers transforms.passes transforms.attention transforms.other_predictions
         transforms.perturbed''',
     'guiders': 'adapters.plain_data adapters.host_runs adapters.served adapters.guiders',
+    'comparing': 'evaluation.statistics evaluation.comparisons',
     'history': 'transforms.history'}.items() for new in names.split()}
 # names that have gone to another module since
 _MOVED = {('transforms.adaptive', k): 'history' for k in ('smc', 'SMCGuidance')}

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
-from .statistics import fewest_groups, compare, holm
+from .comparisons import compare, holm
+from .statistics import fewest_groups
 from ..records.folders import AXES, axis_value, sweep_axes, sweep_cells
 from ..worlds.judging import ideal, score_images
 from .metrics import accuracy, colours, distances, diversity
