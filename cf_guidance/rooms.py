@@ -58,7 +58,7 @@ FORMER = {
     'cells': 'sweeps.cells', 'pairs': 'sweeps.pairs', 'cluster': 'sweeps.cluster',
     'sweeps': 'sweeps.core', 'comparing': 'evaluation',
     'metrics': 'evaluation.metrics', 'strength': 'evaluation.strength',
-    'report': 'evaluation.report', 'controls': 'widgets.controls', 'pickers': 'widgets.pickers',
+    'report': 'evaluation', 'controls': 'widgets.controls', 'pickers': 'widgets.pickers',
     'films': 'widgets.live', 'widgets': 'widgets.explorer', 'browser': 'widgets.browser',
     'javascript': 'widgets.javascript', 'page': 'widgets.page'}
 
@@ -78,6 +78,7 @@ _OLD |= {new: old for old, names in {
         transforms.perturbed''',
     'guiders': 'adapters.plain_data adapters.host_runs adapters.served adapters.guiders',
     'comparing': 'evaluation.statistics evaluation.comparisons',
+    'report': 'evaluation.sweep_figures evaluation.report',
     'history': 'transforms.history'}.items() for new in names.split()}
 # names that have gone to another module since
 _MOVED = {('transforms.adaptive', k): 'history' for k in ('smc', 'SMCGuidance')}
