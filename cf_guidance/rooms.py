@@ -67,7 +67,8 @@ FORMER = {
 _OLD = {new: old for old, new in FORMER.items() if '.' in new}
 _OLD |= {new: old for old, names in {
     'schedules': '''
-        checks schedules.show schedules.operators schedules.release_2022 schedules.export''',
+        checks schedules.steps schedules.show schedules.operators schedules.release_2022
+        schedules.export''',
     'pieces': '''
         pieces.schedulers pieces.fingerprint pieces.parts pieces.texts pieces.decoding''',
     'transforms': '''

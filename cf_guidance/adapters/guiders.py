@@ -18,7 +18,7 @@ from .host_runs import host_run
 from .plain_data import as_data, from_data
 from .served import only_disturbs, served
 from ..pieces.schedulers import scalings
-from ..schedules.core import Step
+from ..schedules.steps import Step
 from ..transforms.core import how_of, needs_of, put_together
 from ..transforms.diagnostics import Recorded
 from ..transforms.layers import instead

@@ -12,7 +12,7 @@ import torch
 from ..transforms.diagnostics import Recorded
 from .finite_values import finite, first_bad
 from .batches import tensors
-from ..schedules.core import Step
+from ..schedules.steps import Step
 from ..transforms.core import OfThread, how_of, in_run, needs_of
 from ..transforms.core import nested_tfms, put_together
 from ..transforms.signatures import rule_name

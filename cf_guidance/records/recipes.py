@@ -20,7 +20,7 @@ from ..pieces.inputs import Embedded, init_image
 from ..pieces.fingerprint import plain_numbers
 from ..pieces.schedulers import scheduler_class
 from ..sampling.settings import Settings
-from ..schedules.core import Step
+from ..schedules.steps import Step
 from ..schedules.export import read_json
 from ..checks import whole
 from ..transforms.methods import OWN, TRANSFORMS

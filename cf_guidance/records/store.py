@@ -24,7 +24,7 @@ from .recipes import read_record, recipe, remove_abandoned, save_image
 from .recipes import uncalled, what_counts, write_whole
 from ..sampling.images import built_in, generate
 from ..checks import known_path
-from ..schedules.core import Step
+from ..schedules.steps import Step
 from ..schedules.export import read_json
 from .schema import known_recipe, known_sampler, sound_recipe
 

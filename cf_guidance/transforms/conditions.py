@@ -12,7 +12,7 @@ import torch
 from ..checks import GUIDANCE, Usual
 from .passes import generator_of, plain_pass
 from ..schedules.published import cads_gamma
-from ..schedules.core import Step
+from ..schedules.steps import Step
 from .core import GuidanceTfm, transform
 from .rules import cfg, rule
 from .tensors import dims_of, wide_of

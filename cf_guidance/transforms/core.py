@@ -13,7 +13,8 @@ from functools import partial
 import torch
 from fastcore.basics import patch
 from ..rooms import registered
-from ..schedules.core import Step, lift
+from ..schedules.core import lift
+from ..schedules.steps import Step
 from .memory import kept_before, state_at
 from .poles import acting_at, axis_of, is_blind, pole_of, space_of
 from .poles import turn_of, turned

@@ -8,7 +8,7 @@ __all__ = ['sorted_out', 'menu_name', 'slider_numbers', 'with_values', 'decides_
 # %% ../../nbs/widgets/03b_settings.ipynb #0b47cab8
 import inspect
 from ..sampling.course import begin_run
-from ..schedules.core import Step
+from ..schedules.steps import Step
 from ..schedules.show import nominal_sigmas, nominal_timesteps
 from ..transforms.methods import TRANSFORMS
 from ..transforms.signatures import options, parameters
