@@ -40,7 +40,7 @@ FORMER = {
     'history': 'transforms.adaptive', 'transforms.history': 'transforms.adaptive',
     'adaptive': 'transforms.adaptive',
     'frames': 'schedules.frames', 'frame_guidance': 'transforms.video',
-    'passes': 'transforms.perturbed', 'weaker': 'transforms.weak',
+    'passes': 'transforms', 'weaker': 'transforms.weak',
     'conditions': 'transforms.conditions', 'methods': 'transforms.methods',
     'diagnostics': 'transforms.diagnostics', 'toy': 'worlds.mixture',
     'truth': 'worlds.mixture_plots', 'toy_pieces': 'worlds.mixture_pieces',
@@ -52,23 +52,35 @@ FORMER = {
     'recipes': 'records.recipes', 'records': 'records.store', 'folders': 'records.folders',
     'viewer': 'records.viewer', 'halves': 'adapters.batches', 'mixing': 'adapters.mixing',
     'finite': 'adapters.finite_values', 'hosting': 'adapters.hosting',
-    'adapters': 'adapters.pipelines', 'guiders': 'adapters.guiders',
+    'adapters': 'adapters.pipelines', 'guiders': 'adapters',
     'twins': 'adapters.diffusers_guiders', 'callbacks': 'adapters.callbacks',
     'kdiffusion': 'adapters.kdiffusion', 'axes': 'sweeps.axes', 'plans': 'sweeps.plans',
     'cells': 'sweeps.cells', 'pairs': 'sweeps.pairs', 'cluster': 'sweeps.cluster',
-    'sweeps': 'sweeps.core', 'comparing': 'evaluation.statistics',
+    'sweeps': 'sweeps.core', 'comparing': 'evaluation',
     'metrics': 'evaluation.metrics', 'strength': 'evaluation.strength',
-    'report': 'evaluation.report', 'controls': 'widgets.controls', 'pickers': 'widgets.pickers',
+    'report': 'evaluation', 'controls': 'widgets.controls', 'pickers': 'widgets.pickers',
     'films': 'widgets.live', 'widgets': 'widgets.explorer', 'browser': 'widgets.browser',
     'javascript': 'widgets.javascript', 'page': 'widgets.page'}
 
 # %% ../nbs/01_rooms.ipynb #499a81d4
 # of what stands in a module, the one that it stood in; a face is called as the module was
 _OLD = {new: old for old, new in FORMER.items() if '.' in new}
-_OLD |= {'checks': 'schedules', 'pieces.schedulers': 'pieces', 'transforms.spaces': 'transforms',
-         'transforms.tensors': 'transforms', 'schedules.show': 'schedules',
-         'schedules.operators': 'schedules', 'schedules.release_2022': 'schedules',
-         'schedules.export': 'schedules', 'transforms.history': 'history'}
+_OLD |= {new: old for old, names in {
+    'schedules': '''
+        checks schedules.steps schedules.show schedules.operators schedules.release_2022
+        schedules.export''',
+    'pieces': '''
+        pieces.schedulers pieces.fingerprint pieces.parts pieces.texts pieces.decoding''',
+    'transforms': '''
+        transforms.spaces transforms.tensors transforms.rules transforms.signatures
+        transforms.poles transforms.memory''',
+    'passes': '''
+        transforms.layers transforms.passes transforms.attention transforms.other_predictions
+        transforms.perturbed''',
+    'guiders': 'adapters.plain_data adapters.host_runs adapters.served adapters.guiders',
+    'comparing': 'evaluation.statistics evaluation.comparisons',
+    'report': 'evaluation.sweep_figures evaluation.report',
+    'history': 'transforms.history'}.items() for new in names.split()}
 # names that have gone to another module since
 _MOVED = {('transforms.adaptive', k): 'history' for k in ('smc', 'SMCGuidance')}
 

@@ -3,7 +3,7 @@ import inspect, math
 import numpy as np, pytest, torch
 from cf_guidance.schedules import CURVES, Schedule, Step, cosine
 from cf_guidance.transforms import TRANSFORMS, guidance
-from cf_guidance.transforms.core import options, parameters
+from cf_guidance.transforms.signatures import options, parameters
 
 ODD = {
     'an object': object(), 'a class': int, 'text': 'x', 'no text': '', 'bytes': b'x', 'no list': [], 'a dict': {},

@@ -4,7 +4,8 @@ import diffusers as df, pytest, torch
 from diffusers.models.attention_processor import AttnProcessor, SlicedAttnProcessor, XFormersAttnProcessor
 from cf_guidance.adapters import guided, ScheduledGuider
 from cf_guidance.transforms import guidance
-from cf_guidance.transforms.perturbed import SmoothedAttention, _is_attention, _named
+from cf_guidance.transforms.attention import SmoothedAttention
+from cf_guidance.transforms.layers import is_attention, named_layers
 from cf_guidance.pieces import get_sd_pieces
 from cf_guidance.sampling import sample_latents
 from modular import HOSTS
@@ -21,7 +22,7 @@ def made(name, pipe, kw, rule, **params):
 
 def attention(processor):
     def change(pipe):
-        for m in _named(pipe.unet, _is_attention, 'all'): m.processor = processor
+        for m in named_layers(pipe.unet, is_attention, 'all'): m.processor = processor
     return change
 
 def compiled(pipe): pipe.unet = torch.compile(pipe.unet, backend='eager')
@@ -98,7 +99,7 @@ def test_own_loop_refuses_before_anything_is_paid():
 def test_attention_along_time_is_not_blurred():
     "16 frames are no plane of 4 x 4"
     pipe, kw = family(ANIMATED)
-    names, every = {m: k for k, m in pipe.unet.named_modules()}, _named(pipe.unet, _is_attention, 'all')
+    names, every = {m: k for k, m in pipe.unet.named_modules()}, named_layers(pipe.unet, is_attention, 'all')
     assert set(SmoothedAttention('all')._found(
         pipe.unet)) == {m
                         for m in every

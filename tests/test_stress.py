@@ -4,7 +4,7 @@ import numpy as np, pytest, torch
 from transformers import CLIPTokenizer
 from cf_guidance.adapters import as_pipeline, guided
 from cf_guidance.transforms import guidance
-from cf_guidance.pieces.core import _fingerprint
+from cf_guidance.pieces.fingerprint import fingerprint_of
 from cf_guidance.sampling import generate
 from cf_guidance.sweeps import Sweep
 from cf_guidance.sampling import built_in
@@ -64,7 +64,7 @@ def state(pieces):
     parts = [(name, m) for net in pieces[1:4] for name, m in net.named_modules()]
     own = [(name, sorted(k for k, v in vars(m).items() if callable(v))) for name, m in parts]
     processors = [id(getattr(m, 'processor', None)) for _, m in parts]
-    return _fingerprint(pieces), own, processors, [len(m._forward_hooks) for _, m in parts]
+    return fingerprint_of(pieces), own, processors, [len(m._forward_hooks) for _, m in parts]
 
 def test_four_threads_on_one_model(every):
     pieces, rules = built_in(), list(RULES) if every else ['cfg', 'pag', 'slg', 'smc']

@@ -10,7 +10,8 @@ import copy
 from threading import local
 from .finite_values import first_bad, pole
 from ..sampling.course import call_steps, first_of_each, run_sigmas
-from ..schedules.core import Step, lift
+from ..schedules.core import lift
+from ..schedules.steps import Step
 
 # %% ../../nbs/adapters/08_callbacks.ipynb #b692ba36
 # pipelines in which a callback was seen to give what `guided` gives

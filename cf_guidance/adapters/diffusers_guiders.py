@@ -10,7 +10,7 @@ from diffusers import guiders as peers
 from .guiders import ScheduledGuider
 from ..transforms.methods import TRANSFORMS
 from ..schedules.core import constant
-from ..transforms.core import options, parameters, rule_name
+from ..transforms.signatures import options, parameters, rule_name
 
 # %% ../../nbs/adapters/07_diffusers_guiders.ipynb #ed6ec406
 _APG = {

@@ -12,9 +12,10 @@ import torch
 from ..transforms.diagnostics import Recorded
 from .finite_values import finite, first_bad
 from .batches import tensors
-from ..schedules.core import Step
+from ..schedules.steps import Step
 from ..transforms.core import OfThread, how_of, in_run, needs_of
-from ..transforms.core import nested_tfms, put_together, rule_name
+from ..transforms.core import nested_tfms, put_together
+from ..transforms.signatures import rule_name
 from ..transforms.spaces import convert
 
 # %% ../../nbs/adapters/09_kdiffusion.ipynb #4216aa4b

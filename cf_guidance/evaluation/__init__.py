@@ -10,13 +10,11 @@ from ..rooms import lazy
 
 # %% ../../nbs/evaluation/00_evaluation.ipynb #f1579b05
 __getattr__, __dir__, __all__ = lazy(__name__,
-    statistics='''
-        Estimate mean_interval bootstrap jackknife Comparison variances compare holm
-        how_many''',
+    statistics='Estimate groups_of fewest_groups mean_interval bootstrap jackknife',
+    comparisons='Comparison variances compare holm how_many',
     metrics='''
         image_array saturation contrast clipped thumbnail extract frechet frechet_points
         frechet_infinity kid prdc vendi colours diversity distances accuracy''',
     strength='effective_guidance Effective equal_constant scaled match_strength',
-    report='''
-        ENOUGH COLUMNS HEADS STYLE Value Report evaluate plot_tradeoff report_text
-        report_html''')
+    sweep_figures='ENOUGH Value Report evaluate',
+    report='COLUMNS HEADS STYLE plot_tradeoff report_text report_html')

@@ -9,7 +9,7 @@ __all__ = ['text_at', 'check_words', 'words_at']
 import re
 from functools import lru_cache
 from .inputs import Embedded
-from ..schedules.core import Step
+from ..schedules.steps import Step
 
 # %% ../../nbs/pieces/03_edits.ipynb #f330b76f
 _PLAIN = re.compile(r'(?:[^\\\[\]():|]|\\.)+')

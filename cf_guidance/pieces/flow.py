@@ -9,7 +9,7 @@ __all__ = ['FlowUNet', 'as_flow']
 from types import SimpleNamespace
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
-from .core import Pieces
+from .parts import Pieces
 
 # %% ../../nbs/pieces/04_flow.ipynb #0aa52fba
 def _known_kind(kind):

@@ -11,7 +11,9 @@ import hashlib
 from pathlib import Path
 import numpy as np, torch
 from PIL import Image, ImageColor, ImageOps
-from .core import Pieces, in_enough_bits, text_length
+from .decoding import in_enough_bits
+from .parts import Pieces
+from .texts import text_length
 from ..checks import known_path
 
 # %% ../../nbs/pieces/02_inputs.ipynb #cfcf1c0a

@@ -18,14 +18,15 @@ from PIL.PngImagePlugin import PngInfo
 from .infotext import to_infotext
 from .identity import library_version, code_identity
 from ..pieces.inputs import Embedded, init_image
-from ..pieces.core import plain_numbers
+from ..pieces.fingerprint import plain_numbers
 from ..pieces.schedulers import scheduler_class
 from ..sampling.settings import Settings
-from ..schedules.core import Step
+from ..schedules.steps import Step
 from ..schedules.export import read_json
 from ..checks import whole
 from ..transforms.methods import OWN, TRANSFORMS
-from ..transforms.core import GuidanceTfm, options, parameters
+from ..transforms.core import GuidanceTfm
+from ..transforms.signatures import options, parameters
 try: import fcntl
 except ImportError: fcntl = None             # Windows, where a file that is open cannot be deleted
 

@@ -11,7 +11,7 @@ import inspect, re
 from ..transforms.methods import TRANSFORMS
 from ..pieces.core import is_here
 from ..pieces.schedulers import REFUSED, scheduler_class, scheduler_names
-from ..transforms.core import options, parameters
+from ..transforms.signatures import options, parameters
 
 # %% ../../nbs/records/02_schema.ipynb #d5d6bfe5
 MAX_STEPS, MAX_SIDE = 100_000, 16_384        # steps of a run; pixels of a side

@@ -16,14 +16,15 @@ from PIL import Image
 from ..pieces.edits import words_at
 from ..pieces.inputs import Embedded, init_image
 from ..transforms.methods import TRANSFORMS
-from ..transforms.perturbed import WeakModel
-from ..pieces.core import BUILT_IN, looked_once, get_sd_pieces, is_here
+from ..transforms.other_predictions import WeakModel
+from ..pieces.core import BUILT_IN, get_sd_pieces, is_here
+from ..pieces.parts import looked_once
 from .recipes import CALLED, KEY, RECORD, image_id, looked_at, read_recipe
 from .recipes import read_record, recipe, remove_abandoned, save_image
 from .recipes import uncalled, what_counts, write_whole
 from ..sampling.images import built_in, generate
 from ..checks import known_path
-from ..schedules.core import Step
+from ..schedules.steps import Step
 from ..schedules.export import read_json
 from .schema import known_recipe, known_sampler, sound_recipe
 

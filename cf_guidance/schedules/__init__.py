@@ -6,8 +6,9 @@
 __all__ = []
 
 # %% ../../nbs/schedules/00_schedules.ipynb #acf39222
-from . import core, show, operators, release_2022, export
-from . import ramps, windows, published, expressions, frames
+from . import steps, core, show, operators, release_2022
+from . import export, ramps, windows, published, expressions, frames
+from .steps import *
 from .core import *
 from .show import *
 from .operators import *
@@ -20,6 +21,6 @@ from .expressions import *
 from .frames import *
 
 # %% ../../nbs/schedules/00_schedules.ipynb #6a77b69b
-_modules = (core, show, operators, release_2022, export, ramps, windows, published, expressions,
-            frames)
+_modules = (steps, core, show, operators, release_2022, export, ramps, windows, published,
+            expressions, frames)
 __all__ = [name for m in _modules for name in m.__all__]

@@ -6,7 +6,8 @@
 __all__ = ['add', 'scale', 'clip', 'warmup', 'within', 'then', 'with_mean']
 
 # %% ../../nbs/schedules/01b_operators.ipynb #09e2a704
-from .core import MAX_LEVELS, MAX_PARTS, Schedule, Step, as_text, curve
+from .core import MAX_LEVELS, MAX_PARTS, Schedule, as_text, curve
+from .steps import Step
 from ..checks import GUIDANCE, Scale, StepCount, Usual
 
 # %% ../../nbs/schedules/01b_operators.ipynb #25aa683d

@@ -6,10 +6,16 @@
 __all__ = []
 
 # %% ../../nbs/transforms/00_transforms.ipynb #f28268e7
-from . import tensors, spaces, core, normalise, threshold, projection
+from . import tensors, spaces, rules, signatures, poles, memory, core
+from . import normalise, threshold, projection
 from . import frequency, adaptive, video
+from . import layers, passes, attention, other_predictions
 from . import perturbed, weak, conditions, methods, diagnostics
 from .spaces import *
+from .rules import *
+from .signatures import *
+from .poles import *
+from .memory import *
 from .core import *
 from .normalise import *
 from .threshold import *
@@ -17,6 +23,10 @@ from .projection import *
 from .frequency import *
 from .adaptive import *
 from .video import *
+from .layers import *
+from .passes import *
+from .attention import *
+from .other_predictions import *
 from .perturbed import *
 from .weak import *
 from .conditions import *
@@ -24,6 +34,7 @@ from .methods import *
 from .diagnostics import *
 
 # %% ../../nbs/transforms/00_transforms.ipynb #0b0ee334
-_modules = (spaces, core, normalise, threshold, projection, frequency, adaptive,
-            video, perturbed, weak, conditions, methods, diagnostics)
+_modules = (spaces, rules, signatures, poles, memory, core, normalise, threshold, projection,
+            frequency, adaptive, video, layers, passes, attention, other_predictions,
+            perturbed, weak, conditions, methods, diagnostics)
 __all__ = list(dict.fromkeys(name for m in _modules for name in m.__all__))

@@ -11,7 +11,9 @@ import math, warnings
 from typing import Literal
 import torch
 from ..checks import GUIDANCE, Scale, Usual
-from .core import GuidanceTfm, cfg, known_of, rule, transform
+from .core import GuidanceTfm, transform
+from .rules import cfg, rule
+from .signatures import known_of
 from .tensors import check_pair, divided, inner, norm_of, push_of, unit_of
 from .tensors import wide_of
 

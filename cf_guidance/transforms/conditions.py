@@ -10,10 +10,11 @@ import math
 from dataclasses import dataclass
 import torch
 from ..checks import GUIDANCE, Usual
-from .perturbed import generator_of, plain_pass
+from .passes import generator_of, plain_pass
 from ..schedules.published import cads_gamma
-from ..schedules.core import Step
-from .core import GuidanceTfm, cfg, rule, transform
+from ..schedules.steps import Step
+from .core import GuidanceTfm, transform
+from .rules import cfg, rule
 from .tensors import dims_of, wide_of
 
 # %% ../../nbs/transforms/12_conditions.ipynb #e53760b3

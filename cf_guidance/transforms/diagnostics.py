@@ -10,7 +10,8 @@ import math
 import torch
 from fastcore.basics import patch
 from ..checks import positive
-from .core import known_of, needs_of
+from .core import needs_of
+from .signatures import known_of
 from .spaces import convert, tells
 from .tensors import wide_of
 

@@ -11,7 +11,8 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from ..checks import GUIDANCE, Scale, Usual, whole
-from .core import GuidanceTfm, cfg, rule, transform
+from .core import GuidanceTfm, transform
+from .rules import cfg, rule
 from .tensors import check_pair, push_of, wide_of
 
 # %% ../../nbs/transforms/05_frequency.ipynb #d72195ae

@@ -10,7 +10,9 @@ from ..checks import near
 from . import adaptive, conditions, frequency, normalise, projection
 from . import threshold, video, weak
 from ..schedules import CURVES
-from .core import OWN, RULES, TRANSFORMS, options, parameters
+from .core import OWN, TRANSFORMS
+from .rules import RULES
+from .signatures import options, parameters
 
 # %% ../../nbs/transforms/13_methods.ipynb #2b627230
 _all_ = ['CURVES', 'RULES', 'TRANSFORMS', 'OWN']

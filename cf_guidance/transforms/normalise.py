@@ -10,7 +10,9 @@ __all__ = ['guided_wide', 'rescale', 'RescaleGuidance', 'renorm', 'RenormGuidanc
 # %% ../../nbs/transforms/02_normalise.ipynb #d4fc25f8
 from typing import Literal
 import torch
-from .core import GuidanceTfm, cfg, known_of, rule, transform
+from .core import GuidanceTfm, transform
+from .rules import cfg, rule
+from .signatures import known_of
 from ..checks import GUIDANCE, Usual, above_zero, between
 from .tensors import check_pair, length_along, norm_of, push_of, std_of
 from .tensors import to_size, unit_of, wide_of

@@ -10,7 +10,8 @@ __all__ = ['apg_presets', 'along', 'apg', 'APGGuidance', 'apg_mix', 'APGMixGuida
 from typing import Literal
 import torch
 from ..checks import GUIDANCE, Scale, Usual
-from .core import GuidanceTfm, cfg, rule, transform
+from .core import GuidanceTfm, transform
+from .rules import cfg, rule
 from .tensors import check_pair, dims_of, divided, inner, push_of, wide_of
 
 # %% ../../nbs/transforms/04_projection.ipynb #64915825

@@ -14,7 +14,9 @@ from ..checks import GUIDANCE, Scale, Usual, above_zero, between
 from .normalise import guided_wide
 from .tensors import check_pair, dims_of, divided, inner, length_along
 from .tensors import norm_of, push_of, quotient, std_of, unit_of, wide_of
-from .core import GuidanceTfm, known_of, rule, transform
+from .core import GuidanceTfm, transform
+from .rules import rule
+from .signatures import known_of
 
 # %% ../../nbs/transforms/03_threshold.ipynb #29d35a78
 @rule(space='sample')

@@ -12,7 +12,8 @@ from ..checks import GUIDANCE
 from ..schedules.frames import frame_shape, per_frame
 from ..schedules.ramps import v_shape
 from ..schedules.core import linear
-from .core import GuidanceTfm, cfg, rule, transform
+from .core import GuidanceTfm, transform
+from .rules import cfg, rule
 from .tensors import check_pair, wide_of
 
 # %% ../../nbs/transforms/09_video.ipynb #482108c9

@@ -11,14 +11,15 @@ __all__ = ['tsg_presets', 'autoguidance', 'icg', 'tsg', 'pag', 'seg', 'slg', 'pe
 import math
 from typing import Literal
 from ..checks import Scale, Usual
-from .perturbed import DroppedLayers, OtherText, PerturbedAttention
-from .perturbed import PerturbedTime, RandomCondition, SkippedLayers
-from .perturbed import SmoothedAttention, WeakModel
-from .projection import along
 from ..schedules.core import constant
-from .core import GuidanceTfm, cfg, rule, transform
-from .tensors import push_of, unit_of, wide_of
 from ..schedules.windows import within_timesteps
+from .attention import PerturbedAttention, SmoothedAttention
+from .core import GuidanceTfm, transform
+from .other_predictions import OtherText, RandomCondition, WeakModel
+from .perturbed import DroppedLayers, PerturbedTime, SkippedLayers
+from .projection import along
+from .rules import cfg, rule
+from .tensors import push_of, unit_of, wide_of
 
 # %% ../../nbs/transforms/11_weak.ipynb #f416071f
 def _check_there(**preds):

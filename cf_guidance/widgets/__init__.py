@@ -15,7 +15,10 @@ __getattr__, __dir__, __all__ = lazy(__name__,
         guidance_line network_calls unit_mismatch''',
     pickers='PAD control_widget close_widgets drawing_pad says_html Picker',
     live='Stop Latest thinned Film film',
-    explorer='image_html words_html ScheduleExplorer',
+    html='image_html words_html',
+    image_panel='ImagePanel',
+    explorer='ScheduleExplorer',
     browser='wipe cell_html SweepBrowser',
     javascript='js_name js_json js_function to_js',
-    page='page_table explorer_page')
+    curve_table='page_table curve_engine',
+    page='explorer_page')

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from PIL import Image, ImageDraw
 from .controls import curve_svg
 from ..records.folders import sweep_axes, axis_value, left_out_words, read_cells
-from .explorer import words_html, image_html
+from .html import words_html, image_html
 
 # %% ../../nbs/widgets/05_browser.ipynb #3e5bb278
 def _check_wipe(a, b, at):

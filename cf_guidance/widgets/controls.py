@@ -14,9 +14,10 @@ from fastcore.docments import docments
 from ..rooms import former_name
 from ..schedules import CURVES
 from ..transforms.methods import TRANSFORMS
-from ..schedules.core import Schedule, Step, as_text
+from ..schedules.core import Schedule, as_text
+from ..schedules.steps import Step
 from ..checks import Usual, kind_of, positive
-from ..transforms.core import options, parameters
+from ..transforms.signatures import options, parameters
 
 # %% ../../nbs/widgets/01_controls.ipynb #566ccf46
 def numbers(

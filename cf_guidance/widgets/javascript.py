@@ -11,7 +11,8 @@ from functools import singledispatch
 from types import FunctionType
 from ..checks import number, positive, whole
 from ..schedules import CURVES
-from ..schedules.core import Step, as_text, curve
+from ..schedules.core import as_text, curve
+from ..schedules.steps import Step
 
 # %% ../../nbs/widgets/06_javascript.ipynb #191db42d
 class _Scope:

@@ -7,7 +7,7 @@ __all__ = ['Stop', 'Latest', 'thinned', 'Film', 'film']
 
 # %% ../../nbs/widgets/03_live.ipynb #e3cff144
 import atexit, sys, threading, weakref
-from ..pieces.core import image_from_latents
+from ..pieces.decoding import image_from_latents
 from ..sampling.images import generate
 from ..transforms.spaces import convert, tells
 

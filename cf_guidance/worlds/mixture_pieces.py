@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from diffusers import DDIMScheduler
 from fastcore.basics import AttrDict
-from ..pieces.core import Pieces
+from ..pieces.parts import Pieces
 from .mixture import Mixture, class_index
 from ..transforms.spaces import convert
 
