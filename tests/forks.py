@@ -4,7 +4,7 @@ from pathlib import Path
 
 SERVER = '''
 "Each line on stdin is a program to run in a fork, or a fork to ask how it ended"
-import json, os, sys, traceback
+import json, os, signal, sys, traceback
 import matplotlib.pyplot, torch
 from diffusers import AutoencoderKL, DDIMScheduler, LMSDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -12,6 +12,7 @@ torch.set_num_threads(1)
 
 def end(job):
     "Run a program as `python -c` does; its exit status"
+    signal.signal(signal.SIGINT, signal.default_int_handler)       # a shell's background job would not hear it
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for fd, path in enumerate(job['said'], 1): os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)
     os.environ.update(job['env'])
