@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OURS', 'takes', 'known_call', 'scale_of', 'embedded', 'empty_text', 'told_call', 'keep_files', 'read_call']
 
-# %% ../../nbs/adapters/13_arguments.ipynb #10980810
+# %% ../../nbs/adapters/13_arguments.ipynb #2ed28a1a
 import hashlib, inspect, io, re
 from pathlib import Path
 import numpy as np, torch
@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save
 from .hosting import TWICE
 from .memo import tensor_bytes
 from ..checks import near
-from ..pieces.core import plain_numbers
+from ..pieces.fingerprint import plain_numbers
 from ..pieces.inputs import Pixels
 from ..records.recipes import write_whole
 
-# %% ../../nbs/adapters/13_arguments.ipynb #52f0244c
+# %% ../../nbs/adapters/13_arguments.ipynb #5174ec68
 OURS = {
     'prompt': 'prompt', 'negative_prompt': 'negative_prompt', 'generator': 'seed',
     'num_inference_steps': 'steps', 'width': 'size', 'height': 'size', 'sigmas': 'sampler',
@@ -93,7 +93,7 @@ def _opened(val):
         raise ValueError(f'`call` must have paths of images that can be read; got {str(val)!r}: {e}'
                          ) from None
 
-# %% ../../nbs/adapters/13_arguments.ipynb #28f51ee3
+# %% ../../nbs/adapters/13_arguments.ipynb #36340716
 def scale_of(
     pipe, # A diffusers pipeline
     call:dict, # What it is told
@@ -118,7 +118,7 @@ def empty_text(
     "Say what stands in the place of no negative prompt"
     return '' if 'true_cfg_scale' in takes(pipe) else None
 
-# %% ../../nbs/adapters/13_arguments.ipynb #1aba1877
+# %% ../../nbs/adapters/13_arguments.ipynb #94d01a22
 def _is_file(val): return isinstance(val, (Image.Image, torch.Tensor, np.ndarray))
 
 def _as_bytes(val):

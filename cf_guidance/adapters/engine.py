@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['is_pipeline', 'HostedEngine']
 
-# %% ../../nbs/adapters/15_engine.ipynb #0132e0a1
+# %% ../../nbs/adapters/15_engine.ipynb #3f87f49f
 from dataclasses import replace
 from types import SimpleNamespace
 import diffusers, torch
@@ -18,15 +18,15 @@ from .hosted_plans import HostedPlan, lent
 from .memo import Memo
 from .sharing import SharingHost
 from ..checks import whole
-from ..pieces.core import Pieces
+from ..pieces.parts import Pieces
 from ..pieces.inputs import Embedded
 from ..pieces.schedulers import get_scheduler
 from ..records.recipes import guidance_entries, sampler_config
 from ..sampling.loop import Run
 from ..sampling.settings import Settings
-from ..schedules.core import Step
+from ..schedules.steps import Step
 
-# %% ../../nbs/adapters/15_engine.ipynb #cb385453
+# %% ../../nbs/adapters/15_engine.ipynb #74e7ea82
 def is_pipeline(
     model, # Anything
 )->bool:
@@ -98,7 +98,7 @@ class HostedEngine:
         "Lay out what the runs cost"
         return HostedPlan(self, runs, **how)
 
-# %% ../../nbs/adapters/15_engine.ipynb #18dab8c2
+# %% ../../nbs/adapters/15_engine.ipynb #88339460
 def _text(name, text):
     "A prompt as text; embeddings are arguments of the pipeline"
     if isinstance(text, Embedded):
@@ -143,7 +143,7 @@ def call_for(self:HostedEngine,
     "Call the pipeline for a run"
     with torch.no_grad(): return self.pipe(**self.arguments(run))
 
-# %% ../../nbs/adapters/15_engine.ipynb #ef22b58c
+# %% ../../nbs/adapters/15_engine.ipynb #9ec69c6e
 @patch
 def begin(self:HostedEngine):
     "Set the sampler, and find out which steps the pipeline takes; refuse what it cannot do"
@@ -166,7 +166,7 @@ def _looked(self:HostedEngine):
         with SharingHost(pipe, self.sample.tfm, Memo(0), self.settings.pos_by) as host:
             return host.look(lambda: self.call_for(self.sample))
 
-# %% ../../nbs/adapters/15_engine.ipynb #f2db058d
+# %% ../../nbs/adapters/15_engine.ipynb #b8e6d7d5
 @patch
 def _told(self:HostedEngine, run):
     "What the call of a run is told besides, as plain data; and images and tensors by their hashes"

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['pipeline_fingerprint']
 
-# %% ../../nbs/adapters/12_fingerprints.ipynb #06253ed3
+# %% ../../nbs/adapters/12_fingerprints.ipynb #f703a3fd
 import hashlib, json, os, weakref
 from concurrent.futures import ThreadPoolExecutor
 import torch
 from .memo import tensor_bytes
-from ..pieces.core import plain_numbers
+from ..pieces.fingerprint import plain_numbers
 
-# %% ../../nbs/adapters/12_fingerprints.ipynb #eff8cf51
+# %% ../../nbs/adapters/12_fingerprints.ipynb #5b053a48
 _DIGESTS = weakref.WeakKeyDictionary()           # of networks: marks of their weights, and digest
 
 def _marks(net):
@@ -50,7 +50,7 @@ def _weights_once(net):
     if _DIGESTS.get(net, ('',))[0] != marks: _DIGESTS[net] = marks, _weights(net)
     return _DIGESTS[net][1]
 
-# %% ../../nbs/adapters/12_fingerprints.ipynb #32026ebe
+# %% ../../nbs/adapters/12_fingerprints.ipynb #382010eb
 _NOTES = {'transformers_version', 'torch_dtype', 'dtype', 'architectures'}
 
 def _config(x):

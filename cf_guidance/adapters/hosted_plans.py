@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['lent', 'image_in', 'HostedPlan']
 
-# %% ../../nbs/adapters/14_hosted_plans.ipynb #7465218a
+# %% ../../nbs/adapters/14_hosted_plans.ipynb #ae1fcd9d
 import time, warnings
 from contextlib import contextmanager
 from functools import partial
@@ -21,7 +21,7 @@ from ..pieces.edits import words_at
 from ..sampling.costs import by_trunk, count_calls, duration, said_of_calls
 from ..sampling.loop import script
 
-# %% ../../nbs/adapters/14_hosted_plans.ipynb #36165011
+# %% ../../nbs/adapters/14_hosted_plans.ipynb #e33328f7
 @contextmanager
 def lent(
     pipe, # A diffusers pipeline
@@ -36,7 +36,7 @@ def lent(
         pipe.scheduler = own
         pipe.set_progress_bar_config(**bar)
 
-# %% ../../nbs/adapters/14_hosted_plans.ipynb #1f796b8a
+# %% ../../nbs/adapters/14_hosted_plans.ipynb #817da02f
 def _as_image(x):
     "One image as PIL has it"
     if isinstance(x, Image.Image): return x
@@ -64,7 +64,7 @@ def image_in(
         raise ValueError(f'`pipe` must return images or frames; got {type(out).__name__}')
     return _as_image(found[0]).convert('RGB')
 
-# %% ../../nbs/adapters/14_hosted_plans.ipynb #a093d25a
+# %% ../../nbs/adapters/14_hosted_plans.ipynb #8cc55e5e
 def _check_words(run, steps):
     "Refuse prompts that change on the way: a pipeline reads its prompt once"
     for name, text in (('prompt', run.prompt), ('negative_prompt', run.negative_prompt)):
@@ -115,7 +115,7 @@ class HostedPlan:
         most, alone = count_calls(runs, scripts, calls)
         return most + 2, alone + 2
 
-# %% ../../nbs/adapters/14_hosted_plans.ipynb #63a3dbaf
+# %% ../../nbs/adapters/14_hosted_plans.ipynb #6f41bedf
 @patch
 def seconds(self:HostedPlan)->float: # Seconds for the network calls of all runs, at most
     "Estimate the time from one step of the first run"
@@ -139,7 +139,7 @@ def explain(self:HostedPlan,
     if timed and n: said.append(f'About {duration(self.seconds())}.')
     return '\n'.join(said)
 
-# %% ../../nbs/adapters/14_hosted_plans.ipynb #b6c464ff
+# %% ../../nbs/adapters/14_hosted_plans.ipynb #5af7131f
 @patch
 @contextmanager
 def _open(self:HostedPlan):

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['tensor_bytes', 'digest', 'size_in_bytes', 'Memo']
 
-# %% ../../nbs/adapters/10_memo.ipynb #6b2f0bf1
+# %% ../../nbs/adapters/10_memo.ipynb #30f6ab56
 import hashlib, os, struct, threading
 from collections import OrderedDict
 import torch
 from .batches import tensors
 from ..checks import whole
 
-# %% ../../nbs/adapters/10_memo.ipynb #cbab3090
+# %% ../../nbs/adapters/10_memo.ipynb #33baf481
 _KEPT = 64       # tensors whose digests are remembered
 _SEEN, _LOOKING = OrderedDict(), threading.Lock()
 
@@ -50,7 +50,7 @@ def _remembered(x):
         while len(_SEEN) > _KEPT: _SEEN.popitem(last=False)
     return known
 
-# %% ../../nbs/adapters/10_memo.ipynb #ab3c87d9
+# %% ../../nbs/adapters/10_memo.ipynb #19201047
 def _of_tensor(x):
     "Digest of a tensor; one of inference mode does not count its changes"
     if x.is_meta or x.layout is not torch.strided: return None
@@ -78,7 +78,7 @@ def digest(
     if isinstance(x, (list, tuple)): return _of_many(b'row', x)
     if isinstance(x, dict): return _of_many(b'dict', [v for kv in sorted(x.items()) for v in kv])
 
-# %% ../../nbs/adapters/10_memo.ipynb #40d81e1f
+# %% ../../nbs/adapters/10_memo.ipynb #56865ada
 def _free(device):
     "Bytes of memory that are free on a device"
     if device.type == 'cuda': return torch.cuda.mem_get_info(device)[0]

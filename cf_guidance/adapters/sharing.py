@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SharingHost']
 
-# %% ../../nbs/adapters/11_sharing.ipynb #2754e6de
+# %% ../../nbs/adapters/11_sharing.ipynb #3a3dfa99
 from contextlib import contextmanager
 from functools import partial
 import torch
@@ -16,7 +16,7 @@ from .pipelines import Host
 from .memo import Memo, digest
 from ..transforms.diagnostics import Recorded
 
-# %% ../../nbs/adapters/11_sharing.ipynb #78558128
+# %% ../../nbs/adapters/11_sharing.ipynb #93866827
 _KEEPS = 'it keeps something from call to call, or looks across its batch'
 _MORE = 'it is given more than numbers, texts and tensors'
 
@@ -104,7 +104,7 @@ def _joined(outs):
     "What a network returned for two rows, as it would for both"
     return with_predicted(outs[0], torch.cat([predicted(out) for out in outs]))
 
-# %% ../../nbs/adapters/11_sharing.ipynb #2537f7db
+# %% ../../nbs/adapters/11_sharing.ipynb #0782d61d
 @patch
 def _made_by(self:SharingHost, how, name, one, ts, n):
     make = partial(super(SharingHost, self)._made_by, how, name, one, ts, n)
@@ -116,7 +116,7 @@ def _made_by(self:SharingHost, how, name, one, ts, n):
     key = self._key(one.net, one.given, float(ts), self._texts(name, n), seeds)
     return self._shared(key and (*key, how), counted)
 
-# %% ../../nbs/adapters/11_sharing.ipynb #b8e22104
+# %% ../../nbs/adapters/11_sharing.ipynb #a54b36a8
 def _own_generator(vae):
     "Whether a decoder draws numbers of its own"
     return not type(vae).__name__.startswith('Autoencoder')
@@ -166,7 +166,7 @@ def __exit__(self:SharingHost, *args):
     if self.given is None: self.given = {}             # a plan may end before its first call
     super(SharingHost, self).__exit__(*args)
 
-# %% ../../nbs/adapters/11_sharing.ipynb #ec898288
+# %% ../../nbs/adapters/11_sharing.ipynb #54c938d9
 class _Enough(BaseException):
     "Ends a call of which enough was seen; no pipeline takes it for an error of its own"
 

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['LoopEngine', 'engine_of', 'known_pieces']
 
-# %% ../../nbs/sweeps/02a_engines.ipynb #dd39950d
+# %% ../../nbs/sweeps/02a_engines.ipynb #dc69b186
 from ..adapters.engine import HostedEngine, is_pipeline
-from ..pieces.core import Pieces
+from ..pieces.parts import Pieces
 from ..records.recipes import recipe
 from ..records.store import former_images
 from ..sampling.course import begin_run
