@@ -23,4 +23,6 @@ __getattr__, __dir__, __all__ = lazy(__name__,
     fingerprints='pipeline_fingerprint',
     arguments='takes known_call told_call read_call',
     hosted_plans='HostedPlan',
-    engine='HostedEngine is_pipeline')
+    engine='HostedEngine is_pipeline',
+    loading='layout_of load_pipeline precision_of',
+    reruns='rerun_hosted')

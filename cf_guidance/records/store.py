@@ -9,6 +9,7 @@ __all__ = ['write_metadata', 'open_folder', 'former_images', 'place_of', 'image_
 
 # %% ../../nbs/records/05_store.ipynb #9f67065c
 import inspect, json, os, re, tempfile, warnings
+from importlib import import_module
 from datetime import datetime
 from pathlib import Path
 import torch
@@ -514,9 +515,13 @@ def _names_of(**given):
     "Names of what is given"
     return [k for k, v in given.items() if v is not None]
 
+def _by_pipeline(path, r, *given):
+    "Make an image of a pipeline again; the room that can do it stands below this one"
+    return import_module('cf_guidance.adapters.reruns').rerun_hosted(path, r, *given)
+
 def rerun(
     path, # A PNG that `save_image` wrote
-    pieces=None, # The model; found by the name in the recipe by default
+    pieces=None, # The model or pipeline; found by the name in the recipe by default
     tfm=None, # The transform, where it is not one of the library
     progress:bool=True, # Show a progress bar
     image=None, # The image that it began with, if it did
@@ -525,6 +530,7 @@ def rerun(
 ): # A PIL image
     "Make an image again from the recipe inside it"
     r = _whole_recipe(path, _names_of(pieces=pieces, tfm=tfm))
+    if 'host' in r: return _by_pipeline(path, r, pieces, tfm or _transform_of(r), progress)
     pieces = pieces or _model_of(r)
     r = _of_model(r, pieces)
     if tfm is None: tfm = _transform_of(r)

@@ -26,6 +26,7 @@ from .pairs import COS_SWEEP, cos_harness, minimum_pairs, run, fresh
 from .engines import engine_of
 from ..adapters.arguments import known_call
 from ..adapters.engine import is_pipeline
+from ..adapters.loading import OWN_LAYOUT, layout_of, load_pipeline
 from ..plots import axes_grid, image_grid
 from ..sampling.course import steps_left_out
 from ..transforms.methods import TRANSFORMS
@@ -289,6 +290,8 @@ def _groups(self:Sweep, pieces=None, **fields):
         yield engine.of([c.run for c in cells], **fields), cells
 
 def _loaded(model):
+    "Pieces for our own loop, where a model has its layout, else a pipeline"
+    if layout_of(model) != OWN_LAYOUT: return load_pipeline(model)
     return get_sd_pieces(model, dtype=torch.float16 if best_device() == 'cuda' else torch.float32)
 
 @patch
