@@ -60,7 +60,7 @@ FORMER = {
     'metrics': 'evaluation.metrics', 'strength': 'evaluation.strength',
     'report': 'evaluation', 'controls': 'widgets.controls', 'pickers': 'widgets.pickers',
     'films': 'widgets.live', 'widgets': 'widgets.explorer', 'browser': 'widgets.browser',
-    'javascript': 'widgets.javascript', 'page': 'widgets.page'}
+    'javascript': 'widgets', 'page': 'widgets.page'}
 
 # %% ../nbs/01_rooms.ipynb #499a81d4
 # of what stands in a module, the one that it stood in; a face is called as the module was
@@ -80,6 +80,7 @@ _OLD |= {new: old for old, names in {
     'guiders': 'adapters.plain_data adapters.host_runs adapters.served adapters.guiders',
     'comparing': 'evaluation.statistics evaluation.comparisons',
     'report': 'evaluation.sweep_figures evaluation.report',
+    'javascript': 'widgets.js_expressions widgets.javascript',
     'history': 'transforms.history'}.items() for new in names.split()}
 # names that have gone to another module since
 _MOVED = {('transforms.adaptive', k): 'history' for k in ('smc', 'SMCGuidance')}
