@@ -49,7 +49,7 @@ FORMER = {
     'scene_verifier': 'worlds.scene_verifier', 'judging': 'worlds.judging',
     'samplers': 'sampling.course', 'waves': 'sampling.loop', 'sampling': 'sampling.images',
     'identity': 'records.identity', 'schema': 'records.schema', 'exchange': 'records.infotext',
-    'recipes': 'records.recipes', 'records': 'records.store', 'folders': 'records.folders',
+    'recipes': 'records', 'records': 'records.store', 'folders': 'records.folders',
     'viewer': 'records.viewer', 'halves': 'adapters.batches', 'mixing': 'adapters.mixing',
     'finite': 'adapters.finite_values', 'hosting': 'adapters.hosting',
     'adapters': 'adapters.pipelines', 'guiders': 'adapters',
@@ -81,6 +81,7 @@ _OLD |= {new: old for old, names in {
     'comparing': 'evaluation.statistics evaluation.comparisons',
     'report': 'evaluation.sweep_figures evaluation.report',
     'javascript': 'widgets.js_expressions widgets.javascript',
+    'recipes': 'records.files records.chunks records.recipes records.image_files',
     'history': 'transforms.history'}.items() for new in names.split()}
 # names that have gone to another module since
 _MOVED = {('transforms.adaptive', k): 'history' for k in ('smc', 'SMCGuidance')}

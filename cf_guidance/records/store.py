@@ -20,9 +20,14 @@ from ..transforms.methods import TRANSFORMS
 from ..transforms.other_predictions import WeakModel
 from ..pieces.core import BUILT_IN, get_sd_pieces, is_here
 from ..pieces.parts import looked_once
-from .recipes import CALLED, KEY, RECORD, image_id, looked_at, read_recipe
-from .recipes import read_record, recipe, remove_abandoned, save_image
-from .recipes import uncalled, what_counts, write_whole
+from .chunks import KEY, RECORD
+from .image_files import looked_at, read_recipe
+from .recipes import CALLED, image_id
+from .files import remove_abandoned
+from .image_files import read_record, save_image
+from .recipes import recipe
+from .files import write_whole
+from .recipes import uncalled, what_counts
 from ..sampling.images import built_in, generate
 from ..checks import known_path
 from ..schedules.steps import Step
