@@ -82,6 +82,8 @@ _OLD |= {new: old for old, names in {
     'report': 'evaluation.sweep_figures evaluation.report',
     'javascript': 'widgets.js_expressions widgets.javascript',
     'recipes': 'records.files records.chunks records.recipes records.image_files',
+    'records': '''
+        records.metadata records.failures records.first_release records.again''',
     'history': 'transforms.history'}.items() for new in names.split()}
 # names that have gone to another module since
 _MOVED = {('transforms.adaptive', k): 'history' for k in ('smc', 'SMCGuidance')}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 from cf_guidance import cli
-from cf_guidance.records import image_files, note_rows, store as records, viewer
+from cf_guidance.records import failures, image_files, note_rows, read_recipe, read_record, viewer
 from cf_guidance.sweeps import cells, Plan
 from cf_guidance.sampling import built_in
 from cf_guidance.sweeps import Sweep
@@ -85,17 +85,17 @@ def test_damaged_ends_are_made_anew(folder):
     for c, text in zip(first, (whole[0][:-1], whole[0], b'')): c.file.write_bytes(text)
     with patch.object(Plan, 'images', noise): again = swept(20).run(folder, progress=False)
     assert again.made == 3 - (whole[0] == whole[1]) and all(
-        records.read_recipe(c.file)['seed'] == c.run.seed for c in again.cells)
+        read_recipe(c.file)['seed'] == c.run.seed for c in again.cells)
 
 def test_failures_are_added(tmp_path):
     "However many waves fail, a line is written once for each failure on the way, and the list once at the end"
     def broken(plan, progress=True):
         for wave in plan.waves: yield {i: ValueError(f'no {i}') for i in wave}
-    rewritten, lines, whole, add = [], [], records.write_whole, cells.add_failures
+    rewritten, lines, whole, add = [], [], failures.write_whole, cells.add_failures
     def counted(path, write): rewritten.append(str(path)); return whole(path, write)
     def added(failed, folder): lines.extend(failed); return add(failed, folder)
 
-    with patch.object(Plan, 'images', broken), patch.object(records, 'write_whole',
+    with patch.object(Plan, 'images', broken), patch.object(failures, 'write_whole',
                                                             counted), patch.object(cells, 'add_failures', added):
         sweep = swept(20).run(tmp_path, progress=False, batch_size=2)
     assert len(lines) == 40 == len((tmp_path/'failures.jsonl').read_text().splitlines())
@@ -110,7 +110,7 @@ def test_a_long_record_stays_in_the_lists(tmp_path):
             for im in images.values(): im.info['record'] = rows
             yield images
     with patch.object(Plan, 'images', noted): sweep = swept(1).run(tmp_path, progress=False)
-    assert [len(records.read_record(c.file)) for c in sweep.cells] == [5000]*2 and all(c.image.size == (SIZE, SIZE)
+    assert [len(read_record(c.file)) for c in sweep.cells] == [5000]*2 and all(c.image.size == (SIZE, SIZE)
                                                                                        for c in sweep.cells)
     assert len((tmp_path/'metadata.jsonl').read_text().splitlines()) == 2
     assert sum(len(json.loads(t)) for t in note_rows(rows).values()) == 5000
