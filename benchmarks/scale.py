@@ -13,7 +13,7 @@ sys.path[:0] = [str(root), str(root/'tests')]
 import numpy as np, torch
 from PIL import Image
 from cf_guidance import cli
-from cf_guidance.records import recipes
+from cf_guidance.records import image_files
 from cf_guidance.sweeps import cells
 from cf_guidance.pieces import get_sd_pieces
 from cf_guidance.sweeps import Plan, Sweep
@@ -126,7 +126,7 @@ def measure(shape, n, pieces, browser, grids):
     with tempfile.TemporaryDirectory() as d:
         folder = Path(d)
         with weighed(row): sweep, row['run'] = filled(shape, n, folder, pieces)
-        recipes._header.cache_clear()                    # as a new process would begin
+        image_files._header.cache_clear()                    # as a new process would begin
         _, row['resume'] = filled(shape, n, folder, pieces)
         if grids:
             clock = Clock()

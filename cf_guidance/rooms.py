@@ -49,7 +49,7 @@ FORMER = {
     'scene_verifier': 'worlds.scene_verifier', 'judging': 'worlds.judging',
     'samplers': 'sampling.course', 'waves': 'sampling.loop', 'sampling': 'sampling.images',
     'identity': 'records.identity', 'schema': 'records.schema', 'exchange': 'records.infotext',
-    'recipes': 'records.recipes', 'records': 'records.store', 'folders': 'records.folders',
+    'recipes': 'records', 'records': 'records.store', 'folders': 'records.folders',
     'viewer': 'records.viewer', 'halves': 'adapters.batches', 'mixing': 'adapters.mixing',
     'finite': 'adapters.finite_values', 'hosting': 'adapters.hosting',
     'adapters': 'adapters.pipelines', 'guiders': 'adapters',
@@ -60,7 +60,7 @@ FORMER = {
     'metrics': 'evaluation.metrics', 'strength': 'evaluation.strength',
     'report': 'evaluation', 'controls': 'widgets.controls', 'pickers': 'widgets.pickers',
     'films': 'widgets.live', 'widgets': 'widgets.explorer', 'browser': 'widgets.browser',
-    'javascript': 'widgets.javascript', 'page': 'widgets.page'}
+    'javascript': 'widgets', 'page': 'widgets.page'}
 
 # %% ../nbs/01_rooms.ipynb #499a81d4
 # of what stands in a module, the one that it stood in; a face is called as the module was
@@ -80,6 +80,10 @@ _OLD |= {new: old for old, names in {
     'guiders': 'adapters.plain_data adapters.host_runs adapters.served adapters.guiders',
     'comparing': 'evaluation.statistics evaluation.comparisons',
     'report': 'evaluation.sweep_figures evaluation.report',
+    'javascript': 'widgets.js_expressions widgets.javascript',
+    'recipes': 'records.files records.chunks records.recipes records.image_files',
+    'records': '''
+        records.metadata records.failures records.first_release records.again''',
     'history': 'transforms.history'}.items() for new in names.split()}
 # names that have gone to another module since
 _MOVED = {('transforms.adaptive', k): 'history' for k in ('smc', 'SMCGuidance')}

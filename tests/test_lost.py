@@ -140,14 +140,14 @@ def test_disk_full(mounted, run):
 
 def test_no_room_for_the_third_image(tmp_path, monkeypatch):
     "The same without a file system of its own: the third image cannot be written"
-    from cf_guidance.records import recipes
-    write, count = recipes.write_whole, []
+    from cf_guidance.records import image_files
+    write, count = image_files.write_whole, []
     def full(path, put):
         count.append(path)
         if len(count) != 3: return write(path, put)
         def half(f): f.write(b'half'); raise OSError(28, 'No space left on device')
         return write(path, half)
-    monkeypatch.setattr(recipes, 'write_whole', full)
+    monkeypatch.setattr(image_files, 'write_whole', full)
     one = sweep(seed=[1, 2, 3, 4])
     with pytest.raises(OSError, match='No space left'): one.run(tmp_path, progress=False, batch_size=4)
     there = ids(tmp_path)

@@ -6,7 +6,10 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from cf_guidance.records import viewer
 from cf_guidance.records.folders import sweep_cells, sweep_failures
-from cf_guidance.records.store import _is_date, _typed, image_id, save_image, write_failures, write_metadata
+from cf_guidance.records.failures import write_failures
+from cf_guidance.records.image_files import save_image
+from cf_guidance.records.metadata import _is_date, _typed, write_metadata
+from cf_guidance.records.recipes import image_id
 
 PLAIN = dict(version=2, model='0'*16, model_name='none', prompt='a red star', negative_prompt='', seed=1, rule='cfg',
              values={'g': [7.5]}, options={}, sampler='DDIMScheduler', sampler_config={}, steps=1, width=8, height=8,

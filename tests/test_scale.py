@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 from cf_guidance import cli
-from cf_guidance.records import recipes, store as records, viewer
+from cf_guidance.records import failures, image_files, note_rows, read_recipe, read_record, viewer
 from cf_guidance.sweeps import cells, Plan
 from cf_guidance.sampling import built_in
 from cf_guidance.sweeps import Sweep
@@ -36,7 +36,7 @@ class Work:
         def weights(): self.marks += 1; return buffers()
 
         self.patches = [
-            patch.object(recipes, 'open', opened, create=True),
+            patch.object(image_files, 'open', opened, create=True),
             patch.object(ImageFile.ImageFile, 'load', decoded),
             patch.object(viewer, '_page', written),
             patch.object(built_in().unet, 'buffers', weights)
@@ -62,7 +62,7 @@ def folder(tmp_path_factory):
 
 def test_resume(folder):
     "A resume with nothing to make opens each image once, reads its beginning and its end, decodes no pixel and draws no page"
-    recipes._header.cache_clear()
+    image_files._header.cache_clear()
     before = (folder/'index.html').stat().st_mtime_ns
     with Work() as work: again = swept(20).run(folder, progress=False)
     size = next(c.file.stat().st_size for c in again.cells)
@@ -74,7 +74,7 @@ def test_resume(folder):
 
 def test_new_image_is_read_once(folder):
     "One more image: it is opened once, and the page is drawn once"
-    recipes._header.cache_clear(); swept(20).run(folder, progress=False)
+    image_files._header.cache_clear(); swept(20).run(folder, progress=False)
     with patch.object(Plan, 'images', noise), Work() as work: more = swept(21).run(folder, progress=False)
     assert more.made == 2 and (work.opened, work.decoded, work.pages) == (2, 0, 1)
 
@@ -85,17 +85,17 @@ def test_damaged_ends_are_made_anew(folder):
     for c, text in zip(first, (whole[0][:-1], whole[0], b'')): c.file.write_bytes(text)
     with patch.object(Plan, 'images', noise): again = swept(20).run(folder, progress=False)
     assert again.made == 3 - (whole[0] == whole[1]) and all(
-        records.read_recipe(c.file)['seed'] == c.run.seed for c in again.cells)
+        read_recipe(c.file)['seed'] == c.run.seed for c in again.cells)
 
 def test_failures_are_added(tmp_path):
     "However many waves fail, a line is written once for each failure on the way, and the list once at the end"
     def broken(plan, progress=True):
         for wave in plan.waves: yield {i: ValueError(f'no {i}') for i in wave}
-    rewritten, lines, whole, add = [], [], records.write_whole, cells.add_failures
+    rewritten, lines, whole, add = [], [], failures.write_whole, cells.add_failures
     def counted(path, write): rewritten.append(str(path)); return whole(path, write)
     def added(failed, folder): lines.extend(failed); return add(failed, folder)
 
-    with patch.object(Plan, 'images', broken), patch.object(records, 'write_whole',
+    with patch.object(Plan, 'images', broken), patch.object(failures, 'write_whole',
                                                             counted), patch.object(cells, 'add_failures', added):
         sweep = swept(20).run(tmp_path, progress=False, batch_size=2)
     assert len(lines) == 40 == len((tmp_path/'failures.jsonl').read_text().splitlines())
@@ -110,10 +110,10 @@ def test_a_long_record_stays_in_the_lists(tmp_path):
             for im in images.values(): im.info['record'] = rows
             yield images
     with patch.object(Plan, 'images', noted): sweep = swept(1).run(tmp_path, progress=False)
-    assert [len(records.read_record(c.file)) for c in sweep.cells] == [5000]*2 and all(c.image.size == (SIZE, SIZE)
+    assert [len(read_record(c.file)) for c in sweep.cells] == [5000]*2 and all(c.image.size == (SIZE, SIZE)
                                                                                        for c in sweep.cells)
     assert len((tmp_path/'metadata.jsonl').read_text().splitlines()) == 2
-    assert sum(len(json.loads(t)) for t in recipes.note_rows(rows).values()) == 5000
+    assert sum(len(json.loads(t)) for t in note_rows(rows).values()) == 5000
 
 def test_grids(tmp_path):
     "The grid of a sweep is drawn once, ten pages at most, and again when an image is another"

@@ -15,12 +15,15 @@ __getattr__, __dir__, __all__ = lazy(__name__,
         MAX_STEPS MAX_SIDE MAX_TEXT MAX_BRACKETS MAX_COUNT MAX_NUMBER DTYPES sound_recipe
         known_sampler known_recipe''',
     infotext='PROGRAMS SAMPLER_NAMES DPM_NAMES export_schedule to_infotext',
-    recipes='''
-        CALLED KEY RECORD PART MOST_NOTED recipe what_counts uncalled image_id
-        remove_abandoned write_whole note_rows save_image looked_at read_record read_recipe''',
-    store='''
-        write_metadata open_folder former_images place_of image_path kept_file made_image
-        add_failures write_failures rerun''',
+    files='remove_abandoned write_whole',
+    chunks='KEY RECORD PART MOST_NOTED note_rows',
+    recipes='CALLED recipe what_counts uncalled image_id',
+    image_files='save_image looked_at read_record read_recipe',
+    metadata='write_metadata',
+    failures='add_failures write_failures',
+    first_release='former_images',
+    store='open_folder place_of image_path kept_file made_image',
+    again='rerun',
     folders='''
         AXES found_cells read_cells left_out_words sweep_cells sweep_failures axis_value
         sweep_axes''',

@@ -10,7 +10,7 @@ import json, re, warnings
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from .store import read_recipe
+from .image_files import read_recipe
 from ..checks import known_path
 from ..schedules.export import read_json
 from .schema import sound_recipe

@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 from .folders import sweep_axes, axis_value, found_cells, left_out_words
-from .store import write_whole
+from .files import write_whole
 from .viewer_grid import GRID_SCRIPT
 from .viewer_panel import PANEL_SCRIPT
 from .viewer_state import STATE_SCRIPT

@@ -12,7 +12,8 @@ from ..schedules import CURVES
 from ..schedules.core import Schedule
 from ..schedules.show import NOMINAL_SIGMAS
 from .controls import decimals, menu_groups, parameter_controls
-from .javascript import js_function, js_json, js_name
+from .javascript import js_function, js_json
+from .js_expressions import js_name
 from .page_runtime import RUNTIME_SCRIPT
 
 # %% ../../nbs/widgets/06b_curve_table.ipynb #5abcf8e9
