@@ -470,7 +470,7 @@ def _report(sweep, folder, grid=True):
 
 # %% ../nbs/03_cli.ipynb #26584535
 def cfg_sweep(
-    # The built-in model ('scenes'), a folder in Stable Diffusion's layout, or a hub name; several
+    # The built-in model ('scenes'), a folder, or a hub name, of any pipeline of diffusers; several
     # with commas
     model:str='scenes',
     # What the images should show, several with || between them; the model's own prompt by default
@@ -512,6 +512,19 @@ def cfg_sweep(
     exact:store_true=False,
     record:store_true=False, # Note in each PNG what its steps saw
     no_grid:store_true=False, # Draw no grid.png; index.html shows all images
+    # What makes the images: auto, our own loop for models in Stable Diffusion's layout and the
+    # model's pipeline for all others; or hosted, its pipeline
+    engine:str='auto',
+    # Further arguments of the pipeline's call, such as 'guidance_scale=5 strength=.4,.6'; several
+    # values are an axis
+    call:str='',
+    dtype:str='auto', # Precision of the model: float32, float16, bfloat16, or auto, by the device
+    device:str='', # Where it runs: cuda, mps or cpu; the best there is by default
+    # What of a pipeline waits on the CPU until it is needed: none, model (its parts), sequential
+    # (its layers)
+    offload:str='none',
+    lora:str='', # LoRAs for a pipeline, as NAME or NAME:weight, several with || between them
+    compile:store_true=False, # Compile the network of a pipeline
     workers:int=0, # Number of Ray workers, as many as there are GPUs with --ray; none by default
     ray:str='', # Address of a Ray cluster, such as auto
     # List what would be made and about how long it takes, and make nothing
@@ -525,7 +538,7 @@ def cfg_sweep(
     if version or list: return _say_about(version)
     axes = _axes(model, prompt, negative_prompt, seed, sampler, steps, size, transform, schedule,
                  sweep, base, prompts, image, strength, pos_by)
-    todo = _planned(how, axes)
+    todo = _planned(how, axes, call, _how_loaded(engine, dtype, device, offload, lora, compile))
     rows = dict(batch_size=batch_size or None, exact=exact)
     if dry_run: return _foretell(todo, out, rows)
     _report(todo, _make(todo, out, rows, record, workers, ray), not no_grid)
@@ -535,10 +548,34 @@ def _say_about(version):
     from cf_guidance import __version__
     print(f'cfg_sweep {__version__}' if version else listing())
 
-def _planned(how, axes):
+def _chosen(name, val, known):
+    "One of some words"
+    from cf_guidance.checks import near
+    if val not in known: near(f'`{name}`', val, known)
+    return val
+
+def _how_loaded(engine, dtype, device, offload, lora, compile):
+    "How a model is to be loaded, where that is otherwise than usual"
+    _chosen('engine', engine, ['auto', 'hosted'])
+    _chosen('dtype', dtype, ['auto', 'float32', 'float16', 'bfloat16'])
+    _chosen('offload', offload, ['none', 'model', 'sequential'])
+    loras = parse_values(lora, words='whole') if lora else []
+    said = dict(engine=engine, dtype=dtype, device=device or None, offload=offload, lora=loras,
+                compile=compile)
+    usual = dict(engine='auto', dtype='auto', device=None, offload='none', lora=[], compile=False)
+    return {k: v for k, v in said.items() if v != usual[k]}
+
+def _told(call):
+    "What a pipeline's call is told, and what of it is an axis"
+    said = parse_params(call) if call else {}
+    return ({k: v[0] for k, v in said.items() if len(v) == 1},
+            {k: v for k, v in said.items() if len(v) > 1})
+
+def _planned(how, axes, call='', load={}):
     "The sweep; its room is imported when all that was typed is known to be right"
     from cf_guidance.sweeps.core import Sweep
-    return Sweep(how=how, **axes)
+    fixed, swept = _told(call)
+    return Sweep(how=how, call=fixed, axes=swept, load=load, **axes)
 
 def _foretell(todo, out, rows):
     "List what would be made, and say what it costs"

@@ -16,9 +16,9 @@ from .memo import tensor_bytes
 from ..checks import near
 from ..pieces.fingerprint import plain_numbers
 from ..pieces.inputs import Pixels
-from ..records.files import write_whole
+from ..records.recipes import write_whole
 
-# %% ../../nbs/adapters/13_arguments.ipynb #5174ec68
+# %% ../../nbs/adapters/13_arguments.ipynb #b37d3cd9
 OURS = {
     'prompt': 'prompt', 'negative_prompt': 'negative_prompt', 'generator': 'seed',
     'num_inference_steps': 'steps', 'width': 'size', 'height': 'size', 'sigmas': 'sampler',
@@ -47,7 +47,8 @@ def _refuse_ours(name, by):
 def _check_name(name, known, pipe):
     "Refuse an argument that a pipeline does not take, or that is not for a sweep"
     if name in OURS and OURS[name] != 'size': _refuse_ours(name, OURS[name])
-    if name not in known: near(f'`call` of {type(pipe).__name__}', name, sorted(known))
+    may = sorted({*known} - {*OURS} - _NOT)
+    if name not in known: near(f'`call` of {type(pipe).__name__}', name, may)
     if name in _NOT:
         raise ValueError(
             f'`call` must leave `{name}` out: each image of a sweep is one, as PIL has it')

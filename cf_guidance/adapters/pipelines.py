@@ -21,7 +21,7 @@ from .hosting import OPEN, Host
 # for a script: one line imports both
 from ..transforms.methods import guidance
 from .mixing import apart, formula, same
-from ..pieces.core import Pieces
+from ..pieces.core import Pieces, is_here
 from ..pieces.schedulers import scalings
 from ..records.recipes import note_rows
 from ..records.store import RECORD, write_whole
@@ -490,6 +490,7 @@ def as_pipeline(
         'requires_safety_checker': False, **more
     })
     pipe.set_progress_bar_config(disable=True)
+    if is_here(pieces.name): pipe.register_to_config(_name_or_path=pieces.name)
     return pipe
 
 # %% ../../nbs/adapters/05_pipelines.ipynb #7f59d169

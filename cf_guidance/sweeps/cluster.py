@@ -266,7 +266,8 @@ def ray_images(
 ): # For each wave a dict: number of the run, a PIL image or an exception
     "Make the images of a plan on the workers of a Ray cluster, wave by wave"
     if not hasattr(plan, 'pieces'):
-        raise ValueError('`workers` must be None: a pipeline makes its images in this process alone')
+        raise ValueError(
+            '`workers` must be None: a pipeline makes its images in this process alone')
     ray, name = _ray(), _model_name(plan.pieces)
     if workers is not None: workers = whole('workers', workers, 1)
     _check_sendable(ray, plan)

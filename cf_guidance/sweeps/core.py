@@ -8,11 +8,9 @@ __all__ = ['Sweep', 'COS_SWEEP', 'DEFAULT_COS_PARAMS', 'cos_harness', 'minimum_p
 # %% ../../nbs/sweeps/06_sweep.ipynb #e1396447
 from dataclasses import replace
 from functools import partial
-from itertools import product
 from pathlib import Path
-import matplotlib.pyplot as plt, numpy as np, torch
+import matplotlib.pyplot as plt, numpy as np
 from fastcore.basics import patch
-from PIL import Image
 from .axes import AXIS_ORDER, BEGUN, DEFAULT_COS_PARAMS, SAMPLED, axis_values
 from .axes import image_values
 from .axes import makers, grid_points, size_of, transform_of, usual_g
@@ -20,14 +18,14 @@ from ..checks import near, renamed, whole
 from .cells import Cell, by_itself, fill, kept_folder, missing
 from .cluster import ray_images
 from ..pieces.inputs import known_strength, read_prompts
-from ..pieces.core import best_device, get_sd_pieces
+from ..pieces.core import BUILT_IN
 from ..pieces.schedulers import get_scheduler
 from .pairs import COS_SWEEP, cos_harness, minimum_pairs, run, fresh
 from .engines import engine_of
+from .pages import label_words, pages_of
 from ..adapters.arguments import known_call
 from ..adapters.engine import is_pipeline
-from ..adapters.loading import OWN_LAYOUT, layout_of, load_pipeline
-from ..plots import axes_grid, image_grid
+from ..adapters.loading import OWN_LAYOUT, layout_of, load_pieces, load_pipeline
 from ..sampling.course import steps_left_out
 from ..transforms.methods import TRANSFORMS
 from ..transforms.core import rule_params, parameters
@@ -70,13 +68,16 @@ class Sweep:
         how:str='grid',
         call:dict=None, # Further arguments of a pipeline's call, such as {'eta': .5}
         axes:dict=None, # Arguments of its call that are axes, such as {'strength': [.4, .6]}
+        # How models are loaded by their names: `engine` ('auto' or 'hosted'), and for
+        # `load_pipeline` dtype, device, offload, lora, compile
+        load:dict=None,
         **params # Parameters of the schedules that are named, and of the transforms
     ):
         given = dict(image=image_values(image), strength=strength, pos_by=pos_by,
                      prompt=_from_file(prompt), negative_prompt=_from_file(negative_prompt),
                      seed=seed, transform=transform, sampler=sampler, steps=steps, size=size,
                      model=model, schedule=self._usual(transform) if schedule is None else schedule)
-        self.pipe, self.call = pipe, dict(call or {})
+        self.pipe, self.call, self.load = pipe, dict(call or {}), dict(load or {})
         self._take(given, dict(axes or {}), params)
         self._check()
         self._place(how)
@@ -270,6 +271,12 @@ def _settings(size, **vals):
     return Settings(**vals, **{} if size is None else size_of(size))
 
 @patch
+def _model(self:Sweep, name, pieces):
+    "The model of a group: by its name, or what is given, or the built-in one"
+    if name is None and (pieces is not None or not self.load): return pieces
+    return _loaded(name or BUILT_IN, **self.load)
+
+@patch
 def _engine(self:Sweep, model, vals):
     "What makes the images of a group, by its values of the axes"
     call = {**self.call, **{k: vals.pop(k) for k in self.told}}
@@ -284,15 +291,16 @@ def _groups(self:Sweep, pieces=None, **fields):
         vals = self._values_of(dict(labels))
         model = vals.pop('model')
         if own is None or model != name:
-            name, own = model, fresh(pieces if model is None else _loaded(model))
+            name, own = model, fresh(self._model(model, pieces))
         engine = self._engine(own, vals)
         self._give_prompt(cells, engine)
         yield engine.of([c.run for c in cells], **fields), cells
 
-def _loaded(model):
-    "Pieces for our own loop, where a model has its layout, else a pipeline"
-    if layout_of(model) != OWN_LAYOUT: return load_pipeline(model)
-    return get_sd_pieces(model, dtype=torch.float16 if best_device() == 'cuda' else torch.float32)
+def _loaded(model, engine='auto', **how):
+    "Pieces for our own loop, where a model has its layout, or else a pipeline"
+    if engine not in ('auto', 'hosted'): near('`engine`', engine, ['auto', 'hosted'])
+    if engine == 'auto' and layout_of(model) == OWN_LAYOUT: return load_pieces(model, **how)
+    return load_pipeline(model, **how)
 
 @patch
 def _across(self:Sweep):
@@ -330,14 +338,10 @@ def explain(self:Sweep,
         said.append(plan.explain(timed))
     return '\n'.join(said)
 
-def _words(labels):
-    "Labels by axis, as words"
-    return ', '.join(f'{k} = {v}' for k, v in labels.items())
-
 def _called(place, axes):
     "What a place is called on some axes; a lone one goes without saying"
     labels = {k: place[k] for k in axes}
-    return _words(labels) if len(labels) != 1 else str(*labels.values())
+    return label_words(labels) if len(labels) != 1 else str(*labels.values())
 
 @patch
 def names(self:Sweep)->list: # Text for each cell
@@ -398,71 +402,6 @@ def __repr__(self:Sweep):
     )
 
 # %% ../../nbs/sweeps/06_sweep.ipynb #a9129880
-def _cut(vals, most): return [vals[i:i + most] for i in range(0, len(vals), most)]
-
-def _seen(c):
-    "Image of a cell, and why there is none"
-    try: return dict(image=c.image, failed=c.failed)
-    except OSError as e: return dict(image=None, failed=e)
-
-@patch
-def _is_grid(self:Sweep):
-    "Whether the places are all of those that two axes or more have"
-    axes = self.axes
-    there = {tuple(p[k] for k in axes) for p in self.places}
-    return len(axes) > 1 and len(there) >= np.prod([len(v) for v in axes.values()])
-
-@patch
-def _check_axes(self:Sweep, asked):
-    "Refuse axes that a page cannot have, by the parameters that ask for them"
-    names = self._longest_first()
-    for name, k in asked.items():
-        if k is not None and k not in names: near(f'`{name}`', k, names)
-
-@patch
-def _asked_axes(self:Sweep, **asked):
-    "Those axes of a page that are asked for, which must be there, and differ"
-    self._check_axes(asked)
-    asked = [k for k in asked.values() if k]
-    if len(set(asked)) < len(asked):
-        raise ValueError(f'`x`, `y` and `page` must be different axes; got {asked}')
-    return asked
-
-@patch
-def _longest_first(self:Sweep):
-    axes = self.axes
-    return sorted(axes, key=lambda k: -len(axes[k]))
-
-def _is_on(place, turn, shown):
-    "Whether a place has the labels of a page, and on its two axes one of those that it shows"
-    there = all(place[k] in labels for k, labels in shown.items())
-    return there and all(place[k] == label for k, label in turn.items())
-
-@patch
-def _part(self:Sweep, turn, shown):
-    "What is to be drawn on a page, which has the labels `turn`, and shows some of two axes"
-    return [{**p, **_seen(c)} for p, c in zip(self.places, self.cells) if _is_on(p, turn, shown)]
-
-@patch
-def _check_drawn(self:Sweep):
-    if not any(c.made or c.failed for c in self.cells):
-        raise ValueError('there must be an image to draw; got none: run the sweep first')
-
-@patch
-def _check_page(self:Sweep, page):
-    "Refuse an axis from page to page where there are two axes alone"
-    if page and len(self.axes) < 3:
-        raise ValueError(
-            f'`page` must be None, since the axes are {list(self.axes)}; got {page!r}')
-
-def _check_row(asked):
-    "Refuse axes of cells that go one after another"
-    if asked:
-        raise ValueError(
-            f'`{asked[0]}` must be None: these cells are no grid of two axes, and go one after '
-            'another'
-        )
-
 @patch
 def pages(self:Sweep,
     x:str=None, # Axis from left to right; the longest by default
@@ -472,63 +411,7 @@ def pages(self:Sweep,
     most:int=10, # Rows and columns on a page
 ): # Yields the axes of each page
     "Draw the images, a page at a time, each when it is asked for"
-    whole('most', most, 1)
-    asked = self._asked_axes(x=x, y=y, page=page)
-    self._check_drawn()
-    if self._is_grid():
-        self._check_page(page)
-        yield from self._turns(x, y, page, size, most)
-    else:
-        _check_row(asked)
-        yield from self._row(size, most)
-
-@patch
-def _laid_out(self:Sweep, x, y, page):
-    "The axes of a page from left to right and from top to bottom, and those from page to page"
-    rest = [k for k in self._longest_first() if k not in (x, y, page)]
-    x, y = x or rest.pop(0), y or rest.pop(0)
-    return x, y, [k for k in (page, *rest) if k]
-
-@patch
-def _labels_of(self:Sweep, axes):
-    "The labels that places have on some axes, each once, by the axes"
-    labels = dict.fromkeys(tuple(p[k] for k in axes) for p in self.places)
-    return [dict(zip(axes, own)) for own in labels]
-
-@patch
-def _turns(self:Sweep, x, y, page, size, most):
-    "Pages of two axes, for each value of the others"
-    axes, (x, y, turned) = self.axes, self._laid_out(x, y, page)
-    for turn in self._labels_of(turned):
-        for cols, rows in product(_cut(axes[x], most), _cut(axes[y], most)):
-            part = self._part(turn, {x: cols, y: rows})
-            yield axes_grid(part, x, y, size=size, title=_words(turn))
-
-def _blank(cells):
-    "A white image of the size of the first that is made"
-    first = next((c.image for c in cells if c.made), Image.new('L', (8, 8)))
-    return np.full((first.height, first.width), 255, np.uint8)
-
-def _curves(cells):
-    "The schedule of each cell; `None` if one of them has none"
-    curves = [getattr(c.run.tfm, 'schedules', {}).get('g') for c in cells]
-    return None if any(g is None for g in curves) else curves
-
-def _with_reason(name, failed): return f'{name}: {failed}' if failed else name
-
-def _drawn_row(names, cells, blank, size):
-    "A page of images, each with its title and its curve"
-    seen = [_seen(c) for c in cells]
-    titles = [_with_reason(name, v['failed']) for name, v in zip(names, seen)]
-    images = [v['image'] or blank for v in seen]
-    return image_grid(images, -(-len(cells)//5), titles, _curves(cells), 1.4*size)
-
-@patch
-def _row(self:Sweep, size, most):
-    "Pages of images with their titles, each with its curve"
-    blank = _blank(self.cells)
-    parts = _cut(self.names(), 2*most), _cut(self.cells, 2*most)
-    for names, cells in zip(*parts): yield _drawn_row(names, cells, blank, size)
+    yield from pages_of(self, x, y, page, size, most)
 
 @patch
 def grid(self:Sweep, **kwargs)->list: # The axes of each page
