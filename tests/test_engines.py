@@ -22,8 +22,8 @@ SCHEDULES = [3., constant(3.).cutoff(.5), cosine(5., 1.), [3.]*4]
 
 def one_row(x):
     "The first of two, where an argument of the families has one for each of two images"
-    if isinstance(x, torch.Tensor) and x.ndim and len(x) == 2 or isinstance(x, list) and len(x) == 2: return x[:1]
-    return x
+    rows = isinstance(x, list) or isinstance(x, torch.Tensor) and x.ndim > 0
+    return x[:1] if rows and len(x) == 2 else x
 
 def told(name):
     "A tiny pipeline, what its call is told for one image, and two prompts"
@@ -47,11 +47,13 @@ def test_sweep(name, tmp_path):
     scheds = SCHEDULES[:3] + ([SCHEDULES[3]] if steps == 4 else [constant(3.)])
     transform = ['cfg', 'apg'] if name != 'WanPipeline' else ['cfg', 'cfg_zero']
     def sweep(schedule=scheds, prompt=texts[:2], seed=(1, 2), transform=transform):
-        return Sweep(pipe, prompt=prompt, schedule=schedule, transform=transform, seed=list(seed), steps=steps, call=call)
+        return Sweep(pipe, prompt=prompt, schedule=schedule, transform=transform, seed=list(seed), steps=steps,
+                     call=call)
     s = quiet(sweep().run, tmp_path, progress=False, exact=True)
     assert not [c.failed for c in s.cells if c.failed] and s.saved > 0
     assert len({c.file for c in s.cells}) == len(s.cells)*3//4
-    assert (tmp_path/'index.html').is_file() and (tmp_path/'metadata.jsonl').read_text().count('\n') == len(s.cells)*3//4
+    assert (tmp_path/'index.html').is_file()
+    assert (tmp_path/'metadata.jsonl').read_text().count('\n') == len(s.cells)*3//4
     for k in (0, 5, len(s.cells) - 2):
         p, c = s.places[k], s.cells[k]
         lone = quiet(sweep([s.values['schedule'][p['schedule']]], [p['prompt']], [p['seed']], [p['transform']]).run,

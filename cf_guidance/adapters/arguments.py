@@ -16,7 +16,7 @@ from .memo import tensor_bytes
 from ..checks import near
 from ..pieces.fingerprint import plain_numbers
 from ..pieces.inputs import Pixels
-from ..records.recipes import write_whole
+from ..records.files import write_whole
 
 # %% ../../nbs/adapters/13_arguments.ipynb #b37d3cd9
 OURS = {
