@@ -64,7 +64,8 @@ def test_sweep(name, tmp_path):
     assert np.array_equal(np.asarray(quiet(rerun, again, pipe, progress=False)), np.asarray(Image.open(again)))
 
 NO_IMAGE, OF_TWO = 'must return images or frames', 'batch size'
-LEFT = {    # what is hosted and yet not swept, and what is said: no image comes of it, or the tiny pipeline here has none
+# what is hosted and yet not swept, and what is said: no image comes of it, or the tiny pipeline here has none
+LEFT = {
     **dict.fromkeys(('StableCascadePriorPipeline', 'WuerstchenPriorPipeline', 'AudioLDMPipeline', 'AudioLDM2Pipeline',
                      'MusicLDMPipeline', 'StableAudioPipeline'), NO_IMAGE),
     **dict.fromkeys(('KandinskyV22PriorPipeline', 'KandinskyPriorPipeline'), 'not output_type=pil'),
