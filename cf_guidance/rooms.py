@@ -84,6 +84,10 @@ _OLD |= {new: old for old, names in {
     'recipes': 'records.files records.chunks records.recipes records.image_files',
     'records': '''
         records.metadata records.failures records.first_release records.again''',
+    'viewer': '''
+        records.viewer_state records.viewer_grid records.viewer_panel records.viewer_style''',
+    'widgets': 'widgets.html widgets.settings widgets.image_panel',
+    'page': 'widgets.page_runtime widgets.curve_table widgets.page_controls widgets.page',
     'history': 'transforms.history'}.items() for new in names.split()}
 # names that have gone to another module since
 _MOVED = {('transforms.adaptive', k): 'history' for k in ('smc', 'SMCGuidance')}
@@ -98,6 +102,14 @@ def former_name(
     return f'{package}.{old}' if package == 'cf_guidance' and old else module
 
 # %% ../nbs/01_rooms.ipynb #86e38b1f
+def _found(old, name):
+    "What a module of 0.1.0 had under a name, in whichever of today's modules it stands"
+    parts = [new for new, was in _OLD.items() if was == old]
+    for part in dict.fromkeys([FORMER[old], *parts]):
+        try: return getattr(import_module(f'cf_guidance.{part}'), name)
+        except AttributeError: pass
+    raise AttributeError(f"module 'cf_guidance.{old}' has no attribute {name!r}")
+
 class _Former:
     "Finds the modules of 0.1.0"
     def find_spec(self, name, path=None, target=None):
@@ -105,12 +117,13 @@ class _Former:
         return ModuleSpec(name, self) if package == 'cf_guidance' and module in FORMER else None
     def create_module(self, spec): return None
     def exec_module(self, module):
-        new = f'cf_guidance.{FORMER[module.__name__.partition(".")[2]]}'
-        warnings.warn(f'{module.__name__} is {new} now', FutureWarning, stacklevel=2)
+        old = module.__name__.partition('.')[2]
+        said = f'{module.__name__} is cf_guidance.{FORMER[old]} now'
+        warnings.warn(said, FutureWarning, stacklevel=2)
         def get(name):
             # `inspect` asks every module for its `__file__`, also while torch is being imported
             if name[:2] == '__' and name != '__all__': raise AttributeError(name)
-            return getattr(import_module(new), name)
+            return _found(old, name)
         module.__getattr__ = get
 
 if not any(type(f).__name__ == '_Former' for f in sys.meta_path): sys.meta_path.append(_Former())

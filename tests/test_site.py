@@ -59,7 +59,7 @@ def test_signatures(site):
     "They name their parameters, and take no type from a default of None"
     texts = {p.relative_to(site).as_posix(): re.sub('<[^>]*>', '', p.read_text()) for p in site.rglob('*.html')}
     assert [n for n, t in texts.items() if ':NoneType=None' in t] == []
-    assert 'Step(\n    idx:int=0' in texts['schedules/schedule.html']
+    assert 'Step(\n    idx:int=0' in texts['schedules/steps.html']
     assert 'RescaleGuidance(\n    schedules:dict' in texts['transforms/normalise.html']
 
 def test_pictures_have_words(pages): assert {n: p.unnamed for n, p in pages.items() if p.unnamed} == {}
