@@ -14,13 +14,13 @@ from sharing import G, cutoffs, machine, timed, windows
 
 # larger networks of these classes, of which the network is most of the time
 LARGER = {
-    'StableDiffusionXLPipeline': dict(block_out_channels=(64, 128), layers_per_block=2, norm_num_groups=32,
+    'StableDiffusionXLPipeline': dict(block_out_channels=(32, 64), layers_per_block=2, norm_num_groups=16,
                                       attention_head_dim=8),
-    'StableDiffusion3Pipeline': dict(num_layers=6, num_attention_heads=64, caption_projection_dim=256,
+    'StableDiffusion3Pipeline': dict(num_layers=4, num_attention_heads=32, caption_projection_dim=128,
                                      pos_embed_max_size=32),
-    'FluxPipeline+true_cfg': dict(num_layers=3, num_single_layers=6, num_attention_heads=48)
+    'FluxPipeline+true_cfg': dict(num_layers=2, num_single_layers=4, num_attention_heads=16)
 }
-SIZE = {'StableDiffusionXLPipeline': 96, 'StableDiffusion3Pipeline': 64, 'FluxPipeline+true_cfg': 48}
+SIZE = {'StableDiffusionXLPipeline': 64, 'StableDiffusion3Pipeline': 48, 'FluxPipeline+true_cfg': 32}
 WAYS = 'shared', 'guided', 'stock', 'network'
 
 def larger(name):
@@ -95,7 +95,9 @@ def main():
     args = p.parse_args()
     torch.set_num_threads(args.threads)
     n, rounds = (10, 1) if args.quick else (20, 3)
-    work = {'five cut-offs': cutoffs(n), 'twelve windows': windows(n), 'nothing to share': [[3.]*n, [5.]*n, [7.]*n]}
+    apart = [[g]*n for g in (3., 5., 7.)]
+    work = {'five cut-offs': cutoffs(n), 'twelve windows': windows(n), 'nothing to share': apart}
+    if args.quick: work = {'five cut-offs': cutoffs(n)}
     names = list(LARGER)[:1] if args.quick else list(LARGER)
     rows = [measure(k, what, s, n, rounds) for k in names for what, s in work.items()]
     for r in rows:
