@@ -86,7 +86,7 @@ def known_call(
 def _opened(val):
     "An image in place of the path of one, or of an image as a value"
     if isinstance(val, Pixels): return Image.fromarray(val.data)
-    if isinstance(val, (list, tuple)): return [_opened(v) for v in val]
+    if isinstance(val, (list, tuple)): return type(val)(map(_opened, val))
     if not isinstance(val, Path): return val
     try:
         with Image.open(val.expanduser()) as im: return im.copy()
@@ -141,7 +141,8 @@ def _hash(val): return hashlib.sha256(_numbers(val)).hexdigest()[:16]
 
 def _told(val, files):
     "A value as plain data; an image or a tensor by its hash, and noted in `files`"
-    if isinstance(val, (list, tuple)): return [_told(v, files) for v in val]
+    if isinstance(val, tuple): return {'tuple': _told(list(val), files)}
+    if isinstance(val, list): return [_told(v, files) for v in val]
     if isinstance(val, dict): return {str(k): _told(v, files) for k, v in val.items()}
     if not _is_file(val): return plain_numbers(val)
     files[name := _hash(val)] = val
@@ -193,4 +194,5 @@ def read_call(
     if isinstance(told, list): return [read_call(v, folder) for v in told]
     if not isinstance(told, dict): return told
     if set(told) == {'file'}: return _found(told['file'], folder)
+    if set(told) == {'tuple'}: return tuple(read_call(told['tuple'], folder))
     return {k: read_call(v, folder) for k, v in told.items()}

@@ -15,10 +15,22 @@ from ..pieces.fingerprint import plain_numbers
 # %% ../../nbs/adapters/12_fingerprints.ipynb #5b053a48
 _DIGESTS = weakref.WeakKeyDictionary()           # of networks: marks of their weights, and digest
 
+_SOME = 32                                       # numbers of a weight that are looked at each time
+
+def _some(held):
+    "Some numbers of each weight, from all over it"
+    by = {}
+    for x in held:
+        if x.is_meta: continue
+        flat = x.detach().flatten()
+        by.setdefault((x.device, x.dtype), []).append(flat[::max(1, len(flat)//_SOME)])
+    return [tensor_bytes(torch.cat(some)).tobytes() for some in by.values()]
+
 def _marks(net):
     "What tells of each weight that it has changed"
     held = [p for p in (*net.parameters(), *net.buffers())]
-    return [(p.data_ptr(), 0 if p.is_inference() else p._version, p.device.type) for p in held]
+    counted = [(p.data_ptr(), 0 if p.is_inference() else p._version, p.device.type) for p in held]
+    return counted, _some(held)
 
 def _offloaded(net, name):
     "A weight that accelerate keeps elsewhere"
