@@ -1,20 +1,15 @@
 "Processes that start in a moment: each is a fork of one that has imported the libraries, and nothing of the package"
-import json, os, signal, subprocess, sys
+import json, os, signal, subprocess, sys, traceback
 from pathlib import Path
-
-SERVER = '''
-"Each line on stdin is a program to run in a fork, or a fork to ask how it ended"
-import json, os, signal, sys, traceback
-import matplotlib.pyplot, torch
-from diffusers import AutoencoderKL, DDIMScheduler, LMSDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
-torch.set_num_threads(1)
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 def end(job):
-    "Run a program as `python -c` does; its exit status"
+    "In a fork: run a program as `python -c` does; its exit status"
     signal.signal(signal.SIGINT, signal.default_int_handler)       # a shell's background job would not hear it
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for fd, path in enumerate(job['said'], 1): os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)
+    sys.stdout, sys.stderr = (open(fd, 'w', closefd=False) for fd in (1, 2))
     os.environ.update(job['env'])
     sys.argv = ['-c', *job['args']]
     try: exec(job['src'], {'__name__': '__main__'})
@@ -24,11 +19,46 @@ def end(job):
     except BaseException: traceback.print_exc(); return 1
     return 0
 
-def started(job):
-    if pid := os.fork(): return pid
-    status = end(job)
+def leave(status):
+    "End a fork, and nothing of the process that it came from"
     sys.stdout.flush(); sys.stderr.flush()
     os._exit(status)
+
+def forget(packages):
+    "Let nothing of some packages be imported, nor help to import"
+    ours = lambda name: name.split('.')[0] in packages
+    for name in filter(ours, list(sys.modules)): del sys.modules[name]
+    sys.meta_path[:] = [f for f in sys.meta_path if not ours(getattr(f, '__module__', type(f).__module__))]
+
+def fresh(src, *args, without=()):
+    "Run a program in a fork of this process, where nothing of the package is imported, nor of those `without`"
+    with TemporaryDirectory() as folder:
+        said = [Path(folder)/name for name in ('out', 'err')]
+        if not (pid := os.fork()):
+            status = 1
+            try:
+                if torch := sys.modules.get('torch'): torch.set_num_threads(1)      # its threads are not in the fork
+                forget({'cf_guidance', *without})
+                status = end(dict(src=src, args=args, said=said, env={}))
+            finally: leave(status)
+        _, status = os.waitpid(pid, 0)
+        return SimpleNamespace(returncode=os.waitstatus_to_exitcode(status), stdout=said[0].read_text(),
+                               stderr=said[1].read_text())
+
+SERVER = '''
+"Each line on stdin is a program to run in a fork, or a fork to ask how it ended"
+import json, os, sys
+sys.path.insert(0, sys.argv[2])
+from forks import end, leave
+del sys.path[0]
+import matplotlib.pyplot, scipy.stats, torch
+from diffusers import AutoencoderKL, DDIMScheduler, LMSDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+torch.set_num_threads(1)
+
+def started(job):
+    if pid := os.fork(): return pid
+    leave(end(job))
 
 def ended(job):
     pid, status = os.waitpid(job['pid'], 0 if job['wait'] else os.WNOHANG)
@@ -60,8 +90,9 @@ class Forks:
     "The server, which runs `first` before it forks"
     def __init__(self, folder, first=''):
         self.folder, self.n = Path(folder), 0
-        self.proc = subprocess.Popen([sys.executable, '-c', SERVER, first], text=True, stdin=subprocess.PIPE,
-                                     stdout=subprocess.PIPE, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+        args = [sys.executable, '-c', SERVER, first, str(Path(__file__).parent)]
+        self.proc = subprocess.Popen(args, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                     env={**os.environ, 'OMP_NUM_THREADS': '1'})
     def ask(self, **job):
         self.proc.stdin.write(json.dumps(job) + '\n'); self.proc.stdin.flush()
         return json.loads(self.proc.stdout.readline())

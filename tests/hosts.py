@@ -1,5 +1,5 @@
 "Jupyter servers, Voila and a Chromium to open them with"
-import json, os, shutil, socket, subprocess, sys, time
+import json, os, shutil, signal, socket, subprocess, sys, time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,23 +23,33 @@ def until(there, what, pause=.1):
 def free_port():
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); return s.getsockname()[1]
 
+def at_home(home):
+    "What keeps a Jupyter server to a home of its own, as environment"
+    return {'JUPYTER_CONFIG_DIR': str(home), 'IPYTHONDIR': str(home), 'OMP_NUM_THREADS': '1'}
+
+@contextmanager
+def listening(proc, port, said):
+    "The address of a server that is starting, when it listens; it is gone when the block ends"
+    try:
+        def listens():
+            if proc.poll() is not None: raise RuntimeError(said())
+            try: socket.create_connection(('127.0.0.1', port)).close(); return True
+            except OSError: return False
+        until(listens, f'port {port} to listen')
+        yield f'http://127.0.0.1:{port}'
+    finally:
+        if proc.poll() is None: os.kill(proc.pid, signal.SIGTERM)
+        end = time.monotonic() + 120
+        while proc.poll() is None and time.monotonic() < end: time.sleep(.1)
+        if proc.poll() is None: proc.kill()
+
 @contextmanager
 def served(args, port, log, home):
     "A server in a process group of its own, which listens when the block begins and is gone when it ends"
-    env = {**os.environ, 'JUPYTER_CONFIG_DIR': str(home), 'IPYTHONDIR': str(home), 'OMP_NUM_THREADS': '1'}
     with open(log, 'w') as f:
-        proc = subprocess.Popen([sys.executable, *args], stdout=f, stderr=f, env=env, start_new_session=True)
-    try:
-        def listens():
-            if proc.poll() is not None: raise RuntimeError(Path(log).read_text())
-            try: socket.create_connection(('127.0.0.1', port)).close(); return True
-            except OSError: return False
-        until(listens, f'{args} to listen')
-        yield f'http://127.0.0.1:{port}'
-    finally:
-        proc.terminate()
-        try: proc.wait(120)
-        except subprocess.TimeoutExpired: proc.kill()
+        proc = subprocess.Popen([sys.executable, *args], stdout=f, stderr=f, env={**os.environ, **at_home(home)},
+                                start_new_session=True)
+    with listening(proc, port, Path(log).read_text) as url: yield url
 
 def notebook(*cells):
     "A notebook of code cells, as JSON"

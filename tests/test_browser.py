@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 from cf_guidance import schedules
 from cf_guidance.transforms import TRANSFORMS, guidance, parameters
-from hosts import chromium, drag, free_port, notebook, served, slider, until
+from hosts import at_home, chromium, drag, free_port, listening, notebook, served, slider, until
 
 playwright = pytest.importorskip('playwright.sync_api', reason="playwright comes with the extra 'dev'")
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium here: install Debian's package `chromium`")
@@ -13,7 +13,7 @@ EXPLORER = 'from cf_guidance.widgets import ScheduleExplorer\nexplorer = Schedul
 
 @pytest.fixture(scope='module')
 def jupyter(tmp_path_factory):
-    "One server, which has JupyterLab and Notebook 7"
+    "One server, which has JupyterLab and Notebook 7, and one notebook, whose kernel all tests share"
     for m in ('jupyterlab', 'notebook'): pytest.importorskip(m)
     d, port = tmp_path_factory.mktemp('jupyter'), free_port()
     for name, vals in (('notebook-extension/tracker', '{"windowingMode": "none"}'),
@@ -21,6 +21,7 @@ def jupyter(tmp_path_factory):
         f = d/f'home/lab/user-settings/@jupyterlab/{name}.jupyterlab-settings'
         f.parent.mkdir(parents=True)
         f.write_text(vals)
+    (d/'tests.ipynb').write_text(notebook('', EXPLORER))
     args = [
         '-m', 'jupyterlab', '--no-browser', '--allow-root', f'--port={port}', '--ServerApp.port_retries=0',
         '--IdentityProvider.token=', f'--ServerApp.root_dir={d}'
@@ -32,43 +33,51 @@ def opened(browser, url, width=1300):
     page.goto(url)
     return page
 
-def run_cells(page, *which):
-    "Run cells of an open notebook with the keyboard, again where the kernel was not ready"
-    cells = page.locator('.jp-Notebook .jp-CodeCell')
-    cells.first.wait_for()
-    for i in which:
-        prompt = lambda: cells.nth(i).locator('.jp-InputPrompt').inner_text().strip()
+@pytest.fixture(scope='module')
+def lab(browser, jupyter):
+    "The notebook in JupyterLab"
+    page = opened(browser, f'{jupyter.url}/lab/tree/tests.ipynb?reset')
+    yield page
+    page.close()
+
+def run_cell(page, i, source):
+    "Give a cell of an open notebook this source, and run it with the keyboard; again where the kernel was not ready"
+    cell = page.locator('.jp-Notebook .jp-CodeCell').nth(i)
+    editor, prompt = cell.locator('.cm-content'), cell.locator('.jp-InputPrompt')
+    editor.click()
+    page.keyboard.press('ControlOrMeta+a'); page.keyboard.insert_text(source)
+    before = prompt.inner_text()
+    page.keyboard.press('Shift+Enter')
+    def ran():
+        page.wait_for_timeout(1000)
+        now = prompt.inner_text()
         # an error calls off the cells that wait, so one after the other
-        def ran():
-            if prompt() == '[ ]:':
-                cells.nth(i).locator('.cm-content').click()
-                page.keyboard.press('Shift+Enter')
-            page.wait_for_timeout(1000)
-            return prompt()[1:-2].isdigit()
-        if not prompt()[1:-2].isdigit(): until(ran, f'cell {i} to have run')
+        if now.strip() == '[ ]:': editor.click(); page.keyboard.press('Shift+Enter')
+        return now != before and now.strip()[1:-2].isdigit()
+    until(ran, f'cell {i} to have run')
 
 @pytest.fixture(params=['voila', 'lab', 'notebook'])
 def page(request, browser, tmp_path):
     "The explorer, ready, in one of its hosts"
     if request.param == 'voila':
         pytest.importorskip('voila')
-        port = free_port()
-        code = 'from cf_guidance.cli import main_explore; main_explore()'
-        with served(['-c', code, '--no-browser', '--port', str(port)], port, tmp_path/'log', tmp_path/'home') as url:
-            yield from ready(opened(browser, url))
-        return
-    jup = request.getfixturevalue('jupyter')
-    (jup.folder/f'{request.param}.ipynb').write_text(notebook(EXPLORER))
-    page = opened(browser,
-                  f'{jup.url}/{"lab/tree" if request.param == "lab" else "notebooks"}/{request.param}.ipynb?reset')
-    run_cells(page, 0)
-    yield from ready(page)
+        port, code = free_port(), 'from cf_guidance.cli import main_explore; main_explore()'
+        proc = request.getfixturevalue('forks').start(code, '--no-browser', '--port', port, **at_home(tmp_path/'home'))
+        with listening(proc, port, lambda: proc.stderr) as url: yield from ready(opened(browser, url))
+    elif request.param == 'lab':
+        page = request.getfixturevalue('lab')
+        run_cell(page, 1, EXPLORER)
+        yield from ready(page, kept=True)
+    else:
+        page = opened(browser, f'{request.getfixturevalue("jupyter").url}/notebooks/tests.ipynb?reset')
+        run_cell(page, 1, EXPLORER)
+        yield from ready(page)
 
-def ready(page):
+def ready(page, kept=False):
     page.wait_for_selector('path.curve')
     finished(page)
     yield page
-    page.close()
+    if not kept: page.close()
 
 def code(page): return page.locator('code.made').inner_text()
 def settled(page):
@@ -100,7 +109,7 @@ def number(page, name, val):
     box = page.get_by_label(name, exact=True)
     box.fill(str(val)); box.press('Enter')
 
-def test_explorer(page):
+def test_explorer(page, every):
     "Drag: the curve follows; let go: another image; drag during a render: it is called off; a wrong value: words"
     place = page.locator('svg:has(path.curve)').bounding_box()
     before, first, line = pixels(page, place), image(page), code(page)
@@ -113,12 +122,14 @@ def test_explorer(page):
     page.wait_for_function('was => document.querySelector(\'img[src^="data:image/png"]\').src !== was', arg=first)
     finished(page)
     assert image(page) != first and made(code(page)).args[0][1] > 8
+    # Notebook 7 is made of JupyterLab, which is asked all of it
+    if not every and '/notebooks/' in page.url: return
 
-    number(page, 'steps', 200)
-    page.get_by_text(re.compile(r'^step \d+ of 200')).wait_for()
+    number(page, 'steps', 120)
+    page.get_by_text(re.compile(r'^step \d+ of 120')).wait_for()
     line = code(page)
     drag(page, slider(page, 'min_val'), 30)
-    page.get_by_text(re.compile(r'^200 steps in .* older given up')).wait_for()
+    page.get_by_text(re.compile(r'^120 steps in .* older given up')).wait_for()
     assert code(page) != line
 
     number(page, 'steps', 20)
@@ -138,6 +149,7 @@ def test_explorer(page):
     finished(page)
     assert made(code(page)) == schedules.cosine().within(sigma=(1, 5))
 
+    if not every and '/lab/' not in page.url: return                # the transforms in one of the hosts
     first = image(page)
     for name, own in (('apg', 'eta'), ('rescale', 'phi')):        # a transform from the menu, and a slider of its own
         page.get_by_label('transform', exact=True).select_option(name)
@@ -149,19 +161,15 @@ def test_explorer(page):
     page.get_by_label('space', exact=True).select_option('epsilon')
     assert transform(whole(page, 'epsilon')).chosen()['space'] == 'epsilon' and other_image(page, first)
 
-def test_line_and_drawing(browser, jupyter):
+def test_line_and_drawing(lab):
     "The line of Python, pasted into a cell, is the explorer's schedule; a curve is drawn by hand"
-    (jupyter.folder/'line.ipynb').write_text(notebook('', EXPLORER.replace('steps=20', 'steps=20, images=False')))
-    page = opened(browser, f'{jupyter.url}/lab/tree/line.ipynb?reset')
-    run_cells(page, 1)
+    page = lab
+    run_cell(page, 1, EXPLORER.replace('steps=20', 'steps=20, images=False'))
     page.wait_for_selector('path.curve')
     drag(page, slider(page, 'k_decay'), 25)
     page.get_by_text(re.compile('k_decay=')).first.wait_for()
     settled(page)
-    page.locator('.jp-CodeCell .cm-content').first.click()
-    page.keyboard.insert_text(
-        f'from cf_guidance.schedules import *\nprint("equal:", explorer.schedule == {code(page)})')
-    page.keyboard.press('Shift+Enter')
+    run_cell(page, 0, f'from cf_guidance.schedules import *\nprint("equal:", explorer.schedule == {code(page)})')
     page.get_by_text('equal: True', exact=True).wait_for()
 
     page.get_by_label('schedule', exact=True).first.select_option('from_list')
@@ -174,18 +182,16 @@ def test_line_and_drawing(browser, jupyter):
     settled(page)
     drawn = made(code(page)).values(20)
     assert drawn == sorted(drawn) and drawn[0] < 1 and drawn[-1] > 13
-    page.close()
 
-def test_sweep_browser(browser, jupyter):
+def test_sweep_browser(lab, jupyter):
     "Menus choose, the wipe moves, a click shows the recipe, a folder that is no sweep is refused in words"
     from cf_guidance.sweeps import minimum_pairs, run
     from cf_guidance.transforms import GuidanceTfm
     tries = minimum_pairs({'max_val': [3, 12]}, {'num_steps': 4})
     run('a shiny red cone', tries, GuidanceTfm, folder=jupyter.folder/'sweep', steps=4, progress=False)
-    (jupyter.folder/'sweep.ipynb').write_text(
-        notebook("from cf_guidance.widgets.browser import SweepBrowser\nSweepBrowser('.')", "SweepBrowser('sweep')"))
-    page = opened(browser, f'{jupyter.url}/lab/tree/sweep.ipynb?reset')
-    run_cells(page, 0, 1)
+    page = lab
+    run_cell(page, 0, "from cf_guidance.widgets.browser import SweepBrowser\nSweepBrowser('.')")
+    run_cell(page, 1, "SweepBrowser('sweep')")
     page.get_by_text(re.compile('must be that of a sweep')).first.wait_for()
     page.wait_for_selector('path.curve')
     first = image(page)
@@ -196,4 +202,3 @@ def test_sweep_browser(browser, jupyter):
     menu = page.get_by_label('schedule', exact=True)
     menu.last.select_option(menu.first.evaluate('m => m.value'))
     page.get_by_text('the two are equal').wait_for()
-    page.close()

@@ -189,7 +189,7 @@ from cf_guidance.transforms import CURVES, OWN, RULES, TRANSFORMS, guidance
 from cf_guidance.widgets import ScheduleExplorer
 registries = CURVES, RULES, TRANSFORMS
 before, classes = [dict(r) for r in registries], {c.__name__ for c in OWN}
-for cells in json.load(sys.stdin):
+for cells in json.loads(sys.argv[1]):
     space = {'__name__': '__main__'}
     for cell in cells: exec(cell, space)
 for r, was in zip(registries, before):
@@ -202,9 +202,8 @@ assert {type(c.run.tfm) for c in sweep.cells} == {TRANSFORMS[k] for k in ('cfg',
 for name in TRANSFORMS: assert type(ScheduleExplorer(CURVES['cosine'](), name, images=False).tfm) is TRANSFORMS[name], name
 '''
 
-def test_notebooks_beside_their_modules():
+def test_notebooks_beside_their_modules(forks):
     "Running the exported cells of a notebook in `__main__` leaves the registries with what the modules put there"
     assert len(DEFINE) > 12
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', AGAIN], input=json.dumps(list(map(cells_of, DEFINE))),
-                          capture_output=True, text=True)
+    done = forks.run(AGAIN, json.dumps(list(map(cells_of, DEFINE))))
     assert done.returncode == 0, done.stderr[-2000:]

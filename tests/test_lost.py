@@ -28,6 +28,11 @@ note('done')
 '''
 N, WAVE = 24, 4
 
+@pytest.fixture(scope='module')
+def warm(tmp_path_factory):
+    "Starts processes in which the model is loaded"
+    with Forks(tmp_path_factory.mktemp('warm'), WARM) as server: yield server
+
 def whole(path):
     "The pixels of an image, which must be readable to the end"
     with Image.open(path) as im: im.load(); return np.asarray(im.convert('RGB'), int)
@@ -45,33 +50,32 @@ def swept(forks, folder, lines=None, delay=0):
     child.wait()
     return said()
 
-def test_killed_at_any_moment(tmp_path, every):
+def test_killed_at_any_moment(tmp_path, warm, every):
     "SIGKILL at random moments, which are counted in what was done: whatever is there is whole, nothing is made twice, and at most one wave is made again"
-    rng, kills, k, cut = random.Random(7), 300 if every else 6, 0, 0
-    with Forks(tmp_path, WARM) as forks:
-        started = time.perf_counter(); swept(forks, tmp_path/'plain'); took = time.perf_counter() - started
-        assert len(ids(tmp_path/'plain')) == N
-        while k < kills:
-            folder, log = tmp_path/f'sweep{k}', []
-            while 'done' not in log:
-                before = ids(folder) if folder.exists() else set()
-                left = N - len(before)
-                cut_at = (rng.randint(0, left + -(-left//WAVE)), rng.uniform(0, 2*took/N)) if k < kills else ()
-                log = swept(forks, folder, *cut_at)
-                k += 1
-                wrote, after = [w.split()[1]
-                                for w in log
-                                if w.startswith('wrote')], ids(folder) if folder.exists() else set()
-                cut += 'done' not in log and bool(log)
-                # none lost, none made twice
-                assert before <= after and not before & set(wrote) and len(wrote) == len(set(wrote))
-                # killed between the file and the note of it
-                assert len(after - before - set(wrote)) <= 1
-                rendered = sum(int(w.split()[1]) for w in log if w.startswith('wave'))
-                # at most one wave was made in vain
-                assert rendered - len(wrote) <= WAVE
-                for name in after: whole(folder/'images'/f'{name}.png')
-            check(folder, tmp_path/'plain')
+    rng, kills, k, cut = random.Random(7), 300 if every else 4, 0, 0
+    started = time.perf_counter(); swept(warm, tmp_path/'plain'); took = time.perf_counter() - started
+    assert len(ids(tmp_path/'plain')) == N
+    while k < kills:
+        folder, log = tmp_path/f'sweep{k}', []
+        while 'done' not in log:
+            before = ids(folder) if folder.exists() else set()
+            left = N - len(before)
+            cut_at = (rng.randint(0, left + -(-left//WAVE)), rng.uniform(0, 2*took/N)) if k < kills else ()
+            log = swept(warm, folder, *cut_at)
+            k += 1
+            wrote, after = [w.split()[1]
+                            for w in log
+                            if w.startswith('wrote')], ids(folder) if folder.exists() else set()
+            cut += 'done' not in log and bool(log)
+            # none lost, none made twice
+            assert before <= after and not before & set(wrote) and len(wrote) == len(set(wrote))
+            # killed between the file and the note of it
+            assert len(after - before - set(wrote)) <= 1
+            rendered = sum(int(w.split()[1]) for w in log if w.startswith('wave'))
+            # at most one wave was made in vain
+            assert rendered - len(wrote) <= WAVE
+            for name in after: whole(folder/'images'/f'{name}.png')
+        check(folder, tmp_path/'plain')
     # it was really killed in the middle
     assert cut >= kills//4
 
@@ -89,20 +93,20 @@ CALL = 'from cf_guidance.cli import main; main()'
 SMALL = ['--schedule', '1-6', '--seed', '1-2', '--steps', '3', '--sampler', 'ddim', '--batch-size', '4']
 
 @pytest.fixture
-def run(forks): return lambda folder, *args: forks.run(CALL, *SMALL, '--out', folder, *args)
+def run(warm): return lambda folder, *args: warm.run(CALL, *SMALL, '--out', folder, *args)
 
-def test_two_processes_in_one_folder(tmp_path, forks):
+def test_two_processes_in_one_folder(tmp_path, warm):
     "Two who start at once end with one whole folder"
-    procs = [forks.start(CALL, *SMALL, '--out', tmp_path/'both') for _ in 'ab']
+    procs = [warm.start(CALL, *SMALL, '--out', tmp_path/'both') for _ in 'ab']
     for p in procs: assert p.wait() == 0, p.stderr
     rows = [json.loads(l) for l in (tmp_path/'both/metadata.jsonl').read_text().splitlines()]
     assert len(rows) == len({r['id'] for r in rows}) == 12 and {r['id'] for r in rows} == ids(tmp_path/'both')
     for name in ids(tmp_path/'both'): whole(tmp_path/'both/images'/f'{name}.png')
     assert not list((tmp_path/'both').rglob('*.tmp'))
 
-def test_interrupted_by_hand(tmp_path, forks, run):
+def test_interrupted_by_hand(tmp_path, warm, run):
     "Ctrl-C ends with one line, the lists in order, and the same command goes on"
-    proc = forks.start(CALL, *SMALL, '--steps', '60', '--out', tmp_path)
+    proc = warm.start(CALL, *SMALL, '--steps', '60', '--out', tmp_path)
     while not ids(tmp_path) and proc.poll() is None: time.sleep(.01)
     proc.kill(signal.SIGINT); proc.wait()
     said = proc.stderr

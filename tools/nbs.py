@@ -1,5 +1,6 @@
 "Notebook chores that nbdev 2.4 leaves to Quarto: run in place, build the site, write README.md"
 import base64, io, json, re, shutil, subprocess, sys
+from multiprocessing import get_context
 from pathlib import Path
 from execnb.nbio import read_nb, write_nb
 from execnb.shell import CaptureShell
@@ -80,10 +81,17 @@ def mended(html):
     return re.sub(r'<img (?![^>]*\balt=)([^>]*>(?:(?!<img ).)*?<figcaption[^>]*>(.*?)</figcaption>)',
                   lambda m: f'<img alt="{re.sub("<[^>]*>", "", m[2])}" {m[1]}', html, flags=re.S)
 
+def processed():
+    "The folder of the processed notebooks; made in a fork, which leaves without tidying up a shell for each of them"
+    fork = get_context('fork').Process(target=proc_nbs, kwargs=dict(n_workers=0, force=True))
+    fork.start(); fork.join()
+    if fork.exitcode: sys.exit('the notebooks cannot be processed')
+    return root/'_proc'
+
 def docs():
     "Process `nbs/` as nbdev does, then render with smalldocs and write README.md"
     refresh_quarto_yml(); _build_modidx(); nbdev_sidebar.__wrapped__()
-    proc = proc_nbs(n_workers=2, force=True)
+    proc = processed()
     (root/'README.md').write_text(readme(json.loads((proc/cfg.readme_nb).read_text())))
     for f in [*proc.rglob('*.ipynb'), proc/'sidebar.yml']: f.write_text(num.sub('', f.read_text()))
     for f in list(proc.rglob('*.ipynb')): f.rename(f.with_name(num.sub('', f.name)))
