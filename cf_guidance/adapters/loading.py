@@ -28,10 +28,12 @@ def layout_of(
 )->str: # Such as 'StableDiffusionXLPipeline'
     "Find out which class of pipeline a model is of"
     if name in SHIPPED: return OWN_LAYOUT
-    try: said = json.loads(_index(name).read_text())
+    # our own loop needs the parts alone, and says which is missing
+    if not (path := _index(name)).is_file(): return OWN_LAYOUT
+    try: said = json.loads(path.read_text())
     except (OSError, ValueError) as e:
-        raise ValueError(f'`model` must be a folder or a model of the hub with a file '
-                         f'model_index.json; got {name!r}: {e}') from e
+        raise ValueError(f'`model` must have a file model_index.json that can be read; got {name!r}: '
+                         f'{e}') from e
     cls = said.get('_class_name') if isinstance(said, dict) else None
     if isinstance(cls, str): return cls
     raise ValueError(
