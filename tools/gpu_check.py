@@ -1,19 +1,20 @@
-"""What wants a GPU, in ten minutes: half precision, offload, compilation, real Stable Diffusion
+"""What wants a GPU, in ten minutes: half precision, offload, compilation, real Stable Diffusion and SDXL, sweeps
 
     python tools/gpu_check.py --dry                 on the CPU with the built-in model: this tries the script, not a GPU
     python tools/gpu_check.py                       on the GPU with the built-in model; nothing is fetched
     python tools/gpu_check.py --model stable-diffusion-v1-5/stable-diffusion-v1-5 --out gpu.json
-    python tools/gpu_check.py --model sd15/ --sdxl stabilityai/stable-diffusion-xl-base-1.0 --only pipeline sdxl
+    python tools/gpu_check.py --model sd15/ --sdxl stabilityai/stable-diffusion-xl-base-1.0 --only pipeline sdxl swept
 
 `--model` and `--sdxl` take a hub name, whose size is said before it is fetched, or a folder. A line for each figure:
-what it is, how much it may be, and whether it passed. Exit status 1 if one failed, 2 if there is no such device."""
+what it is, how much it may be, and whether it passed. The sweeps of SDXL take a random one of a few layers where `--sdxl`
+names none; of one that is named they keep a copy in bfloat16 for as long as they run. The LoRA wants peft. Exit status 1 if one failed, 2 if there is no such device."""
 import argparse, gc, importlib.metadata, importlib.util, json, os, platform, sys, tempfile, time, warnings
 from functools import cached_property
 from pathlib import Path
 import diffusers, huggingface_hub, numpy as np, torch, transformers
 import cf_guidance
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-from cf_guidance.adapters import guided
+from cf_guidance.adapters import guided, load_pipeline, pipeline_fingerprint
 from cf_guidance.transforms import TRANSFORMS, guidance
 from cf_guidance.pieces import BUILT_IN, MODELS, Pieces, get_scheduler, get_sd_pieces, images_from_latents
 from cf_guidance.records import read_recipe, recipe, rerun, save_image
@@ -58,8 +59,8 @@ def ready(pipe):
     pipe.scheduler = get_scheduler('ddim', pipe.scheduler.config)
     return pipe
 
-def loaded(cls, name, **kwargs):
-    return ready(cls.from_pretrained(os.path.expanduser(name), dtype=HALF, use_safetensors=True, **kwargs))
+def loaded(cls, name, dtype=HALF, **kwargs):
+    return ready(cls.from_pretrained(os.path.expanduser(name), dtype=dtype, use_safetensors=True, **kwargs))
 
 def pieces_of(pipe, name):
     "The parts of a pipeline, for our own loop"
@@ -67,18 +68,19 @@ def pieces_of(pipe, name):
     pieces.name = name
     return pieces
 
-def tiny_xl():
+def tiny_xl(dtype=HALF):
     "A random SDXL of a few layers"
-    own = get_sd_pieces(dtype=HALF, device='cpu')
-    conf = {**own.text_encoder.config.to_dict(), 'projection_dim': 16}
-    unet = diffusers.UNet2DConditionModel(sample_size=8, block_out_channels=(32, 64), layers_per_block=1,
+    torch.manual_seed(SEED)
+    own = get_sd_pieces(dtype=dtype, device='cpu')
+    conf, c = {**own.text_encoder.config.to_dict(), 'projection_dim': 16}, own.vae.config.latent_channels
+    unet = diffusers.UNet2DConditionModel(sample_size=8, in_channels=c, out_channels=c, block_out_channels=(32, 64), layers_per_block=1,
                                           down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D'),
                                           up_block_types=('CrossAttnUpBlock2D', 'UpBlock2D'), norm_num_groups=8,
                                           cross_attention_dim=2*conf['hidden_size'], addition_embed_type='text_time',
                                           addition_time_embed_dim=8, projection_class_embeddings_input_dim=6*8 + 16)
     text = transformers.CLIPTextModelWithProjection(type(own.text_encoder.config)(**conf))
     return ready(
-        StableDiffusionXLPipeline(own.vae, own.text_encoder, text.to(HALF), own.tokenizer, own.tokenizer, unet.to(HALF),
+        StableDiffusionXLPipeline(own.vae, own.text_encoder, text.to(dtype), own.tokenizer, own.tokenizer, unet.to(dtype),
                                   own.scheduler, add_watermarker=False))
 
 class Bench:
@@ -94,6 +96,18 @@ class Bench:
     pieces = cached_property(lambda self: pieces_of(self.pipe, self.name))
     small = cached_property(lambda self: self.load(str(MODELS/BUILT_IN), None).to(self.device)
                             if self.real else self.pipe)
+    @cached_property
+    def xl(self):
+        "A folder of SDXL in bfloat16: the one that is named, or a random one"
+        wide, self.kept = torch.bfloat16, tempfile.TemporaryDirectory()
+        pipe = loaded(StableDiffusionXLPipeline, self.args.sdxl, wide, variant=variant_of(self.args.sdxl),
+                      add_watermarker=False) if self.real_xl else tiny_xl(wide)
+        pipe.save_pretrained(self.kept.name)
+        return self.kept.name
+    real_xl = property(lambda self: bool(self.args.sdxl) and not self.args.dry)
+    def load_xl(self, **how):
+        "A fresh SDXL in bfloat16, as `load_pipeline` loads it"
+        return load_pipeline(self.xl, 'bfloat16', str(self.device), **how)
     def load(self, *given):
         "A fresh Stable Diffusion, on the CPU"
         name, variant = given or (self.name, self.variant)
@@ -252,6 +266,80 @@ def sdxl(b):
                                                add_watermarker=False).to(b.device)
     own = b.draw(pipe)
     with guided(pipe, cfg()): b.row(OWN, differ(b.draw(pipe, scale=3.), own), 0)
+
+def sweep_xl(b, pipe):
+    "Sweep SDXL with three schedules by two transforms, and each alone; gives the pixels"
+    def made(**axes):
+        begin = time.perf_counter()
+        s = Sweep(pipe, prompt=HORSE if b.real_xl else CONE, seed=SEED, steps=STEPS, **axes)
+        s.run(progress=False, exact=True)
+        if lost := {str(c.failed) for c in s.cells if not c.made}: raise RuntimeError('; '.join(lost))
+        return s, time.perf_counter() - begin
+    made(schedule=G)                                  # warms up
+    s, fast = made(schedule=[G, constant(G).then(1, at=.4), constant(1).then(G, at=.2)], transform=['cfg', 'apg'])
+    lone = [made(**{k: s.values[k][p[k]] for k in ('schedule', 'transform')}) for p in s.places]
+    shown, alone = [np.stack([np.asarray(c.image) for c in cells])
+                    for cells in (s.cells, [one.cells[0] for one, _ in lone])]
+    b.row('shared images, pixels that differ from those made alone', differ(shown, alone), 0,
+          f'{s.made} network calls made, {s.saved} saved')
+    b.row('the same, its time by that of each alone', fast/sum(took for _, took in lone))
+    b.row('black or flat images', sum(x.std() < 5 for x in shown), 0)
+    return shown
+
+@check
+def swept(b):
+    "SDXL in bfloat16: a sweep of the pipeline, and an image that is made again from its PNG"
+    if b.cuda: torch.cuda.reset_peak_memory_stats(b.device)
+    pipe = b.load_xl()
+    b.shown = sweep_xl(b, pipe)
+    if b.cuda: b.row('peak of memory, GB', torch.cuda.max_memory_allocated(b.device)/1e9, None, 'with all that is loaded')
+    with tempfile.TemporaryDirectory() as folder:
+        call = {'original_size': (512, 512)}
+        cell = Sweep(pipe, prompt=CONE, schedule=G, steps=2, seed=SEED, call=call).run(folder, progress=False).cells[0]
+        again = rerun(cell.file, pipe, progress=False)
+        b.row('pixels that differ when it is made again', differ(np.asarray(again), np.asarray(cell.image)), 0)
+
+def beside(b, shown, most=None):
+    "How far images are from those of the check `swept`"
+    if getattr(b, 'shown', None) is None: return
+    b.row('mean difference of pixels from the sweep without, of 255',
+          float(abs(shown.astype(float) - b.shown.astype(float)).mean()), most)
+
+@check
+def swept_offload(b):
+    "The same sweep with parts that wait on the CPU"
+    if importlib.util.find_spec('accelerate') is None: raise Skip('accelerate is not installed: pip install accelerate')
+    beside(b, sweep_xl(b, b.load_xl(offload='model')), b.near)
+
+@check
+def swept_compiled(b):
+    "The same sweep with a network that went through torch.compile"
+    if b.args.no_compile: raise Skip('--no-compile')
+    beside(b, sweep_xl(b, b.load_xl(compile=True)))
+
+def random_lora(pipe, folder):
+    "Save a LoRA of random numbers for the U-Net of a pipeline"
+    from peft import LoraConfig, get_peft_model_state_dict
+    pipe.unet.add_adapter(LoraConfig(r=4, init_lora_weights=False, target_modules=['to_q', 'to_v']))
+    layers = diffusers.utils.convert_state_dict_to_diffusers(get_peft_model_state_dict(pipe.unet))
+    type(pipe).save_lora_weights(folder, unet_lora_layers=layers)
+
+@check
+def swept_lora(b):
+    "The same sweep with a LoRA of random numbers, which makes another model at each weight"
+    if importlib.util.find_spec('peft') is None: raise Skip('peft is not installed: pip install peft')
+    with tempfile.TemporaryDirectory() as folder:
+        random_lora(b.load_xl(), folder)
+        marks, pipe = [pipeline_fingerprint(b.load_xl())], b.load_xl(lora=[f'{folder}:.5'])
+        shown = sweep_xl(b, pipe)
+        marks.append(pipeline_fingerprint(pipe))
+        pipe.set_adapters(['lora_0'], [1.])
+        marks.append(pipeline_fingerprint(pipe))
+        pipe.fuse_lora()
+        pipe.unload_lora_weights()
+        marks.append(pipeline_fingerprint(pipe))
+    b.row('models of one fingerprint: plain, half, whole, fused', 4 - len({*marks}), 0)
+    beside(b, shown)
 
 @check
 def record(b):
