@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from fastcore.script import anno_parser, store_true
+from .checks import a_count, a_flag, a_text, any_of, checked, list_of
 
 # %% ../nbs/03_cli.ipynb #6df78300
 _NUM = r'[+-]?(?:[0-9]+[.]?[0-9]*|[.][0-9]+)(?:e[+-]?[0-9]+)?'
@@ -95,6 +96,7 @@ def _values_of(part, words, whole):
     if re.fullmatch(_NUM, part, re.I): return [_plain(_number(part))]
     return [part] if words and part else _refuse_value(part)
 
+@checked(words=any_of(a_flag, a_text))
 def parse_values(
     text:str, # Such as '1-5, 10' or 'a red cone || a blue sphere'
     words:bool=False, # Whether a value may be words
@@ -128,6 +130,7 @@ def _named_values(text, whole):
         res[name] = _param_values(vals.strip(), name in whole)
     return res
 
+@checked(whole=list_of(a_text))
 def parse_params(
     text:str, # Such as 'k_decay=0.8,0.6 max_val=5-10 [3]'
     whole=(), # Names of the parameters that are whole numbers
@@ -195,6 +198,7 @@ def _asked_2022(sweep, base):
     _check_2022(own, tried)
     return tried, {k: v[0] for k, v in own.items()}
 
+@checked(steps=a_count())
 def experiments(
     transform:str='cfg', # Name of a transform
     sweep:str='', # Swept parameters, as in `parse_params`; the seed's nine schedules by default
@@ -539,6 +543,7 @@ def cfg_sweep(
     axes = _axes(model, prompt, negative_prompt, seed, sampler, steps, size, transform, schedule,
                  sweep, base, prompts, image, strength, pos_by)
     todo = _planned(how, axes, call, _how_loaded(engine, dtype, device, offload, lora, compile))
+    a_count(0)('workers', workers)
     rows = dict(batch_size=batch_size or None, exact=exact)
     if dry_run: return _foretell(todo, out, rows)
     _report(todo, _make(todo, out, rows, record, workers, ray), not no_grid)
@@ -627,6 +632,7 @@ def main():
     _call(cfg_sweep)
 
 # %% ../nbs/03_cli.ipynb #f3fcf910
+@checked()
 def explorer_notebook(
     model:str='scenes', # Name of the model, as in `get_sd_pieces`
     prompt:str='', # What the image should show; the model's own prompt by default

@@ -13,9 +13,10 @@ import numpy as np
 import matplotlib.pyplot as plt
 from itertools import cycle
 from numbers import Real
+from .checks import a_count, a_dict, a_list, a_number, a_text, an_axes, an_image, any_of
+from .checks import between, checked, list_of, near, number, two_sides, whole
 from .schedules.core import Schedule, lift
 from .schedules.show import nominal_sigmas, preview_values
-from .checks import near, number, whole
 
 # %% ../nbs/02_plots.ipynb #96e34b12
 BLUE, GREY = '#0072b2', '#999999'
@@ -23,6 +24,7 @@ BLUE, GREY = '#0072b2', '#999999'
 LINES = [(BLUE, '-'), ('#d55e00', '--'), ('#009e73', '-.'), ('#cc79a7', ':'),
          ('#000000', (0, (5, 1))), ('#e69f00', (0, (1, 1)))]
 
+@checked(ax=an_axes)
 def set_look(
     ax, # Axes
     **words, # Their `title`, `xlabel` and `ylabel`, and what else `ax.set` takes
@@ -40,6 +42,7 @@ def _new_axes(rows, cols, figsize, **kwargs):
                            **kwargs)
     return axes
 
+@checked(rows=a_count(1, 1000), cols=a_count(1, 1000), figsize=two_sides)
 def axes_for(
     ax, # Axes to draw on, one for each place; `None` for those of a new figure
     rows:int, # Number of rows, 1 or more
@@ -50,12 +53,13 @@ def axes_for(
     "Take the axes that are given, or make new ones"
     if ax is None: return _new_axes(rows, cols, figsize, **kwargs)
     axes = np.array(ax, dtype=object)
+    for one in axes.flat: an_axes('ax', one)
     if axes.size == rows*cols: return axes.reshape(rows, cols)
     raise ValueError(f'`ax` must be {rows*cols} axes, {rows} rows of {cols}; got {axes.size}')
 
 def _values(sched):
     "The numbers to draw"
-    return preview_values(lift(sched))
+    return preview_values(lift(sched, 'sched'))
 
 def _rows(count, rows):
     "Rows and columns for `count` pictures, with no broken last row"
@@ -80,6 +84,7 @@ def _compared(ax, baseline, n):
     _levels(ax, vals, color=GREY, lw=1)
     return vals
 
+@checked(ax=an_axes)
 def plot_schedule(
     sched, # A `Schedule`, a number, a list, or a function of the position
     title:str='', # Title above the curve
@@ -114,7 +119,7 @@ def _label(axes, count, outer):
 def _as_schedules(schedules):
     "A list of schedules, also of a single one"
     single = isinstance(schedules, (Schedule, Real)) or callable(schedules)
-    return [schedules] if single else list(schedules)
+    return [schedules] if single else list(a_list('schedules', schedules))
 
 def _on_one_scale(schedules, titles, axes):
     "Draw schedules on their axes, all from the lowest end that one has to the highest"
@@ -123,6 +128,7 @@ def _on_one_scale(schedules, titles, axes):
         ends += plot_schedule(sched, title, ax).get_ylim()
     for ax in axes: ax.set_ylim(min(ends), max(ends))
 
+@checked(titles=a_list)
 def plot_schedules(
     # A list of schedules, numbers, lists or functions; or a single schedule, number or function
     schedules,
@@ -168,8 +174,10 @@ def _pixels(img):
 
 def _inches(size):
     "`size`, or a `ValueError` where there is no room for an image"
-    if number('size', size) >= .1: return size
-    raise ValueError(f'`size` must be .1 inches or more; got {size!r}')
+    if number('size', size) < .1:
+        raise ValueError(f'`size` must be .1 inches or more; got {size!r}')
+    between('size', size, .1, 100)
+    return size
 
 def _title(ax, said, size):
     "A title in lines that are no wider than the image"
@@ -203,6 +211,7 @@ def _title_each(titles, n):
     _one_each('titles', titles, n, 'images')
     return titles
 
+@checked(images=a_list, titles=any_of(a_text, a_list), schedules=a_list, dpi=a_count(1, 10_000))
 def image_grid(
     images, # PIL images, or arrays of height x width, or height x width x 3
     rows:int=1, # Number of rows, 1 or more
@@ -371,6 +380,7 @@ def _grid_axes(ax, pages, cols, rows, size):
     wide, high = (size*len(cols) + .9)*len(pages), size*len(rows) + .7
     return axes_for(ax, 1, len(pages), (wide, high), dpi=70)
 
+@checked(cells=a_list)
 def axes_grid(
     # A dict for each image: `image`, or `None` where it was never made, a value for each column
     # such as `g` or `seed`, and perhaps `failed`, the reason
@@ -420,6 +430,7 @@ def _line(ax, run, what, look):
     line, = ax.plot(steps, vals, color=colour, ls=dash, lw=2)
     return line
 
+@checked(rows=any_of(list_of(a_dict), a_dict), ax=an_axes)
 def plot_trajectory(
     rows, # Rows as from `Traced`, or for each name of a run its rows
     what:str='x', # The column to draw: 'x', 'cos', 'g' ...
@@ -435,10 +446,12 @@ def plot_trajectory(
     return set_look(ax, xlabel='step', ylabel=what, title=title)
 
 # %% ../nbs/02_plots.ipynb #29085d07
+@checked(image=an_image, scale=a_number)
 def show_image(
     image, # A PIL image
     scale:float=1., # Factor on width and height, above 0
 ):
     "Resize `image` for display"
     if not scale > 0: raise ValueError(f'`scale` must be above 0; got {scale!r}')
+    between('scale', scale, 0, 1000)
     return image.resize((max(1, round(image.width*scale)), max(1, round(image.height*scale))), 3)

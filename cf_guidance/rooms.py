@@ -178,6 +178,11 @@ def _inner(x):
     if isinstance(x, (staticmethod, classmethod)): return [x.__func__]
     if isinstance(x, property): return [x.fget, x.fset, x.fdel]
 
+def _same_inside(a, b, seen):
+    "Whether two lists, tuples or dicts have the same in them, in the same order"
+    pairs = zip(a.items(), b.items()) if isinstance(a, dict) else zip(a, b)
+    return len(a) == len(b) and all(_same(x, y, seen) for x, y in pairs)
+
 def _same(a, b, seen):
     "As `same_definition`; what is looked at already is not looked at again"
     if a is b or (id(a), id(b)) in seen: return True
@@ -186,6 +191,7 @@ def _same(a, b, seen):
     if isinstance(a, FunctionType): return _same_function(a, b, seen)
     if isinstance(a, type): return _same_class(a, b, seen)
     if _inner(a): return all(_same(x, y, seen) for x, y in zip(_inner(a), _inner(b)))
+    if isinstance(a, (list, tuple, dict)): return _same_inside(a, b, seen)
     try: return bool(a == b)
     except (TypeError, ValueError, RuntimeError): return False
 

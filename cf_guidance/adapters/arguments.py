@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np, torch
 from PIL import Image, UnidentifiedImageError
 from safetensors.torch import load_file, save
+from ..checks import a_dict, checked, near
 from .hosting import TWICE
 from .memo import tensor_bytes
-from ..checks import near
 from ..pieces.fingerprint import plain_numbers
 from ..pieces.inputs import Pixels
 from ..records.files import write_whole
@@ -71,6 +71,7 @@ def _check_value(name, val):
         raise ValueError(f'`call` must have numbers, texts, images and tensors, alone or in lists; '
                          f'got {val!r:.80} for `{name}`')
 
+@checked(call=a_dict)
 def known_call(
     pipe, # A diffusers pipeline
     call:dict, # Arguments of its call by name
@@ -148,6 +149,7 @@ def _told(val, files):
     files[name := _hash(val)] = val
     return {'file': name}
 
+@checked(call=a_dict)
 def told_call(
     call:dict, # From `known_call`
 )->tuple: # The same as plain data, and what stands in files by its hash
@@ -186,6 +188,7 @@ def _loaded(path):
     if path.suffix == '.safetensors': return load_file(path)['x']
     with Image.open(path) as im: return im.copy()
 
+@checked()
 def read_call(
     told, # Plain data, from `told_call`
     folder, # The sweep's folder

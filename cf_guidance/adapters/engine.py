@@ -11,13 +11,13 @@ from types import SimpleNamespace
 import diffusers, torch
 from fastcore.basics import patch
 from PIL import Image
+from ..checks import a_pipeline, checked, whole
 from .arguments import embedded, empty_text, keep_files, known_call, scale_of
 from .arguments import takes, told_call
 from .fingerprints import pipeline_fingerprint
 from .hosted_plans import HostedPlan, lent
 from .memo import Memo
 from .sharing import SharingHost
-from ..checks import whole
 from ..pieces.parts import Pieces
 from ..pieces.inputs import Embedded
 from ..pieces.schedulers import get_scheduler
@@ -46,6 +46,7 @@ def _name(pipe):
     "The name that a pipeline was loaded by"
     return str(getattr(pipe, 'name_or_path', None) or pipe.config.get('_name_or_path') or 'unnamed')
 
+@checked(pipe=a_pipeline)
 class HostedEngine:
     "Any diffusers pipeline, as the engine of a sweep"
     prompt = None

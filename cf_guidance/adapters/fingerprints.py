@@ -9,6 +9,7 @@ __all__ = ['pipeline_fingerprint']
 import hashlib, json, os, weakref
 from concurrent.futures import ThreadPoolExecutor
 import torch
+from ..checks import a_pipeline, checked
 from .memo import tensor_bytes
 from ..pieces.fingerprint import plain_numbers
 
@@ -100,6 +101,7 @@ def _of_other(x):
 def _component(x):
     return _of_network(x) if isinstance(x, torch.nn.Module) else _of_other(x)
 
+@checked(pipe=a_pipeline)
 def pipeline_fingerprint(
     pipe, # A diffusers pipeline
 )->str: # 16 hexadecimal digits

@@ -12,6 +12,7 @@ from functools import wraps
 import torch
 from fastcore.basics import patch
 from diffusers.guiders.guider_utils import BaseGuidance, GuiderOutput
+from ..checks import a_dict, a_transform, any_of, checked, kind
 from .batches import cached
 from .finite_values import finite, first_bad, pole
 from .host_runs import host_run
@@ -35,6 +36,7 @@ def _config(tfm):
     try: return as_data(tfm)
     except ValueError as e: return {'not saved': str(e)}
 
+@checked(tfm=any_of(a_transform, a_dict), pipe=kind('a pipeline', lambda val: val.scheduler))
 class ScheduledGuider(BaseGuidance):
     "Guide a pipeline of Modular Diffusers by a transform of this library"
     _input_predictions = list(_KEYS.values())

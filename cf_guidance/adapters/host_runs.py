@@ -8,6 +8,7 @@ __all__ = ['HostRun', 'host_run']
 # %% ../../nbs/adapters/05b_host_runs.ipynb #683eac65
 import copy
 from collections import namedtuple
+from ..checks import a_count, a_time, checked
 from ..pieces.schedulers import scalings
 from ..sampling.course import as_levels, call_steps, first_of_each
 
@@ -37,6 +38,7 @@ def _run_times(scheduler, start, n):
     # it ends before the image
     return part[:n] if one_call and len(part) > n else part
 
+@checked(call=a_count(0), n=a_count(), timestep=a_time)
 def host_run(
     scheduler, # The pipeline's scheduler, in the middle of a run
     call:int, # Index of the call of the network, as the pipeline counts

@@ -14,9 +14,9 @@ import numpy as np
 from fastcore.basics import patch
 from PIL import Image
 from tqdm.auto import tqdm
+from ..checks import checked, kind, list_of, whole
 from .memo import Memo
 from .sharing import SharingHost
-from ..checks import whole
 from ..pieces.edits import words_at
 from ..sampling.costs import by_trunk, count_calls, duration, said_of_calls
 from ..sampling.loop import script
@@ -72,6 +72,8 @@ def _check_words(run, steps):
             raise ValueError(f'`{name}` must not change on the way, since a pipeline reads it once; got '
                              f'{text!r}')
 
+@checked(engine=kind('an engine that has begun', lambda val: val.steps),
+         runs=list_of(kind('a run', lambda val: val.seeds)))
 class HostedPlan:
     "What a set of runs costs in a pipeline, and their images"
     def __init__(self,

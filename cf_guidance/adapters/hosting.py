@@ -11,6 +11,7 @@ from functools import cache, partial, wraps
 from types import SimpleNamespace
 import torch
 from fastcore.basics import patch
+from ..checks import checked
 from ..transforms.diagnostics import Recorded, no_effect
 from .batches import arguments
 from ..sampling.course import call_steps, first_of_each, run_sigmas
@@ -81,6 +82,7 @@ def _become(pairs):
     "Give objects other classes, also those that refuse attributes"
     for o, cls in pairs: object.__setattr__(o, '__class__', cls)
 
+@checked()
 class Host:
     "A pipeline that is guided by a transform for as long as its block is open"
     def __init__(self,

@@ -9,6 +9,7 @@ __all__ = ['step_at', 'GuidedDenoiser', 'PiecesDenoiser']
 import math, sys, weakref
 from functools import partial
 import torch
+from ..checks import a_level, anything, checked, list_of, some_levels
 from ..transforms.diagnostics import Recorded
 from .finite_values import finite, first_bad
 from .batches import tensors
@@ -67,6 +68,7 @@ def _start(frame, levels):
 def _tolerance(dtype): return max(1e-3, torch.finfo(dtype).eps) if dtype.is_floating_point else 1e-3
 
 # %% ../../nbs/adapters/09_kdiffusion.ipynb #36efadcf
+@checked(sigmas=list_of(a_level, 2))
 def step_at(
     sigma:float, # Noise level of the call, above 0
     sigmas, # The sampler's noise levels, one more than it has steps, falling
@@ -133,7 +135,7 @@ class _Course:
 # %% ../../nbs/adapters/09_kdiffusion.ipynb #111b873f
 def _levels(sigmas):
     "Noise levels as floats, or a `ValueError`"
-    vals = tuple(float(s) for s in sigmas)
+    vals = tuple(map(float, some_levels('sigmas', sigmas)))
     falls = len(vals) > 1 and all(p > q for p, q in zip(vals, vals[1:]))
     if falls and vals[-1] >= 0 and math.isfinite(vals[0]): return vals
     raise ValueError(
@@ -194,6 +196,7 @@ def _check_callable(**what):
     for k, v in what.items():
         if not callable(v): raise ValueError(f'`{k}` must be callable; got {v!r}')
 
+@checked(tfm=anything, sigmas=anything, timesteps=some_levels)
 class GuidedDenoiser:
     "A denoiser for k-diffusion's samplers, with guidance that may change at every step"
     _run = OfThread()
@@ -332,6 +335,7 @@ class GuidedDenoiser:
         if run.start is None: run.past.setdefault(k, tfm._kept)
 
 # %% ../../nbs/adapters/09_kdiffusion.ipynb #8b2fd18b
+@checked()
 class PiecesDenoiser:
     "The network of a Stable Diffusion pipeline as a denoiser of latents `x0 + sigma*eps`"
     def __init__(self,

@@ -9,7 +9,7 @@ __all__ = ['OWN_LAYOUT', 'PRECISIONS', 'OFFLOADS', 'layout_of', 'precision_of', 
 import json
 from pathlib import Path
 import torch
-from ..checks import known_path, near
+from ..checks import checked, kind, known_path, near, some_names
 from .pipelines import as_pipeline
 from ..pieces.core import SHIPPED, best_device, get_sd_pieces, is_here, reachable
 
@@ -23,6 +23,7 @@ def _index(name):
     from huggingface_hub import hf_hub_download
     return Path(hf_hub_download(reachable(name), 'model_index.json'))
 
+@checked()
 def layout_of(
     name:str, # A model of the package, a folder, or a model of the hub
 )->str: # Such as 'StableDiffusionXLPipeline'
@@ -43,6 +44,7 @@ def layout_of(
 PRECISIONS = {'float32': torch.float32, 'float16': torch.float16, 'bfloat16': torch.bfloat16}
 OFFLOADS = 'none', 'model', 'sequential'
 
+@checked()
 def precision_of(
     dtype:str='auto', # 'float32', 'float16', 'bfloat16', or 'auto'
     device:str=None, # The device that the model is for; the best there is by default
@@ -85,6 +87,7 @@ def _fetched(name, kind, local):
         raise ValueError(f'`model` must be a folder or a model of the hub that diffusers loads; got '
                          f'{name!r}: {str(e).splitlines()[0]}') from e
 
+@checked(device=kind('a device of PyTorch', torch.device), lora=some_names)
 def load_pipeline(
     name:str, # A folder, or a model of the hub
     dtype:str='auto', # 'float32', 'float16', 'bfloat16', or 'auto', as in `precision_of`
@@ -121,6 +124,7 @@ def _compile(pipe):
         if isinstance(net := getattr(pipe, k, None), torch.nn.Module): net.compile()
 
 # %% ../../nbs/adapters/16_loading.ipynb #38d2c81c
+@checked()
 def load_pieces(
     name:str, # A model in Stable Diffusion's layout: of the package, a folder, or of the hub
     dtype:str='auto', # 'float32', 'float16', 'bfloat16'; 'auto' is float16 on a GPU, else float32

@@ -9,8 +9,8 @@ __all__ = ['tensor_bytes', 'digest', 'size_in_bytes', 'Memo']
 import hashlib, os, struct, threading
 from collections import OrderedDict
 import torch
+from ..checks import checked, kind, whole
 from .batches import tensors
-from ..checks import whole
 
 # %% ../../nbs/adapters/10_memo.ipynb #33baf481
 _KEPT = 64       # tensors whose digests are remembered
@@ -21,6 +21,7 @@ def _place(x):
     return (x.untyped_storage().data_ptr(), x.storage_offset(), x.dtype, x.shape, x.stride(),
             x.device)
 
+@checked(x=kind('a tensor', lambda val: callable(val.detach)))
 def tensor_bytes(
     x, # A tensor
 ): # Its numbers as an array of bytes
@@ -97,6 +98,7 @@ def _copied(x):
     if isinstance(x, (list, tuple)): return type(x)(map(_copied, x))
     return type(x)(**{k: _copied(v) for k, v in x.items()}) if isinstance(x, dict) else x
 
+@checked(device=kind('a device of PyTorch', torch.device))
 class Memo:
     "Answers by what was asked, of a bounded size"
     def __init__(self,

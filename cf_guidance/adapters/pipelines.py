@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import torch
 from fastcore.basics import patch
 from PIL.PngImagePlugin import PngInfo
+from ..checks import a_class, checked
 from .finite_values import finite, first_bad, pole
 from .batches import arguments, cached, halved, keeps
 from .batches import predicted, shaped, tensors, with_predicted
@@ -477,6 +478,7 @@ def guided(
     with Host(pipe, tfm, pos_by, record) as host: yield host
 
 # %% ../../nbs/adapters/05_pipelines.ipynb #1f4c50b1
+@checked(cls=a_class)
 def as_pipeline(
     pieces:Pieces=None, # The model; the built-in one by default
     cls=None, # Class of the pipeline; `StableDiffusionPipeline` by default

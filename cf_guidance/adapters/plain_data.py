@@ -7,6 +7,7 @@ __all__ = ['as_data', 'from_data']
 
 # %% ../../nbs/adapters/05a_plain_data.ipynb #b429743f
 import json
+from ..checks import anything, checked
 from ..schedules.core import MAX_LEVELS
 from ..schedules.export import from_json
 from ..transforms.methods import TRANSFORMS
@@ -34,6 +35,7 @@ _BEFORE = {                             # defaults of before there was 'unset', 
     'icg': ({}, {'draw': 'tokens'}), 'seg': ({'blur': 100.}, {})
 }
 
+@checked(data=anything)
 def from_data(
     data:dict, # From `as_data`
 ): # An equal transform

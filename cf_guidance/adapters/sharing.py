@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 import torch
 from fastcore.basics import patch
+from ..checks import a_pipeline, checked
 from .batches import arguments, halved, keeps, predicted, with_predicted
 # with all of its methods
 from .pipelines import Host
@@ -20,6 +21,7 @@ from ..transforms.diagnostics import Recorded
 _KEEPS = 'it keeps something from call to call, or looks across its batch'
 _MORE = 'it is given more than numbers, texts and tensors'
 
+@checked(pipe=a_pipeline)
 class SharingHost(Host):
     "A host that asks the network nothing twice"
     def __init__(self,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, count
 import numpy as np
 from scipy import stats
-from ..checks import number, whole
+from ..checks import a_dict, a_list, a_pair, a_rng, anything, checked, kind, number, whole
 from .statistics import Estimate, finite_numbers, groups_of, mean_interval
 from .statistics import score_limits, settled
 
@@ -84,6 +84,7 @@ def _grouped(scores):
     vals = finite_numbers('scores', list(scores.values()))
     return vals, [vals[g] for g in groups_of([p for p, _ in scores], len(vals))]
 
+@checked(scores=a_dict)
 def variances(
     scores, # Dict from (prompt, seed) to a number
 )->tuple: # Variance between prompts, and within; within is NaN where each prompt has one seed
@@ -129,6 +130,7 @@ def _effect(diff, scale, rng, **how):
     found = mean_interval(vals, names, rng, **how)
     return replace(found, value=float(settled([found.value], scale, len(vals))[0]))
 
+@checked(rng=a_rng, bounds=a_pair)
 def compare(
     a, # Scores of one method: a dict from (prompt, seed) to a number
     b, # Scores of the other, for the same prompts and seeds
@@ -155,6 +157,7 @@ def _raised(ps, names):
     raised = [min(1., ps[name]*(len(ps) - k)) for k, name in enumerate(names)]
     return accumulate(raised, max)
 
+@checked()
 def holm(
     ps:dict, # p of each comparison, by its name, 0 to 1
 )->dict: # The corrected p of each
@@ -173,6 +176,7 @@ def _power(n, effect, sd, alpha):
     "Chance that Student's test on `n` prompts sees an effect"
     if sd == 0: return 1.
     far, cut = abs(effect)/sd*math.sqrt(n), _threshold(n, alpha)
+    if far > 10*cut + 10: return 1.                # but for less than rounding leaves
     return float(stats.nct.sf(cut, n - 1, far) + stats.nct.cdf(-cut, n - 1, far))
 
 def _quantiles(power, alpha): return stats.norm.ppf(1 - alpha/2) + stats.norm.ppf(power)
@@ -180,7 +184,10 @@ def _quantiles(power, alpha): return stats.norm.ppf(1 - alpha/2) + stats.norm.pp
 def _about(effect, var, power, alpha):
     "About how many prompts see an effect, or a few less, by the normal distribution"
     z = _quantiles(power, alpha)
-    return max(2, math.floor(z*z*var/effect**2))
+    about = z*z*var/effect/effect
+    if about < 1e15: return max(2, math.floor(about))
+    raise ValueError('`effect` must be one that 1e15 prompts can see, against `between` and `within`; '
+                     f'got {effect!r} against a variance of {var!r}')
 
 def _fewest(effect, var, power, alpha):
     "The fewest prompts that see an effect, where its variance between prompts is `var`"
@@ -191,11 +198,13 @@ def _not_below_0(name, val):
     "Refuse a variance that is none"
     if number(name, val) < 0: raise ValueError(f'`{name}` must be 0 or more; got {val!r}')
 
+_NAN = kind('NaN', math.isnan)
+
 def _known_effect(effect, between, within):
     "Refuse an effect and variances that no experiment can be planned by"
     if number('effect', effect) == 0:
         raise ValueError('`effect` must not be 0: no experiment is large enough for that')
-    if math.isnan(within):
+    if _NAN.fits(within):
         raise ValueError('`within` must be a number: the pilot needs two seeds for each prompt')
     _not_below_0('between', between)
     _not_below_0('within', within)
@@ -206,6 +215,7 @@ def _known_power(power, alpha):
     raise ValueError(
         f'`power` must be above `alpha`, and both between 0 and 1; got {power!r} and {alpha!r}')
 
+@checked(within=anything, seeds=a_list)
 def how_many(
     effect:float, # Mean of `a - b` that should be seen, not 0
     between:float, # Variance of `a - b` between prompts, 0 or more; from `compare` or `variances`

@@ -10,8 +10,9 @@ __all__ = ['image_array', 'saturation', 'contrast', 'clipped', 'thumbnail', 'ext
 import numpy as np
 from PIL import Image
 from scipy.spatial.distance import cdist
+from ..checks import a_count, a_dict, a_function, a_list, a_rng, a_text, any_of, checked
+from ..checks import list_of, some_numbers, whole
 from .statistics import Estimate, groups_of, jackknife, mean_interval
-from ..checks import whole
 
 # %% ../../nbs/evaluation/02_metrics.ipynb #d4924569
 def _alike(images):
@@ -35,7 +36,7 @@ def image_array(
     images, # PIL images, or arrays of height x width x 3, uint8; all of one size
 )->np.ndarray: # (n, height, width, 3), uint8
     "Stack images, after a look at what they are"
-    images = list(map(_as_array, images))
+    images = list(map(_as_array, a_list('images', images)))
     if not images: raise ValueError('`images` must have an image; got none')
     _alike(images)
     _in_colour(images[0])
@@ -73,7 +74,9 @@ def _two_dims(name, x):
 
 def _table(name, x, least=1):
     "Features as an array (n, d) of finite numbers, with enough rows"
-    x = np.asarray(x, np.float64)
+    try: x = np.asarray(x, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f'`{name}` must be numbers, (n, d); got {x!r:.80}') from None
     _two_dims(name, x)
     _all_finite(name, x)
     if len(x) < least: raise ValueError(f'`{name}` must have {least} rows or more; got {len(x)}')
@@ -95,6 +98,7 @@ def _small(image, side):
     "A few means of the colours of an image"
     return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BOX), float)
 
+@checked(side=a_count(1, 10_000))
 def thumbnail(
     images, # As in `image_array`
     side:int=4, # Width and height of the thumbnail, 1 or more
@@ -109,6 +113,7 @@ def _one_row_each(found, n):
     if len(found) == n: return
     raise ValueError(f'`features` must give one row for each of {n} images; got {len(found)}')
 
+@checked(features=a_function)
 def extract(
     images, # As in `image_array`
     # Function from images, (n, h, w, 3), to features, (n, d); that of the verifier of their world
@@ -156,6 +161,7 @@ def _subset(x, k, rng):
     "As many rows, by lot"
     return x[rng.permutation(len(x))[:k]]
 
+@checked(rng=a_rng, points=a_count(3, 10_000))
 def frechet_points(
     made, # Features of the images, (n, d), 4d rows or more
     real, # Features of the reference, (m, d), as many as there are: its own bias stays
@@ -167,6 +173,7 @@ def frechet_points(
     sizes, ref = _subset_sizes(made, points), _normal(real)
     return sizes, np.array([_gap(_normal(_subset(made, k, rng)), ref) for k in sizes])
 
+@checked(rng=a_rng, points=a_count(3, 10_000))
 def frechet_infinity(
     made, # Features of the images, (n, d), 4d rows or more
     real, # Features of the reference, (m, d), as many as there are: its own bias stays
@@ -210,6 +217,12 @@ def _found(inside, k):
     return dict(precision=_mean(inside.any(0)), density=_mean(inside.sum(0))/k,
                 coverage=_mean(inside.any(1)))
 
+def _radii(reach, n):
+    "The radius of each ball, looked at"
+    if len(some_numbers('reach', reach)) == n: return np.asarray(reach, float)
+    raise ValueError(f'`reach` must be {n} numbers, one for each row of `real`; got {len(reach)}')
+
+@checked(k=a_count())
 def prdc(
     made, # Features of the images, (n, d), more than `k` rows
     real, # Features of the reference, (m, d), more than `k` rows
@@ -219,7 +232,7 @@ def prdc(
     "Say how natural and how complete a set is, by nearest neighbours"
     made, real = _tables(made, real, whole('k', k, 1) + 1)
     far = cdist(real, made)                                             # reference x made
-    if reach is None: reach = _balls(real, k)
+    reach = _balls(real, k) if reach is None else _radii(reach, len(real))
     res = _found(far < reach[:, None], k) | dict(recall=_mean((far < _balls(made, k)).any(1)))
     return {name: res[name] for name in _NEIGHBOURS}
 
@@ -247,6 +260,7 @@ def vendi(
     return float(np.exp(_entropy(p)))
 
 # %% ../../nbs/evaluation/02_metrics.ipynb #21bf8631
+@checked(prompts=any_of(a_list, a_text), rng=a_rng)
 def colours(
     images, # As in `image_array`
     prompts, # The prompt of each image
@@ -264,6 +278,7 @@ def _several(prompts, rows):
     if few >= 2: return groups
     raise ValueError(f'`prompts` must have 2 images or more of each prompt; got {few} of one')
 
+@checked(prompts=any_of(a_list, a_text), rng=a_rng)
 def diversity(
     features, # Features of the images, (n, d)
     prompts, # The prompt of each image, each with 2 images or more
@@ -295,6 +310,7 @@ def _frechet(made, real, prompts, rng):
     spread = jackknife(lambda rows: frechet(made[rows], real), prompts, rng)
     return _moved(spread, frechet_infinity(made, real, rng))
 
+@checked(prompts=any_of(a_list, a_text), rng=a_rng, k=a_count())
 def distances(
     made, # Features of the images, (n, d)
     real, # Features of the reference, (m, d); taken as it is, with no spread of its own
@@ -322,6 +338,7 @@ def _truths(rows, prompts, name):
     "Whether a demand came true in each image whose prompt has it, and the prompts of these"
     return zip(*[(float(r[name]), p) for r, p in zip(rows, prompts) if name in r])
 
+@checked(rows=list_of(a_dict), prompts=any_of(a_list, a_text), rng=a_rng)
 def accuracy(
     rows, # A dict for each image: each demand of its prompt, true or false, and `all`
     prompts, # The prompt of each image

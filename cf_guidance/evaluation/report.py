@@ -10,6 +10,7 @@ import base64, io
 from html import escape
 import numpy as np
 from matplotlib.figure import Figure
+from ..checks import an_axes, checked
 from .sweep_figures import Report, evaluate
 from ..plots import LINES, set_look, plt
 
@@ -48,6 +49,7 @@ def _name_points(ax, values, px, py):
 
 def _label(name): return f'{name}, effective number of images' if name == 'Vendi' else name
 
+@checked(ax=an_axes)
 def plot_tradeoff(
     report:Report, # From `evaluate`
     x:str='Vendi', # Figure from left to right
@@ -98,6 +100,7 @@ def _figures_text(report):
     rows = [_text_row(v, cols) for v in report.values]
     return _aligned([[report.axis, 'images', *cols], *rows])
 
+@checked()
 def report_text(
     report:Report, # From `evaluate`
 )->str:
@@ -169,6 +172,7 @@ def _head_html(title):
 
 _BRACKETS = '<p>Each figure has its 95% interval over prompts in brackets.</p>'
 
+@checked()
 def report_html(
     report:Report, # From `evaluate`
     title:str='', # Heading; what was swept by default

@@ -13,7 +13,8 @@ import numpy as np
 from scipy import stats
 from scipy.integrate import quad
 from scipy.optimize import brentq
-from ..checks import number, whole
+from ..checks import a_count, a_function, a_list, a_pair, a_rng, a_text, any_of, checked
+from ..checks import kind, list_of, number, some_numbers, whole
 
 # %% ../../nbs/evaluation/01_statistics.ipynb #acf2042a
 @dataclass(frozen=True)
@@ -34,12 +35,16 @@ def _one_for_each(prompts, rows):
     if len(prompts) != rows:
         raise ValueError(f'`prompts` must be one for each of {rows} rows; got {len(prompts)}')
 
+_HASHED = kind('a text or a number', lambda val: isinstance(hash(val), int))
+
+@checked(rows=a_count(0))
 def groups_of(
     prompts, # The prompt of each row
     rows:int, # Number of rows, 1 or more
 )->list: # An array of row numbers for each prompt, in the order in which they come
     "Find the rows of each prompt"
-    prompts, found = list(prompts), {}
+    prompts, found = list(any_of(a_list, a_text)('prompts', prompts)), {}
+    list_of(_HASHED)('prompts', prompts)
     _one_for_each(prompts, rows)
     for i, p in enumerate(prompts): found.setdefault(p, []).append(i)
     return [np.array(rows) for rows in found.values()]
@@ -48,6 +53,7 @@ def _tail(n, level):
     "Share to cut off at each end, by Hesterberg's expanded percentiles for `n` prompts"
     return stats.norm.cdf(stats.t.ppf((1 - level)/2, n - 1)*math.sqrt(n/(n - 1)))
 
+@checked()
 def fewest_groups(
     level:float, # Share of intervals that hold the truth, above 0 and below 1
 )->int: # 2 or more
@@ -82,12 +88,18 @@ def _no_nan(name, vals):
     if bad := int((~np.isfinite(vals)).sum()):
         raise ValueError(f'`{name}` must be finite; got NaN or infinity in {bad} of {len(vals)}')
 
+def _floats(name, vals):
+    "`vals` as an array of floats"
+    try: return np.asarray(vals, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f'`{name}` must be numbers; got {vals!r:.80}') from None
+
 def finite_numbers(
     name:str, # Name of the parameter, for the error
     vals, # Numbers, one for each row
 ): # An array, (rows,)
     "Take finite numbers, one for each row"
-    vals = np.asarray(vals, np.float64)
+    vals = _floats(name, vals)
     if vals.ndim != 1:
         raise ValueError(f'`{name}` must be one number for each row; got shape {vals.shape}')
     _no_nan(name, vals)
@@ -113,6 +125,7 @@ def _drawn_means(sums, sizes, rng, times):
     drawn = rng.integers(len(sums), size=(times, len(sums)))
     return sums[drawn].sum(1)/sizes[drawn].sum(1)
 
+@checked(prompts=any_of(a_list, a_text), rng=a_rng, times=a_count(100), bounds=a_pair)
 def mean_interval(
     values, # One number for each image, (n,)
     prompts, # The prompt of each image, n of them
@@ -150,7 +163,7 @@ def score_limits(
     vals, # The scores, an array
 )->tuple: # Both, as numbers
     "Take the lowest and the highest score that there can be, around all scores"
-    lo, hi = map(float, bounds)
+    lo, hi = map(float, some_numbers('bounds', bounds))
     if _hold(lo, hi, vals): return lo, hi
     raise ValueError(
         f'`bounds` must be a lower and a higher number around all `values`, {vals.min():g} to '
@@ -180,6 +193,7 @@ def _drawn_figures(stat, groups, drawn):
     "What `stat` gives for the rows of each set of prompts"
     return finite_numbers('stat', [stat(_rows_of(groups, ks)) for ks in drawn])
 
+@checked(stat=a_function, prompts=any_of(a_list, a_text), rng=a_rng, times=a_count(100))
 def bootstrap(
     stat, # Function from row numbers, an array, to a number
     prompts, # The prompt of each row
@@ -213,6 +227,7 @@ def _around(plain, vals, level):
     far = _far(vals, level)
     return replace(plain, lo=plain.value - far, hi=plain.value + far)
 
+@checked(stat=a_function, prompts=any_of(a_list, a_text), rng=a_rng)
 def jackknife(
     stat, # Function from row numbers, an array, to a number
     prompts, # The prompt of each row

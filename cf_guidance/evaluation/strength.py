@@ -9,8 +9,9 @@ __all__ = ['effective_guidance', 'Effective', 'equal_constant', 'scaled', 'match
 import copy
 import numpy as np
 from scipy.optimize import brentq
+from ..checks import a_number, a_tensor, a_whole, checked, list_of, number, positive
+from ..checks import texts
 from ..sampling.images import built_in, sample_latents
-from ..checks import number, positive
 from ..schedules.core import lift
 from ..transforms.core import GuidanceTfm
 from ..transforms.diagnostics import Recorded
@@ -18,7 +19,7 @@ from ..transforms.diagnostics import Recorded
 # %% ../../nbs/evaluation/03_strength.ipynb #bbe906fb
 def _one_shape(**preds):
     "Refuse predictions of several shapes"
-    shapes = [tuple(x.shape) for x in preds.values()]
+    shapes = [tuple(a_tensor(k, x).shape) for k, x in preds.items()]
     if len(set(shapes)) == 1: return
     raise ValueError(f'`pred`, `u` and `t` must have one shape; got {shapes}')
 
@@ -74,6 +75,7 @@ def _pushes(g):
         'no push to measure'
     )
 
+@checked(prompts=texts, seeds=list_of(a_whole, 1))
 def equal_constant(
     tfm, # The transform
     prompts=None, # A prompt, or one for each seed; the model's own by default
@@ -88,6 +90,7 @@ def equal_constant(
     return _pushes(eff.mean)
 
 # %% ../../nbs/evaluation/03_strength.ipynb #3141e576
+@checked()
 def scaled(
     tfm:GuidanceTfm, # The transform
     by:float, # Factor, above 0
@@ -108,6 +111,7 @@ def _known_tfm(tfm):
     if isinstance(tfm, GuidanceTfm): return
     raise ValueError(f'`tfm` must be a `GuidanceTfm`, whose `g` can be scaled; got {tfm!r}')
 
+@checked(prompts=texts, within=list_of(a_number, 2))
 def match_strength(
     tfm:GuidanceTfm, # The transform to scale
     target:float, # Effective guidance that it should have on average

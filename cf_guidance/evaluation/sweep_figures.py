@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from ..checks import whole
+from ..checks import a_function, checked, whole
 from .comparisons import compare, holm
 from .metrics import accuracy, colours, distances, diversity
 from .metrics import extract, image_array, thumbnail
@@ -191,6 +191,7 @@ def _against(values, baseline, rng):
     return baseline, _corrected(found), []
 
 # %% ../../nbs/evaluation/03a_sweep_figures.ipynb #5f809c4b
+@checked(features=a_function, score=a_function)
 def evaluate(
     folder, # Folder of a sweep, with `images` and `metadata.jsonl`
     axis:str='', # 'schedule', 'rule', 'sampler', 'steps' ...; the first that differs by default

@@ -15,7 +15,7 @@ import torch, transformers
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-from ..checks import known_path
+from ..checks import a_text, any_of, anything, checked, known_path, made_of, one_of
 from .decoding import image_from_latents, images_from_latents
 from .fingerprint import former_fingerprint as _fingerprint_1
 from .parts import Pieces, latent_size, looked_once
@@ -76,6 +76,7 @@ def _elsewhere(name):
     "Whether a name is none, or that of a folder of another machine"
     return name.strip()[:2] in ('', '//', '\\\\', '/\\', '\\/')
 
+@checked()
 def is_here(
     name:str, # Name of a model, as in `get_sd_pieces`
 )->bool:
@@ -104,7 +105,7 @@ def reachable(
 
 def _better(better_vae, hub):
     "Hub name of a VAE that was trained for longer, or `None` for the model's own"
-    if better_vae not in ('auto', 'ema', 'mse', None, False, ''):
+    if not one_of('auto', 'ema', 'mse', None, False, '').fits(better_vae):
         raise ValueError(f"`better_vae` must be 'ema', 'mse', 'auto' or None; got {better_vae!r}")
     if better_vae == 'auto': better_vae = 'ema' if hub else None
     return f'stabilityai/sd-vae-ft-{better_vae}' if better_vae else None
@@ -134,8 +135,9 @@ def _about(file):
 
 def _device(device):
     "A device that is there"
-    try: return torch.empty(0, device=device or best_device()).device
-    except (RuntimeError, AssertionError, TypeError) as e:
+    if one_of(None, '').fits(device): device = best_device()
+    try: return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError, ValueError, OverflowError) as e:
         raise ValueError(
             f"`device` must be one that PyTorch has here, such as 'cpu'; got {device!r}: "
             f"{_first_line(e)}"
@@ -187,6 +189,8 @@ def _networks(places, vae_name, dtype, device):
             _load(unet, places.net, 'unet', **plain)]
     return [_ready(net, device, dtype) for net in nets]
 
+@checked(model_name=any_of(a_text, made_of(Path)), dtype=anything, better_vae=anything,
+         device=anything, scheduler=anything)
 def get_sd_pieces(
     model_name:str=BUILT_IN, # The built-in model, another of `SHIPPED`, a folder, or a hub name
     dtype:torch.dtype=torch.float32, # Precision of the networks

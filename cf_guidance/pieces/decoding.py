@@ -9,6 +9,7 @@ __all__ = ['in_enough_bits', 'images_from_latents', 'image_from_latents']
 import threading
 import numpy as np, torch
 from PIL import Image
+from ..checks import a_count, a_tensor, a_vae, checked
 
 # %% ../../nbs/pieces/01c_decoding.ipynb #b99ec07e
 def in_enough_bits(
@@ -45,6 +46,7 @@ def _all_finite(latents):
     if torch.isfinite(latents).all(): return
     raise ValueError('`latents` must be finite; got NaN or infinite values')
 
+@checked(latents=a_tensor, vae=a_vae, rows=a_count())
 def images_from_latents(
     latents, # Latents, (n, c, h, w)
     vae, # The VAE, or the `Pieces` that hold it
@@ -57,6 +59,7 @@ def images_from_latents(
     data = torch.cat([_decode(x, vae).permute(0, 2, 3, 1).cpu() for x in latents.split(rows)])
     return (data.numpy()*255).round().astype('uint8')
 
+@checked(latents=a_tensor, vae=a_vae)
 def image_from_latents(
     latents, # Latents of one image, (1, c, h, w)
     vae, # The VAE, or the `Pieces` that hold it

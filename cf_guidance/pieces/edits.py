@@ -8,6 +8,7 @@ __all__ = ['text_at', 'check_words', 'words_at']
 # %% ../../nbs/pieces/03_edits.ipynb #4cd08aec
 import re
 from functools import lru_cache
+from ..checks import a_text, checked
 from .inputs import Embedded
 from ..schedules.steps import Step
 
@@ -88,6 +89,7 @@ def _told(node, at, n):
     if kind in ('[|]', '[:]'): return told(_now(*node, at, n))
     return kind[0] + ':'.join(map(told, parts)) + kind[-1]
 
+@checked()
 def text_at(
     # A prompt; the number of an edit is a share of the steps below 1, or else a number of steps
     text:str,
@@ -132,6 +134,7 @@ def _no_squares(name, text, bare):
         f'[b:8], [a::8] or [a|b]; got {text!r:.200}: '
         r'write \[ and \] for brackets that are meant')
 
+@checked(name=a_text)
 def check_words(
     name:str, # The parameter that the prompt is given as, for the error
     text:str, # A prompt, with or without edits
@@ -143,6 +146,7 @@ def check_words(
     return text
 
 # %% ../../nbs/pieces/03_edits.ipynb #113ed83f
+@checked()
 def words_at(
     text:str, # A prompt that `check_words` lets pass
     step:Step, # The step

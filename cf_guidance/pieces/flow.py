@@ -9,6 +9,7 @@ __all__ = ['FlowUNet', 'as_flow']
 from types import SimpleNamespace
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from ..checks import a_network, checked
 from .parts import Pieces
 
 # %% ../../nbs/pieces/04_flow.ipynb #0aa52fba
@@ -34,6 +35,7 @@ def _shares_and_size(s):
     size = ((1 - s)**2 + s**2).sqrt()
     return (1 - s)/size, s/size, size
 
+@checked(unet=a_network)
 class FlowUNet(torch.nn.Module):
     "A U-Net that learned on a noise schedule, called as a flow model: time 0 to 1000, velocity out"
     def __init__(self,
@@ -86,6 +88,7 @@ def _told_as(flow, pieces):
     flow.name, flow.prompt, flow.words = f'{pieces.name} as a flow', pieces.prompt, pieces.words
     return flow
 
+@checked()
 def as_flow(
     pieces:Pieces, # A model that was trained on a noise schedule
     # Shift of the flow's times, above 0: more steps where there is more noise if above 1

@@ -10,7 +10,7 @@ from collections import namedtuple
 from contextlib import contextmanager
 from contextvars import ContextVar
 import torch
-from ..checks import whole
+from ..checks import checked, whole
 from .fingerprint import RELEASES, fingerprint_of, former_fingerprint
 
 # %% ../../nbs/pieces/00b_parts.ipynb #dd434e0b
@@ -79,7 +79,7 @@ def check_pieces(
 
 def _multiple(name, val, unit):
     "Refuse a size that the model cannot make"
-    if whole(name, val, 1) % unit:
+    if whole(name, val, 1, 16_384) % unit:
         raise ValueError(f'`{name}` must be a multiple of {unit} for this model; got {val}')
 
 def _unit(pieces):
@@ -90,6 +90,7 @@ def _latents(pieces, pixels):
     "Latents along a side of an image; along that of the model's own by default"
     return int(pieces.size if pixels is None else pixels)//pieces.factor
 
+@checked()
 def latent_size(
     pieces:Pieces, # The model
     width:int=None, # Width of the image in pixels; the model's own by default

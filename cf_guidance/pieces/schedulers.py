@@ -10,6 +10,7 @@ __all__ = ['SAMPLERS', 'REFUSED', 'scheduler_names', 'scheduler_class', 'sampler
 import copy, difflib, inspect
 from functools import cache
 import torch, diffusers
+from ..checks import a_dict, a_time, checked
 
 # %% ../../nbs/pieces/01a_schedulers.ipynb #f12dc7c2
 SAMPLERS = {
@@ -74,6 +75,7 @@ def _chosen(scheduler):
     options = {k: v for k, v in scheduler.config.items() if k in usual and k not in _FACTS}
     return {k: v for k, v in options.items() if v != usual[k]}
 
+@checked()
 def sampler_text(
     scheduler, # A diffusers scheduler
 )->str: # Such as `UniPCMultistepScheduler(solver_type='bh1')`
@@ -100,6 +102,7 @@ def _named(sampler):
     if hasattr(found, 'set_timesteps'): return found
     raise _unknown_sampler(sampler)
 
+@checked(config=a_dict)
 def get_scheduler(
     sampler, # Short name in `SAMPLERS`, the name of a diffusers scheduler, or a scheduler object
     config=None, # Config that says how the model was trained, such as another scheduler's
@@ -175,6 +178,7 @@ def _shares(s, timestep):
     told = None if p is None else _by_table(s, p)
     return told or _mixed(s, torch.as_tensor(timestep).reshape(1).cpu())
 
+@checked(timestep=a_time)
 def scalings(
     scheduler, # A diffusers scheduler whose timesteps are set
     timestep, # One of its timesteps
@@ -182,5 +186,7 @@ def scalings(
 )->tuple: # `a`, `b` and `space`
     "Shares of image and noise in the latents, `x = a*x0 + b*eps`, and the space of the prediction"
     s = _standing(scheduler, timestep, at)
-    a, b = _shares(s, timestep)
+    try: a, b = _shares(s, timestep)
+    except IndexError:
+        raise ValueError(f'`timestep` must be one of `scheduler`; got {timestep!r}') from None
     return float(a), float(b), scheduler_space(s)

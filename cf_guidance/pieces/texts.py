@@ -9,6 +9,7 @@ __all__ = ['text_length', 'text_embeddings']
 import difflib, warnings
 from functools import partial
 import torch
+from ..checks import a_count, a_function, a_model, checked, look_at, texts
 from .fingerprint import read_tokens
 from .parts import Pieces
 
@@ -43,6 +44,7 @@ def _cut(prompt, pieces, maxlen):
             f'dropped: {_dropped(pieces.tokenizer, ids, maxlen)!r}')
 
 # %% ../../nbs/pieces/01b_texts.ipynb #cdeed46f
+@checked()
 def text_length(
     pieces, # The model
 )->int:
@@ -58,8 +60,7 @@ def _remarks(prompts, pieces, maxlen):
 
 def _texts(prompts):
     "Prompts as a list of texts"
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    if prompts and all(isinstance(p, str) for p in prompts): return prompts
+    if texts.fits(prompts): return [prompts] if isinstance(prompts, str) else list(prompts)
     raise ValueError(f'`prompts` must be text, or a list of texts; got {prompts!r}')
 
 def _token_ids(texts, pieces, maxlen):
@@ -74,6 +75,7 @@ def text_embeddings(
     warn=None, # Called with each remark on a prompt; a Python warning by default
 ): # Embeddings, (prompts, maxlen, dim)
     "Embed prompts; warns of words that are cut off or unknown to the model"
+    look_at(locals(), pieces=a_model, maxlen=a_count(), warn=a_function)
     prompts, maxlen = _texts(prompts), maxlen or text_length(pieces)
     for said in _remarks(prompts, pieces, maxlen):
         (warn or partial(warnings.warn, stacklevel=2))(said)

@@ -10,8 +10,9 @@ import json
 from importlib import import_module
 import torch
 from PIL import Image
+from ..checks import a_maker, checked
 from ..pieces.core import BUILT_IN, get_sd_pieces
-from ..pieces.inputs import Embedded, init_image
+from ..pieces.inputs import embedded, init_image
 from .first_release import today_of
 from .image_files import read_recipe
 from .recipes import recipe, what_counts
@@ -38,7 +39,8 @@ def _words_of(text):
 
 def _embedded(r, embeds):
     "The embeddings that are given, by the text that each stood in place of, with its words"
-    return {k: Embedded(e, _words_of(r[k])) for k, e in embeds.items() if e is not None}
+    given = {k: e for k, e in embeds.items() if e is not None}
+    return {k: embedded(f'{k}_embeds', e, _words_of(r[k])) for k, e in given.items()}
 
 def _begun(r, image):
     "What a run is told of the image that it begins with; nothing where there is none"
@@ -133,6 +135,7 @@ def _by_pipeline(path, r, *given):
     "Make an image of a pipeline again; the room that can do it stands below this one"
     return import_module('cf_guidance.adapters.reruns').rerun_hosted(path, r, *given)
 
+@checked(pieces=a_maker)
 def rerun(
     path, # A PNG that `save_image` wrote
     pieces=None, # The model or pipeline; found by the name in the recipe by default

@@ -8,6 +8,7 @@ __all__ = ['KEY', 'RECORD', 'PART', 'MOST_NOTED', 'chunk_key', 'note_rows']
 # %% ../../nbs/records/03b_chunks.ipynb #1147827e
 import json, warnings
 from itertools import accumulate, groupby
+from ..checks import a_dict, checked, list_of
 
 # %% ../../nbs/records/03b_chunks.ipynb #176f965b
 # the PNG's text chunks that hold the recipe, and what each step saw
@@ -32,6 +33,7 @@ def _joined(parts):
     by_chunk = groupby(parts, lambda p: p[0])
     return [f"[{', '.join(r for _, r in part)}]" for _, part in by_chunk]
 
+@checked(rows=list_of(a_dict))
 def note_rows(
     rows:list, # What each step saw, ready for JSON
 )->dict: # Text by the key of its chunk; warns where the last rows do not fit

@@ -8,6 +8,7 @@ __all__ = ['add_failures', 'write_failures']
 # %% ../../nbs/records/04c_failures.ipynb #350deffe
 import json, warnings
 from pathlib import Path
+from ..checks import a_dict, a_pair, checked, known_path, list_of
 from .files import write_whole
 from .metadata import json_line
 from .recipes import image_id
@@ -37,6 +38,7 @@ def _append(lines, path):
     "Add lines at the end of a file, below one that was broken off"
     with open(path, 'ab+') as f: f.write(b'\n'*_is_torn(f) + lines)
 
+@checked(failed=list_of(a_pair))
 def add_failures(
     failed:list, # Pairs of recipe and reason, an exception or text
     folder, # The sweep's folder
@@ -94,7 +96,8 @@ def write_failures(
     tried=(), # Recipes that are tried now, whose old reasons no longer hold
 ):
     "Add to `failures.jsonl`, and leave out what was tried again or is there"
-    path = Path(folder)/'failures.jsonl'
+    list_of(a_pair)('failed', failed), list_of(a_dict)('tried', tried)
+    path = known_path('folder', folder)/'failures.jsonl'
     rows, torn = _listed(path)
     if torn: _warn_of_torn(torn, path)
     if rows: _forget(rows, tried)

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 try: import fcntl
 except ImportError: fcntl = None             # Windows, where a file that is open cannot be deleted
+from ..checks import a_function, checked
 
 # %% ../../nbs/records/03a_files.ipynb #5cd3fc50
 _TEMPORARY = '.cf_guidance-*.tmp'                      # what a file is called until it is whole
@@ -56,6 +57,7 @@ def _remove_if_free(path):
         free = _hold(f.fileno()) if f else ours or None
         if free or free is None and _is_old(path): path.unlink()
 
+@checked()
 def remove_abandoned(
     folder, # Where files were written
 ):
@@ -70,12 +72,15 @@ def _let_go(tmp, lock):
     _WRITTEN.discard(tmp.name)
     if lock is not None: os.close(lock)
 
+@checked(write=a_function)
 def write_whole(
     path, # The file; a link gives way to it
     write, # Called with the open file, in binary
 )->Path:
     "Write a file under a temporary name and rename it, so that it is whole or absent"
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f'`path` must be that of a file; got the folder {str(path)!r}')
     tmp, fd = _temporary(path.parent)
     lock = os.dup(fd) if fcntl else None                 # it stays until the file has its name
     try:

@@ -8,6 +8,7 @@ __all__ = ['today_of', 'former_images']
 # %% ../../nbs/records/04d_first_release.ipynb #7ff714b3
 import inspect, re
 from pathlib import Path
+from ..checks import checked
 from ..pieces.core import is_here
 from ..pieces.edits import words_at
 from ..pieces.parts import looked_once
@@ -96,6 +97,7 @@ def _recipe_now(path, pieces):
     except (AttributeError, KeyError, TypeError, ValueError): return None      # none of ours
     return now if now and not _mended(r) else None
 
+@checked()
 def former_images(
     folder, # The sweep's folder, which need not be there
     pieces, # The model

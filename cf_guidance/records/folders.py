@@ -10,8 +10,8 @@ import json, re, warnings
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from ..checks import a_dict, a_text, checked, dict_with, known_path, list_of
 from .image_files import read_recipe
-from ..checks import known_path
 from ..schedules.export import read_json
 from .schema import sound_recipe
 
@@ -168,6 +168,7 @@ def read_cells(
     return cells, bad
 
 # %% ../../nbs/records/06_folders.ipynb #21c9119d
+@checked(bad=list_of(a_text))
 def left_out_words(
     bad:list, # For each record why it was left out, from `found_cells`
 )->str:
@@ -200,6 +201,7 @@ def _field(cell, name):
     places = cell, cell['options'], cell['sampler_config'], cell.get('labels', {})
     return next((d[name] for d in places if name in d), None)
 
+@checked(cell=dict_with('options', 'sampler_config'))
 def axis_value(
     cell:dict, # From `sweep_cells` or `sweep_failures`
     axis:str, # Name of a field of its recipe or of a label, 'schedule', or 'image'
@@ -240,6 +242,7 @@ def _names(cells, plain):
     "Names of the axes that cells may have: the plain ones, the model, the rare ones, the image"
     return dict.fromkeys((*plain, 'model', *_rare(cells), 'image'))
 
+@checked(cells=list_of(a_dict))
 def sweep_axes(
     cells:list, # From `sweep_cells`, and perhaps `sweep_failures`
 )->dict: # For each axis its values, in order

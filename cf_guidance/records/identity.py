@@ -8,6 +8,7 @@ __all__ = ['library_version', 'code_identity']
 # %% ../../nbs/records/01_identity.ipynb #57ea7f4d
 import dis, functools, hashlib, importlib.util, inspect, json, sys
 from pathlib import Path
+from ..checks import checked
 from ..rooms import former_name
 
 # %% ../../nbs/records/01_identity.ipynb #701e9660
@@ -16,6 +17,7 @@ def _is_installed(module):
     place = getattr(module, '__file__', None) or ''
     return any(p in place for p in ('site-packages', 'dist-packages'))
 
+@checked()
 def library_version(
     root:str, # Name of a package, without what is inside it
 ): # Text, or `None` for code of one's own

@@ -10,6 +10,7 @@ import functools, json, os
 from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
+from ..checks import a_file, checked, kind, known_path
 from .chunks import KEY, RECORD, chunk_key, note_rows
 from .files import write_whole
 from .infotext import to_infotext
@@ -34,6 +35,7 @@ def _info(image, recipe):
     info.add_text('parameters', _words(recipe))
     return info
 
+@checked(image=kind('a PIL image', lambda val: callable(val.save) and not isinstance(val, type)))
 def save_image(
     image, # A PIL image
     recipe:dict, # What made it
@@ -71,6 +73,7 @@ def _header(path, when, size, node):
             text = _text_in(im)
             return im.size, text, end
 
+@checked(path=a_file)
 def looked_at(
     path, # An image
 )->tuple: # Its size, the text of its recipe or `None`, and whether the file has its end
@@ -83,6 +86,7 @@ def _texts_of(path):
     with Image.open(path) as im:
         return im.info if {KEY, RECORD} & {*im.info} else getattr(im, 'text', {})
 
+@checked(path=a_file)
 def read_record(
     path, # A PNG that `save_image` wrote
 )->list: # A row for each call of the network, for `plot_record`; empty if none was noted
@@ -93,7 +97,7 @@ def read_record(
 
 def _recipe_text(path):
     "The text of the recipe in an image, which must have one"
-    try: _, text, _ = looked_at(path)                                     # a JPEG has no such text
+    try: _, text, _ = looked_at(known_path('path', path))                 # a JPEG has no such text
     except UnidentifiedImageError:
         raise ValueError(f'`path` must be an image; got {str(path)!r}, which is none') from None
     if text is None:
@@ -101,6 +105,7 @@ def _recipe_text(path):
             f'`path` must be an image with a recipe of cf_guidance inside; got {str(path)!r}')
     return text
 
+@checked(path=a_file)
 def read_recipe(
     path, # A PNG that `save_image` wrote
 )->dict:

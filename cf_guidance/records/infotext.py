@@ -8,8 +8,8 @@ __all__ = ['PROGRAMS', 'SAMPLER_NAMES', 'DPM_NAMES', 'export_schedule', 'to_info
 # %% ../../nbs/records/03_infotext.ipynb #cb16f682
 import json
 from itertools import groupby
+from ..checks import a_count, checked, some_numbers, whole
 from .. import __version__
-from ..checks import whole
 from ..schedules.core import lift
 
 # %% ../../nbs/records/03_infotext.ipynb #2b1eba93
@@ -49,6 +49,7 @@ def _sd_cpp(vals):
 # name of a program: what it reads, of one value a step
 PROGRAMS = {'a1111': _a1111, 'invokeai': _invokeai, 'sd.cpp': _sd_cpp}
 
+@checked(steps=a_count(), sigmas=some_numbers)
 def export_schedule(
     sched, # A `Schedule`, a number, or a list with one value for each step
     steps:int, # Steps of the run there, 1 or more

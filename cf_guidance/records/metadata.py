@@ -9,6 +9,7 @@ __all__ = ['json_line', 'write_metadata']
 import json, re, warnings
 from datetime import datetime
 from pathlib import Path
+from ..checks import known_path
 from .files import write_whole
 from .image_files import read_recipe
 from .schema import sound_recipe
@@ -101,7 +102,7 @@ def write_metadata(
     folder, # The sweep's folder
 )->Path: # `metadata.jsonl`, which Hugging Face `datasets` reads
     "Rebuild `metadata.jsonl` from the images"
-    folder, rows, last = Path(folder), {}, None
+    folder, rows, last = known_path('folder', folder), {}, None
     while last != (last := sorted((folder/'images').glob('*.png'), key=str)):
         for p in last:
             if p not in rows: rows[p] = _row_if_sound(p)

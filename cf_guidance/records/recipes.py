@@ -7,14 +7,15 @@ __all__ = ['CALLED', 'sampler_config', 'guidance_entries', 'recipe', 'uncalled',
 
 # %% ../../nbs/records/04_recipes.ipynb #27de99d1
 import functools, hashlib, inspect, json, uuid, weakref
+from ..checks import checked, dict_with, made_of, whole
 from .chunks import note_rows
 from .identity import library_version, code_identity
 from ..pieces.inputs import Embedded, init_image
 from ..pieces.fingerprint import plain_numbers
 from ..pieces.schedulers import scheduler_class
+from ..sampling.course import Course
 from ..sampling.settings import Settings
 from ..schedules.steps import Step
-from ..checks import whole
 from ..transforms.methods import OWN, TRANSFORMS
 from ..transforms.core import GuidanceTfm
 from ..transforms.signatures import options, parameters
@@ -169,6 +170,7 @@ def _model(settings, pieces):
     return dict(model=pieces.fingerprint, model_name=pieces.name, width=w*pieces.factor,
                 height=h*pieces.factor, dtype=str(pieces.dtype).removeprefix('torch.'))
 
+@checked(course=made_of(Course))
 def recipe(
     prompt:str, # What the image should show
     tfm, # The transform, with its schedules
@@ -210,6 +212,7 @@ def _set(sampler, config):
     kind, config = scheduler_class(sampler), plain_numbers({k: v for k, v, _ in config})
     return config if kind is None else _not_usual(kind, config)
 
+@checked()
 def uncalled(
     r:dict, # A recipe
 )->dict: # The same without the names that play no part
@@ -228,6 +231,7 @@ def _options(r):
     if 'weak_model' not in r: return options
     return {k: v for k, v in options.items() if k != 'weak_model'}
 
+@checked(r=dict_with('sampler', 'sampler_config', 'values', 'options', 'rule'))
 def what_counts(
     r:dict, # A recipe of today
 )->dict: # The same without names, and without settings that the sampler has by default
@@ -238,6 +242,7 @@ def what_counts(
     # the size follows from what a pipeline was told
     return {k: v for k, v in said.items() if k not in ('width', 'height')}
 
+@checked()
 def image_id(
     recipe:dict, # From `recipe`
 )->str: # 16 hexadecimal digits

@@ -8,6 +8,7 @@ __all__ = ['MAX_STEPS', 'MAX_SIDE', 'MAX_TEXT', 'MAX_BRACKETS', 'MAX_COUNT', 'MA
 
 # %% ../../nbs/records/02_schema.ipynb #4f9728d1
 import inspect, re
+from ..checks import a_text, checked, dict_with, list_of
 from ..transforms.methods import TRANSFORMS
 from ..pieces.core import is_here
 from ..pieces.schedulers import REFUSED, scheduler_class, scheduler_names
@@ -189,6 +190,7 @@ def _own_config(cls, config):
     for k, v in own.items(): _option(f'sampler_config[{k!r}]', v, usual[k])
     return own
 
+@checked(recipe=dict_with('sampler', 'sampler_config'))
 def known_sampler(
     recipe:dict, # Sound, as `sound_recipe` says
 ): # A scheduler
@@ -291,6 +293,7 @@ def _known_model(r):
         "one"
     )
 
+@checked(given=list_of(a_text))
 def known_recipe(
     recipe:dict, # From `read_recipe`
     given:tuple=(), # What is given beside it and need not be known: 'pieces', 'tfm'

@@ -11,7 +11,7 @@ __all__ = ['open_folder', 'place_of', 'image_path', 'kept_file', 'made_image', '
 import tempfile
 from pathlib import Path
 from PIL import Image
-from ..checks import known_path
+from ..checks import checked, dict_with, known_path
 from .chunks import KEY, RECORD
 from .failures import add_failures, write_failures
 from .files import remove_abandoned, write_whole
@@ -56,6 +56,7 @@ def open_folder(
     return folder
 
 # %% ../../nbs/records/05_store.ipynb #600d9c94
+@checked()
 def place_of(
     name:str, # Id of the image
     folder, # The sweep's folder
@@ -65,6 +66,7 @@ def place_of(
     path = Path(folder)/'images'/f'{name}.png'
     return path if not former or path.is_file() else former.get(name, path)
 
+@checked()
 def image_path(
     recipe:dict, # What makes it
     folder, # The sweep's folder
@@ -106,6 +108,7 @@ def _finished(path, name, recipe):
     same = whole and size == (said['width'], said['height']) and own == path.stem
     return old if same else None
 
+@checked(recipe=dict_with('rule'))
 def kept_file(
     name:str, # Id of the recipe
     recipe:dict, # What would make the image
@@ -123,6 +126,7 @@ def kept_file(
     if new: save_image(image, new, folder)
     return path
 
+@checked(recipe=dict_with('rule'))
 def made_image(
     recipe:dict, # What would make it
     folder, # The sweep's folder

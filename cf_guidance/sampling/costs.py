@@ -5,6 +5,9 @@
 # %% auto #0
 __all__ = ['count_calls', 'by_trunk', 'duration', 'said_of_calls']
 
+# %% ../../nbs/sampling/02a_costs.ipynb #8a1c5d21
+from ..checks import a_count, a_list, checked, kind, list_of
+
 # %% ../../nbs/sampling/02a_costs.ipynb #c5cbc6f9
 def _at_roots(runs):
     "Numbers of the runs that begin with the same noise and image, for each root"
@@ -22,12 +25,17 @@ def _step(node, said):
         alike.setdefault(i if key is None else key, []).append(i)
     return len(want), alone, alike.values()
 
+@checked(runs=list_of(kind('a run', lambda val: hasattr(val, 'root'))), scripts=list_of(a_list),
+         calls=list_of(a_count(0)))
 def count_calls(
     runs:list, # The runs of a wave
     scripts:list, # The `script` of each
     calls:list, # Step of each call of the network
 )->tuple: # Network calls at most, and one by one
     "Count the network calls of a wave without making any"
+    if len(scripts) != len(runs) or any(len(said) <= max(calls, default=0) for said in scripts):
+        raise ValueError('`scripts` must have one for each of `runs`, each with every step of `calls`; '
+                         f'got {len(scripts)} for {len(runs)}')
     most, alone, nodes = 0, 0, _at_roots(runs)
     for k in calls:
         said, parts = [s[k] for s in scripts], []
@@ -47,6 +55,7 @@ def by_trunk(
     return sorted(tree, key=lambda i: [str(key) for _, key in scripts[i]])
 
 # %% ../../nbs/sampling/02a_costs.ipynb #f5a6136f
+@checked()
 def duration(
     s:float, # Seconds
 )->str:

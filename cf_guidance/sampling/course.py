@@ -12,11 +12,12 @@ from collections import namedtuple
 from functools import partial
 from typing import Literal
 import torch
+from ..checks import a_count, a_list, a_tensor, a_text, a_whole, any_of, checked, kind
+from ..checks import list_of, made_of, number, one_of, whole
 from ..pieces.core import Pieces
 from ..pieces.schedulers import REFUSED, get_scheduler, sampler_text
 from ..pieces.schedulers import scalings, scheduler_space
 from ..schedules.core import Step
-from ..checks import number, whole
 
 # %% ../../nbs/sampling/01_course.ipynb #893da5d1
 def _pndm_steps(calls, steps):
@@ -26,6 +27,7 @@ def _pndm_steps(calls, steps):
     # Runge-Kutta: four calls in each of three steps
     return [c//4 for c in range(12)] + list(range(3, steps))
 
+@checked(steps=a_count())
 def call_steps(
     scheduler, # A diffusers scheduler whose timesteps are set
     steps:int, # The number of steps it was set to
@@ -42,14 +44,19 @@ def call_steps(
     )
 
 # %% ../../nbs/sampling/01_course.ipynb #f22f18de
+@checked(calls=list_of(a_count(0), 1), what=any_of(a_list, a_text))
 def first_of_each(
     calls:list, # Step of each call
     what, # Something for each call, such as its timestep
 )->list:
     "What the first call of each step has"
+    if len(what) != len(calls) or {*calls} != {*range(calls[-1] + 1)}:
+        raise ValueError(f'`calls` must be the step of each call, 0 and up, and `what` something for '
+                         f'each; got {calls!r:.80} and {len(what)}')
     first = dict(zip(reversed(calls), reversed(range(len(calls)))))
     return [what[first[k]] for k in range(calls[-1] + 1)]
 
+@checked(shares=list_of(kind('`a`, `b` and space', lambda val: len(val) == 3)))
 def as_levels(
     scheduler, # A diffusers scheduler
     shares:list, # `a`, `b` and space of each step, from `scalings`
@@ -59,6 +66,7 @@ def as_levels(
         shares = [(b, a, space) for a, b, space in shares]
     return tuple(b/a if a > 0 else float('inf') for a, b, _ in shares)
 
+@checked(calls=list_of(a_count(0), 1))
 def run_sigmas(
     scheduler, # A diffusers scheduler whose timesteps are set
     calls:list, # Step of each call, from `call_steps`
@@ -81,7 +89,7 @@ def steps_left_out(
     pos_by:str, # What progress counts, 'step' or 'sigma'
 )->int: # 0 to `n` - 1
     "Count the steps that are not made, those at the noise"
-    if pos_by not in ('step', 'sigma'):
+    if not one_of('step', 'sigma').fits(pos_by):
         raise ValueError(f"`pos_by` must be 'step' or 'sigma'; got {pos_by!r}")
     if strength is None: return 0
     _check_strength(strength)
@@ -94,6 +102,7 @@ def steps_left_out(
 
 _SOUND = set()      # samplers, with their options and steps, that were tried and did not break
 
+@checked()
 def sampler_breaks(
     scheduler, # The sampler
     step:int, # Index of the step
@@ -105,6 +114,7 @@ def sampler_breaks(
         f'`sampler` {sampler_text(scheduler)} breaks in step {step} of {n}: {why}; choose another '
         'sampler, option or number of steps')
 
+@checked(x=a_tensor)
 def scaled_input(
     scheduler, # The sampler
     x, # Latents
@@ -139,6 +149,7 @@ def _few_numbers(course, pieces):
     x = torch.randn(1, pieces.unet.config.in_channels, 8, 8, generator=gen).to(pieces.device)
     return x, {'generator': gen} if draws(course.scheduler) else {}
 
+@checked()
 def draws(
     scheduler, # A diffusers scheduler
 )->bool:
@@ -162,7 +173,8 @@ def _empty_step(s, ts, x, extra):
 
 def _fresh(sampler, pieces):
     "A fresh scheduler of what was asked for"
-    try: return get_scheduler(sampler or pieces.scheduler, pieces.scheduler.config)
+    asked = pieces.scheduler if one_of(None, '').fits(sampler) else sampler
+    try: return get_scheduler(asked, pieces.scheduler.config)
     except (TypeError, NotImplementedError, KeyError, AttributeError) as e:
         raise ValueError(f'`sampler` cannot be {sampler!r} with this model: {e}') from e
 
@@ -206,6 +218,7 @@ def _made_steps(start, sigmas, times, pos_by):
     steps = [Step(k, n, sigmas=sigmas, timesteps=times) for k in range(start, n)]
     return [s.part(start, n - start) for s in steps] if start and pos_by == 'step' else steps
 
+@checked(steps=a_count())
 def begin_run(
     pieces:Pieces, # The model
     sampler=None, # Name or object, as in `get_scheduler`; the pieces' own by default
@@ -226,6 +239,7 @@ def begin_run(
     _tried(course, pieces)
     return course
 
+@checked()
 def begin_again(
     course:Course, # From `begin_run`
     pieces:Pieces, # The model
@@ -293,6 +307,7 @@ def _taken(x, rows, shape):
     if isinstance(x, torch.Tensor): return x[rows] if x.shape == shape else x
     return type(x)(_taken(v, rows, shape) for v in x) if type(x) in (list, tuple) else x
 
+@checked(rows=list_of(a_count(0)), shape=list_of(a_whole, 1))
 def take_rows(
     scheduler, # A diffusers scheduler in the middle of a run
     rows:list, # Which images to go on with, by number; one may be there several times
@@ -303,9 +318,12 @@ def take_rows(
         if isinstance(v, torch.Tensor) or type(v) in (list, tuple):
             setattr(scheduler, k, _taken(v, rows, shape))
 
+@checked(gens=list_of(made_of(torch.Generator)), rows=list_of(a_count(0)))
 def fork(
     gens:list, # Generator of each image
     rows:list, # Which images to go on with, by number
 )->list: # A generator of its own for each of `rows`
     "Copy generators with their state"
+    if rows and max(rows) >= len(gens):
+        raise ValueError(f'`rows` must be numbers of `gens`, below {len(gens)}; got {rows!r:.80}')
     return [torch.Generator(gens[r].device).set_state(gens[r].get_state()) for r in rows]

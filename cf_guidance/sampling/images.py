@@ -12,11 +12,12 @@ from typing import Literal
 import torch
 from fastcore.meta import delegates
 from tqdm.auto import tqdm
+from ..checks import a_count, a_flag, a_function, a_list, a_model, a_text, look_at
+from ..checks import renamed, whole
 from ..transforms.diagnostics import Recorded
-from ..pieces.inputs import Embedded, check_image, known_strength
+from ..pieces.inputs import Embedded, check_image, embedded, known_strength
 from ..pieces.core import Pieces, image_from_latents, latent_size
 from .course import begin_run
-from ..checks import renamed, whole
 from .loop import Run, Wave, built_in, embed
 from .loop import known_transform, script, unheard_of
 
@@ -30,7 +31,8 @@ def _check_seeds(seeds):
 def _pairs(prompts, seeds):
     "A prompt for each seed"
     _check_seeds(seeds)
-    prompts = (prompts,)*len(seeds) if isinstance(prompts, str) else tuple(prompts)
+    if isinstance(prompts, str): prompts = [prompts]*len(seeds)
+    prompts = tuple(a_list('prompts', prompts))
     if len(prompts) != len(seeds):
         raise ValueError(
             f'`prompts` must be one text, or one for each of the {len(seeds)} seeds; got '
@@ -47,7 +49,8 @@ def _known_prompts(prompts, seeds, embeds):
 def _one_run(prompts, tfm, seeds, negative_prompt, image, embeds, negative_embeds):
     "The run of all seeds, its texts with embeddings where these are given"
     prompts = _known_prompts(prompts, seeds, embeds)
-    if negative_embeds is not None: negative_prompt = Embedded(negative_embeds, negative_prompt)
+    if negative_embeds is not None:
+        negative_prompt = embedded('negative_prompt_embeds', negative_embeds, negative_prompt)
     return Run(prompts, known_transform('guide_tfm', tfm), tuple(seeds), negative_prompt, image)
 
 def _known_callback(callback):
@@ -98,6 +101,8 @@ def sample_latents(
     negative_prompt_embeds=None, # The same for the negative prompt
 ): # Latents, (seeds, c, h, w), or `None` when the callback stopped the run
     "Take the noise of each of the `seeds` to latents, all in one batch"
+    look_at(locals(), pieces=a_model, progress=a_flag, warn=a_function, batch_size=a_count(),
+            pos_by=a_text)
     pieces, strength = pieces or built_in(), known_strength(strength, [image])
     run = _one_run(prompts, guide_tfm, seeds, negative_prompt, image, prompt_embeds,
                    negative_prompt_embeds)
@@ -119,6 +124,7 @@ def generate(
     **kwargs
 ): # A PIL image, or `None` when the callback stopped the run
     "Make one image, with guidance that may change at every step"
+    look_at(locals(), pieces=a_model, record=a_flag)
     pieces, tfm = pieces or built_in(), guide_tfm
     if record: tfm = Recorded(known_transform('guide_tfm', guide_tfm))
     latents = sample_latents([prompt], tfm, pieces, seeds=[seed], **kwargs)

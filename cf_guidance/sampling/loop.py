@@ -13,6 +13,8 @@ from functools import cache, partial
 from itertools import accumulate, pairwise
 import torch
 from fastcore.basics import patch
+from ..checks import a_count, a_function, a_pair, a_tensor, a_whole, checked, kind
+from ..checks import list_of, made_of, whole
 from ..transforms.diagnostics import measure, no_effect
 from ..pieces.edits import check_words, text_at, words_at
 from ..pieces.inputs import Embedded, count_tokens, embedding, encode_image, init_image
@@ -21,7 +23,6 @@ from ..pieces.schedulers import scalings
 from .course import Course, draws, fork, sampler_breaks, scaled_input
 from .course import take_rows
 from ..schedules.core import Step
-from ..checks import whole
 from ..transforms.core import how_of, in_run, needs_of, put_together
 
 # %% ../../nbs/sampling/02_loop.ipynb #7fc61cc7
@@ -34,6 +35,7 @@ def built_in()->Pieces:
     "The built-in model on the best device, loaded once"
     with _LOADING: return _loaded()
 
+@checked(size=list_of(a_whole))
 def start_noise(
     seed:int, # Seed of the noise, any whole number
     pieces:Pieces, # The model
@@ -99,6 +101,7 @@ def _asks(run, step):
     tfm = run.tfm
     return tuple((k, run.texts(k, step), how_of(tfm, k, step)) for k in sorted(needs_of(tfm, step)))
 
+@checked(said=list_of(a_pair))
 def reads(
     said:list, # The `script` of a run
 )->list: # For each step a set of 'u', 't' and 'weak'
@@ -111,6 +114,7 @@ def _all_alike(said):
     both = [ask for ask in told if {'u', 't'} <= set(ask)]
     return bool(both) and all(ask['u'] == ask['t'] for ask in both)
 
+@checked(run=made_of(Run), said=list_of(a_pair))
 def unheard_of(
     run, # A `Run`
     said:list, # Its `script`
@@ -131,6 +135,7 @@ def _said(run, step):
         asks = tuple((k, run.texts(k, step), None) for k in 'tu')
     return asks, None if rule is None else (rule, asks)
 
+@checked(steps=list_of(made_of(Step)))
 def script(
     run:Run, # What is to be made
     steps:list, # The `Step` of each step
@@ -156,6 +161,7 @@ def _slices(ends):
     "The slices between places, one after the other"
     return [slice(*pair) for pair in pairwise(ends)]
 
+@checked(f=a_function, n=a_count(), most=a_count())
 def in_batches(
     f, # Called with a slice of the rows
     n:int, # Number of rows, 1 or more
@@ -174,6 +180,7 @@ def _turns(text, steps):
     "What a text is at each step, or at one if it does not change"
     return [words_at(text, step) for step in (steps if '[' in text else steps[:1])]
 
+@checked(runs=list_of(made_of(Run)), steps=list_of(made_of(Step)))
 def all_texts(
     runs, # A list of `Run`
     steps=(Step(),), # The `Step` of each step, for prompts that change on the way
@@ -236,6 +243,9 @@ def _grouped(keys):
     for i, key in keys.items(): res.setdefault(key, []).append(i)
     return res
 
+@checked(runs=list_of(made_of(Run), 1),
+         words=kind('embeddings by their texts', lambda val: len(val.values())),
+         scripts=list_of(list_of(a_pair)))
 class Wave:
     "Runs that walk from noise to latents together, as one for as long as they are equal"
     def __init__(self,
@@ -459,6 +469,7 @@ def _large(*tensors):
 
 _STRONG = ': the guidance is too strong for this model or precision'
 
+@checked(made=a_tensor)
 def not_finite(
     step:Step, # The step, with its latents `x`
     preds:dict, # The predictions by name: 'u', 't', 'weak'

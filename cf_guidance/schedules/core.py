@@ -12,8 +12,8 @@ import importlib, inspect, math
 from dataclasses import dataclass
 from functools import lru_cache, update_wrapper
 from numbers import Real
-from ..checks import GUIDANCE, Scale, StepCount, Usual
-from ..checks import kind_of, number, positive, whole
+from ..checks import a_function, a_text, checked, GUIDANCE, kind, kind_of, near, number
+from ..checks import positive, Scale, StepCount, Usual, whole
 from ..rooms import registered
 from .steps import Step
 
@@ -40,7 +40,7 @@ def curve_name(
     name:str, # Name of a curve, of today or of 0.1.0
 )->str: # That of today
     "Take a curve by its former name too, with a warning"
-    if name not in FORMER_CURVES: return name
+    if a_text('name', name) not in FORMER_CURVES: return name
     import warnings
     now = FORMER_CURVES[name]
     warnings.warn(f'the curve {name!r} is called {now!r} now', FutureWarning, stacklevel=3)
@@ -52,7 +52,8 @@ def curve_maker(
     "Find a curve by its name, also where the notebook that it comes from is not imported yet"
     name = curve_name(name)
     if name in CURVES: return CURVES[name]
-    return importlib.import_module('cf_guidance.schedules').CURVES[name]
+    known = importlib.import_module('cf_guidance.schedules').CURVES
+    return known[name] if name in known else near('`name`', name, known)
 
 # %% ../../nbs/schedules/01_schedule.ipynb #0b1a68f3
 def _tuple_text(vals):
@@ -72,6 +73,11 @@ MAX_LEVELS, MAX_PARTS = 100, 10_000      # of a schedule that is put together fr
 
 def _as_tuple(vals): return None if vals is None else tuple(vals)
 
+def _are_pairs(val): return all(len(pair) == 2 and isinstance(pair[0], str) for pair in val)
+
+_PAIRS = kind('a tuple of pairs, each a name and a value',
+              lambda val: isinstance(val, tuple) and _are_pairs(val))
+
 @dataclass(frozen=True, repr=False)
 class Schedule:
     "A number at a position of a run: made by a curve, or by the operators from other schedules"
@@ -80,6 +86,7 @@ class Schedule:
     levels = parts = 1                                          # of one that stands alone
 
     def __post_init__(self):
+        a_text('name', self.name), _PAIRS('args', self.args)
         inner = self._inner()
         self._grow('levels', 1 + max((s.levels for s in inner), default=0), MAX_LEVELS)
         self._grow('parts', 1 + sum(s.parts for s in inner), MAX_PARTS)
@@ -179,6 +186,7 @@ def _maker_of(f, sig):
     make.curve, make.check, make.build = f, None, None
     return make
 
+@checked(f=a_function)
 def curve(
     f:callable, # Function of a place `at` in the run, and of parameters with annotations
 )->callable: # What makes a `Schedule` of the parameters

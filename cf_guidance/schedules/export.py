@@ -6,6 +6,7 @@
 __all__ = ['MAX_NESTED', 'read_json', 'to_json', 'from_json']
 
 # %% ../../nbs/schedules/01d_export.ipynb #e4b0a704
+from ..checks import a_text, any_of, checked, made_of
 from .core import CURVES, MAX_LEVELS, Schedule, curve_maker
 
 # %% ../../nbs/schedules/01d_export.ipynb #d6e99e04
@@ -30,6 +31,7 @@ def _brackets(text):
     found = ('[', '{') if isinstance(text, str) else (b'[', b'{')
     return sum(map(text.count, found))
 
+@checked(text=any_of(a_text, made_of(bytes)))
 def read_json(
     text, # JSON, as text or bytes
 ): # What it says
@@ -57,7 +59,7 @@ def _saved_curve(d):
     "The curve that a saved schedule names; a function cannot be saved"
     try:
         if d['curve'] not in ('from_function', 'called'): return curve_maker(d['curve'])
-    except (KeyError, TypeError): pass
+    except (KeyError, TypeError, ValueError): pass
     known = sorted(set(CURVES) - {'from_function'})
     raise ValueError(f'a saved schedule must name one of {known}; got {d!r}')
 
@@ -73,6 +75,7 @@ def _from_plain(d, depth=1):
 def _from_value(v, depth): return _from_plain(v, depth + 1) if isinstance(v, dict) else v
 
 # %% ../../nbs/schedules/01d_export.ipynb #3f0abc18
+@checked(self=made_of(Schedule))
 def to_json(
     self, # The schedule
 )->str: # JSON text, with sorted keys

@@ -6,10 +6,11 @@
 __all__ = ['per_frame', 'frame_shape']
 
 # %% ../../nbs/schedules/06_frames.ipynb #bab93bb0
-from ..checks import whole
+from ..checks import a_count, a_whole, anything, checked, list_of, whole
 from .core import lift
 
 # %% ../../nbs/schedules/06_frames.ipynb #6440ad68
+@checked(frames=a_count())
 def per_frame(
     # A `Schedule`, or what `lift` makes one of: its position is the frame's, 0 = first to 1 = last
     sched,
@@ -20,6 +21,7 @@ def per_frame(
     return lift(sched, 'sched').values(frames)
 
 # %% ../../nbs/schedules/06_frames.ipynb #ad37b600
+@checked(shape=list_of(a_whole, 1), axis=anything)
 def frame_shape(
     shape:tuple, # Shape of the predictions, such as (b, frames, c, h, w)
     axis:int=1, # Which axis holds the frames, 0 to the number of axes less one

@@ -7,8 +7,8 @@ __all__ = ['cosine_2022', 'restarts', 'get_cos_sched']
 
 # %% ../../nbs/schedules/01c_release_2022.ipynb #20220c04
 import math
+from ..checks import a_count, checked, GUIDANCE, positive, Usual, whole
 from .core import cosine_wave, curve
-from ..checks import GUIDANCE, Usual, positive, whole
 from .operators import warmup
 
 # %% ../../nbs/schedules/01c_release_2022.ipynb #5af19d99
@@ -62,6 +62,7 @@ def restarts(at,
     return cosine_wave(q, max_val*cycle_decay**r, min_val, .5)
 
 # %% ../../nbs/schedules/01c_release_2022.ipynb #29d0e364
+@checked(num_steps=a_count())
 def get_cos_sched(
     num_steps:int=50, # Number of steps, 1 or more
     max_val:float=7.5, # Value at the first step after the warm-up

@@ -6,12 +6,14 @@
 __all__ = ['NOMINAL_SIGMAS', 'nominal_sigmas', 'nominal_timesteps', 'preview_values', 'picture']
 
 # %% ../../nbs/schedules/01a_show.ipynb #5110d004
+from ..checks import a_count, checked, made_of
 from .core import Schedule
 
 # %% ../../nbs/schedules/01a_show.ipynb #9ddc8d94
 # Stable Diffusion's range, for pictures of schedules that read sigma
 NOMINAL_SIGMAS = (14.6, .03)
 
+@checked(n=a_count())
 def nominal_sigmas(
     n:int, # Number of steps, 1 or more
 )->list: # `n` floats, from high to low
@@ -19,6 +21,7 @@ def nominal_sigmas(
     hi, lo = NOMINAL_SIGMAS
     return [hi*(lo/hi)**(i/max(1, n - 1)) for i in range(n)]
 
+@checked(n=a_count())
 def nominal_timesteps(
     n:int, # Number of steps, 1 or more
 )->list: # `n` floats, from 999 down to 0
@@ -42,6 +45,7 @@ def _count(sched):
     fixed, n = _span(sched)
     return n if fixed else max(50, n)
 
+@checked(sched=made_of(Schedule))
 def preview_values(
     sched, # A `Schedule`
 )->list: # As many numbers as its own lists and warm-ups ask for, or else 50
@@ -63,6 +67,7 @@ def _points(vals, x, y):
     "The places of all values, as SVG has them"
     return ' '.join(f'{x(i):.1f},{y(v):.1f}' for i, v in enumerate(vals))
 
+@checked(sched=made_of(Schedule), w=a_count(1, 10_000), h=a_count(1, 10_000))
 def picture(
     sched, # A `Schedule`
     w:int=220, # Width in pixels; a long expression makes it wider

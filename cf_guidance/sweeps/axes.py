@@ -11,10 +11,10 @@ import inspect, math, re
 from functools import cache
 from itertools import product
 from fastcore.foundation import L
+from ..checks import checked, near, Scale, whole
 from ..schedules.expressions import EXPRESSION_NAMES
 from ..pieces.inputs import init_image
 from ..transforms.methods import CURVES, TRANSFORMS
-from ..checks import Scale, near, whole
 from ..schedules.core import Schedule, curve_name, lift
 from ..schedules.release_2022 import get_cos_sched
 from ..transforms.core import rule_params, options
@@ -141,6 +141,7 @@ def _one_by_one(axes):
 
 _HOW = {'grid': _all_together, 'pairs': _one_by_one, 'list': _side_by_side}
 
+@checked()
 def grid_points(
     axes:dict, # For each axis its values by label
     how:str='grid', # 'grid', 'pairs' or 'list'

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from contextlib import contextmanager
 from pathlib import Path
 from PIL import Image
+from ..checks import a_count, a_function, a_maker, checked, known_path, list_of, made_of
+from ..checks import renamed
 from ..pieces.core import looked_once
 from .engines import engine_of
 from ..records.store import add_failures, image_id, kept_file
@@ -19,7 +21,6 @@ from ..records.store import save_image, write_failures, write_metadata
 from ..sampling.settings import Settings
 from ..transforms.core import GuidanceTfm
 from ..records.viewer import renew_viewer
-from ..checks import known_path, renamed
 from ..sampling.loop import Run
 
 # %% ../../nbs/sweeps/03_cells.ipynb #395f23ac
@@ -47,7 +48,7 @@ def kept_folder(
     folder, # Where to keep the images, or `None`
 ): # The folder as a path, or `None`
     "Open a sweep's folder, and write what lists its images when the block ends, by an error too"
-    if not folder:
+    if folder is None or isinstance(folder, str) and not folder:
         yield None
         return
     folder = open_folder(folder)
@@ -134,6 +135,7 @@ def _engine(model, cells, settings, fields):
     "The engine of a model for some cells"
     return engine_of(model, settings).of([c.run for c in cells], **fields)
 
+@checked(cells=list_of(made_of(Cell)), pieces=a_maker)
 def missing(
     cells:list, # The cells, all of one model and of the same settings
     pieces, # The model: pieces, a pipeline or an engine
@@ -159,6 +161,7 @@ def _refused(cells, engine, folder, e):
 
 # %% ../../nbs/sweeps/03_cells.ipynb #d93695d3
 @renamed(batch_size='max_rows')
+@checked(cells=list_of(made_of(Cell)), pieces=a_maker, images=a_function, batch_size=a_count())
 def fill(
     cells:list, # The cells, all of one model and of the same settings
     pieces, # The model: pieces, a pipeline or an engine

@@ -13,10 +13,10 @@ from itertools import groupby
 from pathlib import Path
 import torch
 from tqdm.auto import tqdm
+from ..checks import checked, known_path, whole
 from ..pieces.core import BUILT_IN, SHIPPED, WEAK, get_sd_pieces
 from ..pieces.schedulers import get_scheduler
 from .plans import Plan
-from ..checks import known_path, whole
 
 # %% ../../nbs/sweeps/05_cluster.ipynb #c66ef392
 def _tree_of(run):
@@ -255,6 +255,7 @@ def _whole_plan(ray, team, plan, waves, send):
     if left: yield {i: RuntimeError(f'the worker died {TRIES} times with this run') for i in left}
 
 # %% ../../nbs/sweeps/05_cluster.ipynb #bc2b39fd
+@checked()
 def ray_images(
     plan:Plan, # What is to be made
     # Number of workers; one for each GPU by default, or for each machine where there is no GPU

@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np
 from fastcore.basics import patch
+from ..checks import a_dict, look_at, near, renamed, whole
 from .axes import AXIS_ORDER, BEGUN, DEFAULT_COS_PARAMS, SAMPLED, axis_values
 from .axes import image_values
 from .axes import makers, grid_points, size_of, transform_of, usual_g
-from ..checks import near, renamed, whole
 from .cells import Cell, by_itself, fill, kept_folder, missing
 from .cluster import ray_images
 from ..pieces.inputs import known_strength, read_prompts
@@ -77,6 +77,7 @@ class Sweep:
                      prompt=_from_file(prompt), negative_prompt=_from_file(negative_prompt),
                      seed=seed, transform=transform, sampler=sampler, steps=steps, size=size,
                      model=model, schedule=self._usual(transform) if schedule is None else schedule)
+        look_at(dict(axes=axes, load=load, call=call), axes=a_dict, load=a_dict, call=a_dict)
         self.pipe, self.call, self.load = pipe, dict(call or {}), dict(load or {})
         self._take(given, dict(axes or {}), params)
         self._check()

@@ -6,6 +6,7 @@
 __all__ = ['LoopEngine', 'engine_of', 'known_pieces']
 
 # %% ../../nbs/sweeps/02a_engines.ipynb #dc69b186
+from ..checks import checked
 from ..adapters.engine import HostedEngine, is_pipeline
 from ..pieces.parts import Pieces
 from ..records.recipes import recipe
@@ -21,6 +22,7 @@ def _plain(val):
     if isinstance(val, (int, float, str)): return val
     return getattr(val, '__name__', type(val).__name__)
 
+@checked()
 class LoopEngine:
     "Our own loop, for a model in Stable Diffusion's layout"
     def __init__(self,
@@ -78,6 +80,7 @@ class LoopEngine:
         return Plan(runs, self.pieces, self.settings, **how)
 
 # %% ../../nbs/sweeps/02a_engines.ipynb #69e775a5
+@checked()
 def engine_of(
     model=None, # Pieces, a diffusers pipeline, or an engine; the built-in model by default
     settings:Settings=None, # How images are sampled; the defaults by default

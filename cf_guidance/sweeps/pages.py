@@ -9,7 +9,7 @@ __all__ = ['label_words', 'pages_of']
 from itertools import product
 import numpy as np
 from PIL import Image
-from ..checks import near, whole
+from ..checks import checked, kind, near, whole
 from ..plots import axes_grid, image_grid
 
 # %% ../../nbs/sweeps/05a_pages.ipynb #e64a97d3
@@ -77,6 +77,7 @@ def _check_row(asked):
             'another'
         )
 
+@checked(sweep=kind('a `Sweep`', lambda val: val.cells))
 def pages_of(
     sweep, # A `Sweep`
     x:str=None, # Axis from left to right; the longest by default

@@ -8,8 +8,8 @@ __all__ = ['COS_SWEEP', 'cos_harness', 'minimum_pairs', 'run', 'fresh']
 # %% ../../nbs/sweeps/04_pairs.ipynb #dd4d1877
 import inspect
 from fastcore.foundation import L
+from ..checks import a_whole, anything, checked, dict_with, list_of, near
 from .axes import DEFAULT_COS_PARAMS
-from ..checks import near
 from .cells import Cell, fill, kept_folder
 from ..plots import show_image
 from ..schedules.release_2022 import get_cos_sched
@@ -23,6 +23,7 @@ def _known_params(names):
     for name in names:
         if name not in known: near('a swept parameter', name, known)
 
+@checked()
 def cos_harness(
     new_params:dict={}, # Parameters of `get_cos_sched` that differ
     cos_params:dict=DEFAULT_COS_PARAMS, # Parameters of the baseline
@@ -37,6 +38,7 @@ def _changed(name, val, cos_params):
     schedule = cos_harness({name: val}, cos_params)
     return dict(param_name=name, val=val, schedule=schedule, title=f'Param: "{name}", val={val}')
 
+@checked()
 def minimum_pairs(
     sweep:dict, # For each parameter a list of values
     cos_params:dict=DEFAULT_COS_PARAMS, # Parameters of the baseline
@@ -54,6 +56,7 @@ COS_SWEEP = {
 }
 
 # %% ../../nbs/sweeps/04_pairs.ipynb #5276ae81
+@checked(schedules=list_of(dict_with('schedule', 'title')), guide_tfm=anything, seed=a_whole)
 def run(
     prompt:str, # What the images should show
     schedules, # Dicts with a `schedule` and a `title`, as from `minimum_pairs`

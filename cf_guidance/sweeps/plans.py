@@ -15,11 +15,12 @@ import numpy as np, torch
 from fastcore.basics import patch
 from PIL import Image
 from tqdm.auto import tqdm
+from ..checks import a_count, a_flag, a_function, a_model, kind, list_of, look_at, made_of
+from ..checks import renamed, whole
 from ..pieces.inputs import check_image, count_tokens
 from ..pieces.core import images_from_latents
 from ..sampling.course import begin_again
 from ..sampling.settings import Settings
-from ..checks import renamed, whole
 from ..sampling.loop import Run, Wave, all_texts, built_in, embed
 from ..sampling.loop import in_batches, script, unheard_of
 from ..sampling.costs import by_trunk, count_calls, duration, said_of_calls
@@ -84,6 +85,8 @@ def _waves(runs, scripts, most, tokens={}):
     return waves
 
 # %% ../../nbs/sweeps/02_plans.ipynb #3e4464ce
+_RUNS = kind('a list of runs with one seed each', list_of(made_of(Run)).fits)
+
 class Plan:
     "What a set of runs costs, and their images"
     @renamed(batch_size='max_rows')
@@ -98,6 +101,9 @@ class Plan:
         record:bool=False, # Note what each step saw, in each image's `info['record']`
         **fields # Those of the settings that differ: steps, sampler, width, height …
     ):
+        _RUNS('runs', runs)
+        look_at(locals(), pieces=a_model, settings=made_of(Settings),
+                batch_size=a_count(), warn=a_function, record=a_flag)
         self.runs, self.pieces = list(runs), pieces or built_in()
         self.warn, self.record = warn, record
         self._check_runs(runs)

@@ -10,12 +10,12 @@ __all__ = ['feedback_presets', 'smc', 'SMCGuidance', 'magnitude_aware', 'Magnitu
 import math, warnings
 from typing import Literal
 import torch
-from ..checks import GUIDANCE, Scale, Usual
+from ..checks import a_tensor, checked, GUIDANCE, Scale, some_levels, Usual
 from .core import GuidanceTfm, transform
 from .rules import cfg, rule
 from .signatures import known_of
-from .tensors import check_pair, divided, inner, norm_of, push_of, unit_of
-from .tensors import wide_of
+from .tensors import alike, check_pair, divided, inner, norm_of
+from .tensors import push_of, unit_of, wide_of
 
 # %% ../../nbs/transforms/07_adaptive.ipynb #1543f230
 @rule(space='flow', neutral={'g': 1, 'k': 0}, absent={'g': 0})
@@ -114,6 +114,7 @@ class AdaptiveGuidance(GuidanceTfm):
     "Guide as `cfg` until `u` and `t` agree, then use `t`"
 
 # %% ../../nbs/transforms/07_adaptive.ipynb #057344e9
+@checked(x=a_tensor, after=a_tensor, u=a_tensor, t=a_tensor)
 def feedback_evidence(
     x, # Points at the noise level `s`, (b, ...), as `x0 + s*eps`
     after, # The points that followed, at the level `s2`, same shape
@@ -124,6 +125,7 @@ def feedback_evidence(
 ): # Natural log of how many times likelier the condition has become, (b,), float64
     "What the step from `x` to `after` tells about the condition"
     if not 0 < s2 < s: raise ValueError(f'`s2` must be above 0 and below `s`; got {s2!r} and {s!r}')
+    alike(x=x, after=after, u=u, t=t)
     r = (s2/s)**2
     m_u, m_t = (r*x.double() + (1 - r)*p.double() for p in (u, t))
     return ((m_t - m_u)*(2*after.double() - m_u - m_t)).flatten(1).sum(1)/(2*(s*s - s2*s2)*r)
@@ -142,6 +144,7 @@ def _between(vals, at):
     part = at - lo
     return (1 - part)*vals[lo] + part*vals[min(lo + 1, len(vals) - 1)]
 
+@checked(sigmas=some_levels)
 def feedback_terms(
     sigmas, # Noise level of each step of the run, falling
     pi:float, # Share of the class in what the network learnt of it, above 1/3 and below 1

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 import torch
 import torch.nn.functional as F
-from ..checks import between
+from ..checks import a_count, a_tensor, anything, between, checked
 from .layers import instead, is_attention, named_layers
 from .passes import Pass
 
@@ -80,6 +80,7 @@ def _own_scores(seen):
         return _scores
     return make
 
+@checked()
 @dataclass(frozen=True)
 class PerturbedAttention(Pass):
     "Self-attention whose map is the identity (PAG, arXiv 2403.17377)"
@@ -119,6 +120,7 @@ def _blur_side(plane, dim, kernel):
     wide = F.pad(plane, (0, 0, half, half) if down else (half, half, 0, 0), mode='reflect')
     return F.conv2d(wide, kernel, groups=c)
 
+@checked(q=a_tensor, h=a_count(), w=a_count())
 def blur_tokens(
     q, # Tokens in the order of rows, (b, h*w, c)
     h:int, # Height of their plane
@@ -127,6 +129,9 @@ def blur_tokens(
     threshold:float=9999., # Width above which the blur is infinite
 ): # Blurred tokens, same shape
     "Blur tokens over the plane of the image"
+    between('blur', blur, 0)
+    if q.ndim != 3 or q.shape[1] != h*w:
+        raise ValueError(f'`q` must be {h} x {w} tokens, (b, h*w, c); got {tuple(q.shape)}')
     if blur == 0: return q
     plane = q.transpose(1, 2).unflatten(2, (h, w))
     if blur > threshold:
@@ -146,6 +151,7 @@ def _first_part(f, parts, seen, which):
         return _forward
     return make
 
+@checked(blur=anything, threshold=anything)
 @dataclass(frozen=True)
 class SmoothedAttention(Pass):
     "Self-attention whose queries are blurred (SEG, arXiv 2408.00760)"

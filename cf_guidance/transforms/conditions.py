@@ -9,7 +9,7 @@ __all__ = ['NoisyCondition', 'cads', 'CADSGuidance']
 import math
 from dataclasses import dataclass
 import torch
-from ..checks import GUIDANCE, Usual
+from ..checks import checked, GUIDANCE, Usual
 from .passes import generator_of, plain_pass
 from ..schedules.published import cads_gamma
 from ..schedules.steps import Step
@@ -18,6 +18,7 @@ from .rules import cfg, rule
 from .tensors import dims_of, wide_of
 
 # %% ../../nbs/transforms/12_conditions.ipynb #e53760b3
+@checked()
 @dataclass(frozen=True)
 class NoisyCondition:
     "Predict with noise on the embedding of the prompt, another for each image and step"

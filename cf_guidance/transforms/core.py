@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 import torch
 from fastcore.basics import patch
+from ..checks import a_dict, a_function, checked, one_of
 from ..rooms import registered
 from ..schedules.core import lift
 from ..schedules.steps import Step
@@ -78,6 +79,7 @@ class GuidanceTfm:
 OWN = [GuidanceTfm]                     # the classes of this library, whose hooks are known
 TRANSFORMS = {'cfg': GuidanceTfm}       # name of each rule: the class that schedules it
 
+@checked(rule=a_function)
 def transform(
     rule, # The rule that the class schedules
 ): # A decorator
@@ -309,6 +311,7 @@ def needs_of(
     "Which predictions a transform reads at a step"
     return tfm.needs(step) if hasattr(tfm, 'needs') else frozenset('ut')
 
+@checked(preds=a_dict)
 def put_together(
     tfm, # A transform, or any function of `u`, `t` and `idx`
     preds:dict, # The predictions that it reads at a step, by name: 'u', 't', 'weak'
@@ -318,6 +321,7 @@ def put_together(
     weak = {'weak': preds['weak']} if 'weak' in preds else {}
     return tfm(preds.get('u'), preds.get('t'), idx=step, **weak)
 
+@checked(name=one_of('u', 't', 'weak'))
 def how_of(
     tfm, # A transform, or any function of `u`, `t` and `idx`
     name:str, # 'u', 't' or 'weak'

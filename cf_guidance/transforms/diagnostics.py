@@ -9,6 +9,7 @@ __all__ = ['measure', 'Recorded', 'plot_record', 'no_effect', 'unheard']
 import math
 import torch
 from fastcore.basics import patch
+from ..checks import a_dict, a_tensor, a_whole, any_of, checked, list_of, or_none
 from ..checks import positive
 from .core import needs_of
 from .signatures import known_of
@@ -100,6 +101,7 @@ def _check_shapes(u, t, pred):
                          f'got {got}')
 
 @torch.no_grad()
+@checked(step=a_whole, u=or_none(a_tensor), t=or_none(a_tensor), pred=a_tensor, weak=a_tensor)
 def measure(
     step, # Index of the step, or a `Step` that knows more
     u, # Unconditional prediction, (b, ...); `None` where it was not computed
@@ -218,6 +220,7 @@ def _runs(rows):
         raise ValueError('`rows` must have a call to draw; got none')
     return runs
 
+@checked(rows=any_of(list_of(a_dict), a_dict))
 def plot_record(
     rows, # Rows of a `Recorded`, or for each name of a run its rows
     title:str='', # Title above all
@@ -252,6 +255,7 @@ def _span(vals):
     "Numbers as they are said: one, or from the least to the greatest"
     return ' to '.join(f'{v:g}' for v in sorted({min(vals), max(vals)}))
 
+@checked()
 def no_effect(
     what:str, # What was asked, in words
     unread:bool=False, # Whether no step reads `u`
@@ -273,6 +277,7 @@ def _not_finite(rows):
     return ['the prediction is not finite (NaN or infinity) at '
             f'{len(bad)} of {len(rows)} calls, first in step {bad[0]}']
 
+@checked(rows=list_of(a_dict))
 def unheard(
     rows, # Rows of one run, as from `Recorded`
     negative_prompt:str='', # The negative prompt of the run

@@ -10,7 +10,7 @@ import math
 from typing import Literal
 import torch
 import torch.nn.functional as F
-from ..checks import GUIDANCE, Scale, Usual, whole
+from ..checks import a_number, a_tensor, checked, GUIDANCE, Scale, Usual, whole
 from .core import GuidanceTfm, transform
 from .rules import cfg, rule
 from .tensors import check_pair, push_of, wide_of
@@ -37,6 +37,7 @@ def _halvings(levels, x):
                          f'each side must be above {unit}; got {levels}')
     return levels - 1
 
+@checked(x=a_tensor, levels=a_number)
 def low_part(
     x, # Image, (b, c, h, w) or more dimensions
     levels:int=2, # Levels of the pyramid, 2 or more

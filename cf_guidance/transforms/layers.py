@@ -10,6 +10,7 @@ import sys, threading
 from contextlib import contextmanager, nullcontext
 from functools import wraps
 import torch
+from ..checks import a_function, checked, kind, list_of, made_of, some_names
 
 # %% ../../nbs/transforms/09a_layers.ipynb #0926e242
 # what wrappers call the network that they hold alone
@@ -66,6 +67,8 @@ def _unknown(net, found, layers):
     known = ['all', *[k for k, v in _PLACES.items() if _inside(found, v)], *found]
     return f'`layers` must be among {known}, or several of them with commas; got {layers!r}'
 
+@checked(net=kind('a network', lambda val: callable(val.named_modules)), kind=a_function,
+         apart=some_names)
 def named_layers(
     net, # The network
     kind, # Function of a module: whether it is of the kind
@@ -123,12 +126,16 @@ class _Uncompiled:
                 _Uncompiled.stance = nullcontext()
 
 @contextmanager
+@checked(modules=list_of(made_of(torch.nn.Module)), make=a_function)
 def instead(
     modules, # Modules, one or more, or none
     make, # Function of a method and its number, 0 and up: what is called in the place of it
     name:str='forward', # Name of the method
 ): # A context
     "Send this thread's calls of a method of each module to what `make` makes of it, while open"
+    for m in modules:
+        if not hasattr(m, name):
+            raise ValueError(f'`name` must be a method of each of `modules`; got {name!r}')
     keys, was = [(m, name) for m in modules], dict(vars(_MINE).setdefault('place', {}))
     for key in keys: _enter(*key)
     try:

@@ -10,14 +10,15 @@ __all__ = ['guided_wide', 'rescale', 'RescaleGuidance', 'renorm', 'RenormGuidanc
 # %% ../../nbs/transforms/02_normalise.ipynb #d4fc25f8
 from typing import Literal
 import torch
+from ..checks import a_tensor, a_value, above_zero, between, checked, GUIDANCE, Usual
 from .core import GuidanceTfm, transform
 from .rules import cfg, rule
 from .signatures import known_of
-from ..checks import GUIDANCE, Usual, above_zero, between
 from .tensors import check_pair, length_along, norm_of, push_of, std_of
 from .tensors import to_size, unit_of, wide_of
 
 # %% ../../nbs/transforms/02_normalise.ipynb #1661bb74
+@checked(u=a_tensor, t=a_tensor, g=a_value)
 def guided_wide(
     u, # Unconditional prediction, (b, ...)
     t, # Conditional prediction, same shape

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 import torch
+from ..checks import a_number, checked
 from .passes import Pass, generator_of, plain_pass
 
 # %% ../../nbs/transforms/09d_other_predictions.ipynb #15c13d63
@@ -28,6 +29,7 @@ def _loaded(model, dtype, device):
     from cf_guidance.pieces.core import get_sd_pieces
     return get_sd_pieces(model, dtype, better_vae=None, device=device)
 
+@checked()
 @dataclass(frozen=True)
 class WeakModel:
     "Another, weaker network with a text encoder of its own (autoguidance, arXiv 2406.02507)"
@@ -63,6 +65,7 @@ def _drawn_words(tok, places, gen):
     drawn = torch.randint(len(words), (places - 2,), generator=gen)
     return [tok.bos_token_id, *[words[k] for k in drawn], tok.eos_token_id]
 
+@checked(seed=a_number)
 @dataclass(frozen=True)
 class RandomCondition(Pass):
     "A condition drawn by chance (ICG, arXiv 2407.02687)"
@@ -103,6 +106,7 @@ class RandomCondition(Pass):
         return plain_pass(pieces, x, timestep, self.condition(pieces, timestep, emb, seeds))
 
 # %% ../../nbs/transforms/09d_other_predictions.ipynb #4e5316a0
+@checked()
 @dataclass(frozen=True)
 class OtherText(Pass):
     "The prediction for another text"

@@ -9,6 +9,7 @@ __all__ = ['known_time', 'Pass', 'plain_pass', 'generator_of']
 import hashlib
 from contextlib import nullcontext
 import torch
+from ..checks import a_tensor, anything, checked
 
 # %% ../../nbs/transforms/09b_passes.ipynb #dfaac012
 def known_time(
@@ -52,6 +53,7 @@ class Pass:
         with self.on(pieces.unet, x, timestep):
             return plain_pass(pieces, x, timestep, self.condition(pieces, timestep, emb))
 
+@checked(x=a_tensor, timestep=anything, emb=a_tensor)
 def plain_pass(
     pieces, # The model
     x, # Latents as the network takes them, (b, c, h, w)

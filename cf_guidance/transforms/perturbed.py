@@ -8,13 +8,14 @@ __all__ = ['SkippedLayers', 'DroppedLayers', 'PerturbedTime']
 # %% ../../nbs/transforms/10_perturbed.ipynb #193af725
 from dataclasses import dataclass
 import torch
-from ..checks import between
+from ..checks import a_number, anything, between, checked
 from .layers import bare_network, instead, is_block, named_layers
 from .passes import Pass, generator_of, known_time
 
 # %% ../../nbs/transforms/10_perturbed.ipynb #6afa94e6
 def _tokens(args, kwargs): return args[0] if args else kwargs['hidden_states']
 
+@checked()
 @dataclass(frozen=True)
 class SkippedLayers(Pass):
     "Transformer blocks that are left out (SLG, Stable Diffusion 3.5)"
@@ -26,6 +27,7 @@ class SkippedLayers(Pass):
                        lambda forward, k: lambda *args, **kwargs: _tokens(args, kwargs))
 
 # %% ../../nbs/transforms/10_perturbed.ipynb #f4d77b5f
+@checked(share=anything, seed=a_number)
 @dataclass(frozen=True)
 class DroppedLayers(Pass):
     "Transformer blocks with dropout on what they add (autoguidance without a second network)"
@@ -55,6 +57,7 @@ def _timed_blocks(net, first):
              for side in (net.down_blocks, net.up_blocks)]
     return [m for side in sides for m in side[:first]]
 
+@checked(scale=anything, power=anything, seed=a_number, first=a_number)
 @dataclass(frozen=True)
 class PerturbedTime(Pass):
     "Noise on the embedding of the time (TSG, arXiv 2407.02687)"

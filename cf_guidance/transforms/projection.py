@@ -9,22 +9,25 @@ __all__ = ['apg_presets', 'along', 'apg', 'APGGuidance', 'apg_mix', 'APGMixGuida
 # %% ../../nbs/transforms/04_projection.ipynb #b12c7f15
 from typing import Literal
 import torch
-from ..checks import GUIDANCE, Scale, Usual
+from ..checks import a_count, a_tensor, any_of, checked, GUIDANCE, list_of, Scale, Usual
 from .core import GuidanceTfm, transform
 from .rules import cfg, rule
-from .tensors import check_pair, dims_of, divided, inner, push_of, wide_of
+from .tensors import alike, check_pair, dims_of, divided, inner
+from .tensors import push_of, wide_of
 
 # %% ../../nbs/transforms/04_projection.ipynb #64915825
 def _share(x, onto, dims):
     "How many times `onto` the part of `x` along `onto` is, in float64; 0 where `onto` is nothing"
     return divided(inner(x, onto, dims), inner(onto, onto, dims))
 
+@checked(x=a_tensor, onto=a_tensor, dims=any_of(a_count(-9, 9), list_of(a_count(-9, 9))))
 def along(
     x, # Tensor to take apart, (b, ...)
     onto, # Direction, same shape
     dims=None, # Dimensions that the sums run over; all but the first by default
 ): # Part of `x` along `onto`, same shape, in float64
     "Project each sample of `x` on that of `onto`"
+    alike(x=x, onto=onto)
     return _share(x, onto, dims)*onto.double()
 
 # %% ../../nbs/transforms/04_projection.ipynb #6bd066d0
@@ -144,11 +147,13 @@ class CFGZeroGuidance(GuidanceTfm):
     "Guide from `u` at the length nearest to `t`; first stand still"
 
 # %% ../../nbs/transforms/04_projection.ipynb #84ef7256
+@checked(u=a_tensor, t=a_tensor)
 def main_part(
     u, # Prediction to take the part of, (b, ...)
     t, # The other prediction, same shape
 ): # Part of `u` along the main direction of the two, same shape, in float64
     "Project `u` on the first singular direction of `u` and `t`"
+    check_pair(u, t)
     dims = dims_of(t)
     w = torch.atan2(2*inner(t, u, dims), inner(t, t, dims) - inner(u, u, dims))/2
     return along(u, w.cos()*t.double() + w.sin()*u.double())
@@ -172,6 +177,7 @@ class TCFGGuidance(GuidanceTfm):
     "Guide from the part of `u` that it shares with `t`"
 
 # %% ../../nbs/transforms/04_projection.ipynb #1b055bc6
+@checked(u=a_tensor, t=a_tensor)
 def recfg_ratio(
     u, # Unconditional predictions of the noise in noised images of a class, (b, ...)
     t, # Conditional ones, same shape

@@ -7,10 +7,10 @@ __all__ = ['RULES', 'rule', 'cfg', 'base_norm', 'match_norm', 't_norm', 'full_no
 
 # %% ../../nbs/transforms/00c_rules.ipynb #25983b35
 import torch
-from ..checks import GUIDANCE, Scale
+from ..checks import a_number, a_tensor, any_of, checked, GUIDANCE, Scale
 from ..rooms import registered
-from .tensors import check_pair, divided, norm_of, push_of, unit_of
-from .tensors import wide_of
+from .tensors import alike, check_pair, divided, norm_of, push_of
+from .tensors import unit_of, wide_of
 
 # %% ../../nbs/transforms/00c_rules.ipynb #cfc82684
 RULES = {}       # name of each rule: the function
@@ -63,12 +63,14 @@ def base_norm(
     check_pair(u, t)
     return match_norm(cfg(u, t, g), u, per_sample)
 
+@checked(pred=a_tensor, u=a_tensor)
 def match_norm(
     pred, # Prediction to scale, (b, ...)
     u, # Prediction whose length it gets, same shape
     per_sample:bool=True, # One norm for each sample, or one for the batch
 ): # `pred` at the length of `u`
     "Scale `pred` to the length of `u`"
+    alike(pred=pred, u=u)
     return (unit_of(pred, per_sample)*norm_of(u, per_sample)).to(pred.dtype)
 
 # %% ../../nbs/transforms/00c_rules.ipynb #4adc672e
@@ -94,6 +96,7 @@ def full_norm(
     return match_norm(t_norm(u, t, g, per_sample), u, per_sample)
 
 # %% ../../nbs/transforms/00c_rules.ipynb #9d196249
+@checked(u=a_tensor, t=a_tensor, g=any_of(a_number, a_tensor))
 def matched_scale(
     u, # Unconditional prediction, (b, ...)
     t, # Conditional prediction, same shape

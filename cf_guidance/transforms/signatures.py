@@ -9,11 +9,13 @@ __all__ = ['rule_params', 'parameters', 'call_by_name', 'defaults', 'options', '
 import inspect
 from functools import cache
 from typing import Literal, get_args, get_origin
+from ..checks import a_class, a_function, checked
 
 # %% ../../nbs/transforms/00d_signatures.ipynb #b28e146d
 # what a step hands to a rule; all else are its parameters
 _GIVEN = 'u', 't', 'weak', 'step', 'state'
 
+@checked(rule=a_function)
 @cache
 def rule_params(
     rule, # A rule, or any other function
@@ -21,6 +23,7 @@ def rule_params(
     "List the parameters of a rule, and what else it is given"
     return tuple(inspect.signature(rule).parameters)
 
+@checked(cls=a_class)
 @cache
 def parameters(
     cls, # Class of a transform
@@ -46,6 +49,7 @@ def defaults(
 
 def _is_option(p): return p.annotation in (bool, str) or get_origin(p.annotation) is Literal
 
+@checked(cls=a_class)
 @cache
 def options(
     cls, # Class of a transform
@@ -64,6 +68,7 @@ def _check_option(name, val, kind):
     else: ok = any(isinstance(val, type(a)) and val == a for a in get_args(kind))
     if not ok: raise ValueError(f'`{name}` must be {_allowed(kind)}; got {val!r}')
 
+@checked(cls=a_class)
 def chosen_options(
     cls, # Class of a transform
     given:dict, # Value by name

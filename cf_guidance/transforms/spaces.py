@@ -7,7 +7,8 @@ __all__ = ['tells', 'convert']
 
 # %% ../../nbs/transforms/00b_spaces.ipynb #42301752
 import torch
-from .tensors import wide_of
+from ..checks import a_tensor, a_value, checked
+from .tensors import alike, wide_of
 
 # %% ../../nbs/transforms/00b_spaces.ipynb #1b99ec4e
 def _parts(space, a, b):
@@ -23,6 +24,7 @@ def _parts(space, a, b):
         raise ValueError(f'`space` must be one of {sorted(table)}; got {space!r}')
     return table[space]
 
+@checked(a=a_value, b=a_value)
 def tells(
     space:str, # 'epsilon', 'sample', 'v_prediction' or 'flow'
     a:float, # Share of the image in `x`, as in `x = a*x0 + b*eps`
@@ -32,6 +34,7 @@ def tells(
     p, q = _parts(space, a, b)
     return p*a - q*b
 
+@checked(pred=a_tensor, a=a_value, b=a_value, x=a_tensor)
 def convert(
     pred, # Prediction in the space `src`, (b, ...)
     src:str, # 'epsilon', 'sample', 'v_prediction' or 'flow'
@@ -41,6 +44,7 @@ def convert(
     x, # Noisy latents, same shape
 ): # The same prediction in the space `dst`, in float32 or wider
     "Convert a prediction from one space to another, for `x = a*x0 + b*eps`"
+    alike(pred=pred, x=x)
     (p, q), (p2, q2), m = _parts(src, a, b), _parts(dst, a, b), tells(src, a, b)
     if src == dst: return wide_of(pred)
     if m: return wide_of(pred)*(tells(dst, a, b)/m) + wide_of(x)*((p*q2 - q*p2)/m)

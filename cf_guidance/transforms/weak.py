@@ -10,7 +10,7 @@ __all__ = ['tsg_presets', 'autoguidance', 'icg', 'tsg', 'pag', 'seg', 'slg', 'pe
 # %% ../../nbs/transforms/11_weak.ipynb #02f3ec6f
 import math
 from typing import Literal
-from ..checks import Scale, Usual
+from ..checks import a_number, checked, Scale, Usual
 from ..schedules.core import constant
 from ..schedules.windows import within_timesteps
 from .attention import PerturbedAttention, SmoothedAttention
@@ -155,6 +155,7 @@ def compose(
     return u + g*(t - u) + g_other*(weak - u)
 
 # %% ../../nbs/transforms/11_weak.ipynb #00889465
+@checked(weak_seed=a_number)
 def weak_network(
     weak_model:str='', # Name or folder of a weaker model; '': dropout in the network itself
     layers:str='all', # Where the dropout is: 'mid', 'up', 'down', 'all', or names, with commas

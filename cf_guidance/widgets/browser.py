@@ -13,6 +13,7 @@ from html import escape
 from pathlib import Path
 from fastcore.basics import patch
 from PIL import Image, ImageDraw
+from ..checks import a_count, an_image, checked, dict_with
 from .controls import curve_svg
 from ..records.folders import sweep_axes, axis_value, left_out_words, read_cells
 from .html import words_html, image_html
@@ -33,6 +34,7 @@ def _edge(im, x):
     "Draw where one image ends, inside of it"
     if 0 < x < im.width: ImageDraw.Draw(im).line([(x, 0), (x, im.height)], fill='white', width=2)
 
+@checked(a=an_image, b=an_image, size=a_count(1, 10_000))
 def wipe(
     a, # A PIL image
     b, # Another, of the same size
@@ -60,6 +62,7 @@ def _curve_html(cell, name):
     g = cell['values'].get('g')
     return curve_svg(g, label=f'g over the steps, {name}', w=300, h=140) if g else ''
 
+@checked(cell=dict_with('schedule'))
 def cell_html(
     cell:dict, # One of `sweep_cells`
 )->str: # HTML: the curve, and the recipe on a click

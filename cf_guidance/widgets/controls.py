@@ -11,15 +11,17 @@ import inspect, math, re
 from html import escape
 from typing import Literal, get_args, get_origin
 from fastcore.docments import docments
+from ..checks import a_count, a_function, a_number, checked, dict_with, kind_of, list_of
+from ..checks import made_of, near, positive, some_names, some_numbers, Usual
 from ..rooms import former_name
 from ..schedules import CURVES
 from ..transforms.methods import TRANSFORMS
 from ..schedules.core import Schedule, as_text
 from ..schedules.steps import Step
-from ..checks import Usual, kind_of, positive
 from ..transforms.signatures import options, parameters
 
 # %% ../../nbs/widgets/01_controls.ipynb #566ccf46
+@checked()
 def numbers(
     name:str, # What they are, for the error
     text:str, # Numbers with commas or blanks between them
@@ -97,6 +99,7 @@ def _limits(p, steps):
     lo, hi = _range(p, kind, steps)
     return dict(lo=lo, hi=hi)
 
+@checked(maker=a_function, steps=a_count(), skip=some_names)
 def parameter_controls(
     # A maker of schedules, as in `CURVES`, a rule, or the class of a transform, as in `TRANSFORMS`
     maker,
@@ -116,6 +119,7 @@ def _is_fine(c, k):
     wide = c['hi'] - c['lo'] >= 20*10**-k
     return wide and abs(round(c['default'], k) - c['default']) < 1e-9
 
+@checked(c=dict_with('lo', 'hi'))
 def decimals(
     c, # A number's control, from `parameter_controls`
 )->int: # 2 to 4
@@ -141,6 +145,7 @@ def _in_order(names):
     "Names of curves, those that are asked for most first"
     return list(dict.fromkeys([*[k for k in COMMON if k in names], *names]))
 
+@checked(curves=some_names)
 def menu_groups(
     curves=None, # Names of curves, keys of `CURVES`; all of them when None
 )->dict: # A list of names for each title of a group
@@ -220,6 +225,7 @@ def _curves_svg(vals, ghost, x, y):
     curve = _path_svg(**{'class': 'curve'}, d=_levels(vals, x, y), **_CURVE)
     return _path_svg(d=_levels(ghost, x, y), **_GHOST) + curve if ghost else curve
 
+@checked(vals=some_numbers, ghost=some_numbers, w=a_count(1, 10_000), h=a_count(1, 10_000))
 def curve_svg(
     vals:list, # The number at each step
     ghost:list=None, # What it is compared with, as many numbers
@@ -229,6 +235,7 @@ def curve_svg(
 )->str: # SVG
     "Draw the levels of a schedule over the steps"
     if not len(vals): raise ValueError('`vals` must hold the number at each step; got none')
+    ghost = None if ghost is None else list(ghost)
     lo, hi = _ends(vals, ghost)
     x, y = _scales(len(vals), lo, hi, w, h)
     return _svg(label, w, h, [
@@ -258,15 +265,19 @@ def _chosen_text(tfm):
     fixed = options(type(tfm))
     return [f'{k}={v!r}' for k, v in tfm.chosen().items() if v != fixed[k].default]
 
+@checked()
 def guidance_line(
     tfm, # A transform whose class is in `TRANSFORMS`
 )->str: # A call of `guidance`
     "Write the line of Python that makes a transform"
-    name = next(k for k, cls in TRANSFORMS.items() if type(tfm) is cls)
+    name = next((k for k, cls in TRANSFORMS.items() if type(tfm) is cls), None)
+    if name is None:
+        raise ValueError(f'`tfm` must be a transform that `guidance` makes; got {tfm!r:.80}')
     said = [f'{k}={_number_text(v)}' for k, v in tfm._lifted.items()]
     return f"guidance({', '.join([repr(name), *said, *_chosen_text(tfm)])})"
 
 # %% ../../nbs/widgets/01_controls.ipynb #f1cf6bb4
+@checked(steps=list_of(made_of(Step)), calls=list_of(a_count(0)))
 def network_calls(
     tfm, # The transform
     steps:list, # The `Step` of each step of the run
@@ -274,12 +285,18 @@ def network_calls(
     calls:list=None,
 )->int: # Network calls for one image
     "Count the network calls that a run with `tfm` makes"
+    if calls is not None and len(calls) and max(calls) >= len(steps):
+        raise ValueError(f'`calls` must be steps of the run, below {len(steps)}; got {max(calls)}')
     need = [len(tfm.needs(step)) for step in steps]
     return sum(need if calls is None else [need[k] for k in calls])
 
 # %% ../../nbs/widgets/01_controls.ipynb #2c5fe5c4
-def _usual_g(transform): return parameters(TRANSFORMS[transform])['g'].default
+def _usual_g(transform):
+    "The scale that a transform has by default"
+    if transform not in TRANSFORMS: near('`transform`', transform, TRANSFORMS)
+    return parameters(TRANSFORMS[transform])['g'].default
 
+@checked(vals=list_of(a_number, 1))
 def unit_mismatch(
     vals:list, # The number at each step
     transform:str, # Name of a transform

@@ -7,7 +7,7 @@ __all__ = ['page_table', 'curve_engine']
 
 # %% ../../nbs/widgets/06b_curve_table.ipynb #df75535f
 import inspect
-from ..checks import kind_of, positive, whole
+from ..checks import checked, dict_with, kind_of, positive, some_names, whole
 from ..schedules import CURVES
 from ..schedules.core import Schedule
 from ..schedules.show import NOMINAL_SIGMAS
@@ -94,6 +94,7 @@ def _beginning(found):
         raise ValueError(f'`curves` must have one without a schedule inside; got {list(found)}')
     return 'cosine' if 'cosine' in leaves else leaves[0]
 
+@checked(curves=some_names)
 def page_table(
     curves=None, # Names of curves, keys of `CURVES`; all of them when None
     steps:int=50, # Number of steps to begin with, 1 to 200
@@ -112,6 +113,7 @@ def _by_curve(names):
     "The functions of curves, in an object of JavaScript"
     return ', '.join(f'{k}: {js_name(v)}' for k, v in names.items())
 
+@checked(table=dict_with('js', 'curves'))
 def curve_engine(
     table:dict, # As from `page_table`
 )->str: # JavaScript that needs no document

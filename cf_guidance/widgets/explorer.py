@@ -8,7 +8,7 @@ __all__ = ['ScheduleExplorer']
 # %% ../../nbs/widgets/04_explorer.ipynb #4399abc3
 from functools import partial
 from fastcore.basics import patch
-from ..checks import whole
+from ..checks import anything, checked, whole
 from ..pieces.parts import check_pieces
 from ..sampling.images import built_in
 from ..transforms.methods import TRANSFORMS
@@ -38,6 +38,7 @@ def _seconds(name, val):
     if isinstance(val, (int, float)) and 0 <= val < 60: return val
     raise ValueError(f'`{name}` must be seconds, 0 to 60; got {val!r}')
 
+@checked(schedule=anything, settle=anything)
 class ScheduleExplorer(ImagePanel):
     "Sliders for any schedule and transform, with the curve and the image beside them"
     def __init__(self,

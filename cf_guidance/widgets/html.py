@@ -9,6 +9,7 @@ __all__ = ['image_html', 'words_html', 'line_html', 'reason_of']
 import base64, io
 from html import escape
 from PIL import Image
+from ..checks import a_count, an_image, checked
 
 # %% ../../nbs/widgets/03a_html.ipynb #267020a3
 def _enlarged(image, size):
@@ -23,6 +24,7 @@ def _png(image):
     image.save(out, 'png')
     return base64.b64encode(out.getvalue()).decode()
 
+@checked(image=an_image, size=a_count(1, 10_000))
 def image_html(
     image, # A PIL image
     alt:str, # What it shows, for those who do not see it
@@ -32,6 +34,7 @@ def image_html(
     return (f'<img alt="{escape(alt)}" width="{size}" style="max-width:100%;height:auto" '
             f'src="data:image/png;base64,{_png(_enlarged(image, size))}">')
 
+@checked()
 def words_html(
     said, # The words, or the error that holds them
     role:str='status', # 'alert' for an error, which is red

@@ -8,7 +8,7 @@ __all__ = ['js_json', 'js_function', 'to_js']
 # %% ../../nbs/widgets/06_javascript.ipynb #7cd5040e
 import ast, inspect, json, textwrap
 from types import FunctionType
-from ..checks import number, positive, whole
+from ..checks import a_function, checked, number, positive, whole
 from ..schedules import CURVES
 from ..schedules.core import as_text, curve
 from ..schedules.steps import Step
@@ -104,7 +104,10 @@ def js_json(
     x, # A plain value: text, numbers, lists and dicts
 )->str: # JSON that can stand inside a script
     "Write a plain value for a script"
-    return json.dumps(x, separators=(',', ':')).replace('<', r'\u003c')
+    try: said = json.dumps(x, separators=(',', ':'))
+    except (TypeError, ValueError):
+        raise ValueError(f'`x` must be texts, numbers, lists and dicts; got {x!r:.80}') from None
+    return said.replace('<', r'\u003c')
 
 def _shown(node, c):
     "What stands between the braces of an f-string; `as_text` only says how it is written"
@@ -238,6 +241,7 @@ def _statements(node, c, own):
     if not isinstance(body[-1], (ast.Return, ast.Raise)): res.append('return $.None;')
     return '\n'.join(res)
 
+@checked(f=a_function)
 def js_function(
     f, # A plain function
     done:dict, # Functions by their names in JavaScript, each with its text; `f` goes into it

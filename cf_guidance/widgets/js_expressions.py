@@ -8,6 +8,7 @@ __all__ = ['Scope', 'refuse', 'js', 'js_name', 'literal', 'operand', 'truth', 'i
 # %% ../../nbs/widgets/05a_js_expressions.ipynb #4a6c09ed
 import ast, builtins, math
 from functools import singledispatch
+from ..checks import checked
 
 # %% ../../nbs/widgets/05a_js_expressions.ipynb #191db42d
 class Scope:
@@ -39,6 +40,7 @@ _RESERVED = set('''
     implements instanceof interface let new null package private protected public static super
     switch this throw typeof undefined var void true false Math Error'''.split())
 
+@checked()
 def js_name(
     name:str, # A name in Python
 )->str: # With a `$` at its end where JavaScript has the word for itself

@@ -7,6 +7,7 @@ __all__ = ['Stop', 'Latest', 'thinned', 'Film', 'film']
 
 # %% ../../nbs/widgets/03_live.ipynb #e3cff144
 import atexit, sys, threading, weakref
+from ..checks import a_count, a_function, a_number, checked, list_of
 from ..pieces.decoding import image_from_latents
 from ..sampling.images import generate
 from ..transforms.spaces import convert, tells
@@ -82,6 +83,7 @@ def _end():
         if thread is not None: thread.join(30)
 
 # %% ../../nbs/widgets/03_live.ipynb #bd8a1960
+@checked(vals=list_of(a_number, 1), steps=a_count())
 def thinned(
     vals:list, # The number at each step
     steps:int, # Number of steps to keep
@@ -115,6 +117,7 @@ class Film:
         return image_from_latents(self.frames[call].to(self.pieces.dtype), self.pieces)
 
 # %% ../../nbs/widgets/03_live.ipynb #b8ebd29e
+@checked(stop=a_function, tell=a_function)
 def film(
     prompt:str, # What the image should show
     tfm, # The transform

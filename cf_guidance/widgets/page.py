@@ -8,6 +8,7 @@ __all__ = ['explorer_page']
 # %% ../../nbs/widgets/07_page.ipynb #635baef2
 import hashlib
 from html import escape
+from ..checks import checked, some_names
 from .curve_table import curve_engine, page_table
 from .page_controls import CONTROLS_SCRIPT
 
@@ -84,6 +85,7 @@ def _script(table):
     script = curve_engine(table) + '\n' + CONTROLS_SCRIPT
     return script, hashlib.sha256(script.encode()).hexdigest()[:8]
 
+@checked(curves=some_names)
 def explorer_page(
     curves=None, # Names of curves, keys of `CURVES`; all of them when None
     steps:int=50, # Number of steps to begin with, 1 to 200

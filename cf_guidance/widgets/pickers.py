@@ -11,6 +11,7 @@ from math import log10
 from functools import partial
 from html import escape
 from fastcore.basics import patch
+from ..checks import a_count, a_function, anything, checked, dict_with, one_of
 from .controls import decimals, first_line, menu_groups, numbers
 from .controls import parameter_controls
 from ..schedules import CURVES
@@ -57,6 +58,7 @@ def _held_widget(c, changed):
     w.observe(changed, 'value')
     return w, partial(_read, w, held), partial(_put, w, held)
 
+@checked(c=dict_with('name', 'kind'), steps=a_count(), changed=a_function)
 def control_widget(
     c:dict, # A control, from `parameter_controls`
     steps:int, # Number of steps, the end of the sliders that count them
@@ -210,6 +212,7 @@ export default { render };
 """
 
 # %% ../../nbs/widgets/02_pickers.ipynb #bb14081e
+@checked(read=a_function, put=a_function)
 def drawing_pad(
     read, # Gives the list as it stands
     put, # Takes the list that was drawn
@@ -240,6 +243,7 @@ def _over(sched, steps):
     return sched.values(steps, nominal_sigmas(steps), nominal_timesteps(steps))
 
 # %% ../../nbs/widgets/02_pickers.ipynb #5b95bd64
+@checked(changed=a_function, schedule=anything)
 class Picker:
     "A menu of every schedule, with the sliders of the one that is chosen"
     def __init__(self,
@@ -250,7 +254,7 @@ class Picker:
         self.steps, self.changed, self.setting = steps, lambda: None, False
         self.reads, self.puts = {}, {}
         self._build()
-        self.set(schedule or cosine())
+        self.set(cosine() if one_of(None, '').fits(schedule) else schedule)
         self.changed = changed
 
     def _build(self):

@@ -8,6 +8,7 @@ __all__ = ['SIDES', 'world_of', 'ideal', 'image_features', 'score_images']
 # %% ../../nbs/worlds/11_judging.ipynb #6035ed77
 from dataclasses import replace
 import numpy as np
+from ..checks import a_count, a_picture, checked, list_of, made_of, texts
 from . import scenes, shapes, solids
 from .prompts import parse
 from .scene_words import ASKS, parse_scene
@@ -111,6 +112,7 @@ def _scenes_ideal(prompt, rng, size):
     scene = _standing(_asked_looks(asked, rng), asked.relation, rng, floor)
     return solids.render(scene, size)
 
+@checked(rng=made_of(np.random.Generator), size=a_count(8, 10_000))
 def ideal(
     prompt:str, # A prompt of either world, as in `world_of`
     rng, # numpy Generator, source of what the prompt leaves open
@@ -130,6 +132,7 @@ def _sides(image):
 
 def _world_seen(images):
     "The world whose verifier can read all of the images"
+    list_of(a_picture, 1)('images', images)
     known, sides = {(n, n): world for n, world in SIDES.items()}, {_sides(im) for im in images}
     if len(sides) == 1 and sides <= known.keys(): return known[sides.pop()]
     raise ValueError(
@@ -146,6 +149,7 @@ def image_features(
     else: from cf_guidance.worlds.verifier import features as take
     return take(images)
 
+@checked(prompts=texts)
 def score_images(
     images, # (n, h, w, 3) uint8, or a list of PIL images, of either world
     prompts, # A prompt, or one for each image

@@ -9,13 +9,14 @@ __all__ = ['Mixture', 'class_index', 'log_prob', 'parts', 'posterior', 'denoise'
 # %% ../../nbs/worlds/01_mixture.ipynb #c271ff60
 import difflib, math
 import torch
-from ..checks import positive, whole
+from ..checks import a_count, a_list, a_tensor, a_text, anything, between, checked
+from ..checks import list_of, positive, whole
 
 # %% ../../nbs/worlds/01_mixture.ipynb #fd9c86d5
 def _tensor(name, val):
     try: return torch.as_tensor(val, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f'`{name}` must be an array of numbers; got {val!r}') from None
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise ValueError(f'`{name}` must be an array of numbers; got {val!r:.80}') from None
 
 def _fits(val, shape):
     "Whether a tensor is of a shape; a text stands for any of two dimensions"
@@ -56,7 +57,7 @@ def _covariances(covs, m, d):
 
 def _class_names(labels, m):
     "The class of each of `m` Gaussians"
-    labels = list(labels)
+    labels = list(labels) if a_text.fits(labels) or a_list.fits(labels) else [labels]
     if len(labels) == m and all(isinstance(l, str) and l.strip() for l in labels): return labels
     raise ValueError(f'`labels` must be {m} names of classes; got {labels!r}')
 
@@ -114,6 +115,7 @@ def _nearest(name, names):
     near = difflib.get_close_matches(str(name), names, 1, .4)
     return f' (nearest: {near[0]})' if near else ''
 
+@checked(names=list_of(a_text))
 def class_index(
     name:str, # Name of a class
     names:list, # The names that there are
@@ -141,7 +143,8 @@ def _rows_add_up(given):
 
 def _class_shares(self, given):
     "The share of each class under a condition, (1 or n, classes), looked at"
-    given = (_all_in(self, given) if isinstance(given, str) else given).to(self.weights)
+    given = _all_in(self, given) if isinstance(given, str) else a_tensor('given', given)
+    given = given.to(self.weights)
     _of_classes(given, len(self.names))
     _rows_add_up(given)
     return given
@@ -157,8 +160,9 @@ Mixture._weights = _weights
 def _levels(a, b):
     "The shares of image and noise, looked at"
     a, b = float(a), float(b)
-    if a >= 0 and b >= 0 and 0 < a + b < math.inf: return a, b
-    raise ValueError(f'`a` and `b` must be at least 0, and not both 0; got {a} and {b}')
+    if a >= 0 and b >= 0 and 0 < a + b < 1e100: return a, b
+    raise ValueError(
+        f'`a` and `b` must be at least 0, below 1e100, and not both 0; got {a} and {b}')
 
 def _points(self, x):
     "Refuse what are no points"
@@ -189,6 +193,7 @@ def _table(self, x, a, b, given):
     y = _in_axes(self, x, a, std)
     return y, std, self._weights(given).log() - (y.square()/2).sum(-1) - _log_volume(std)
 
+@checked(x=a_tensor)
 def log_prob(self,
     x, # Points, (n, d)
     a:float=1., # Share of the image in them, at least 0
@@ -201,6 +206,7 @@ def log_prob(self,
 Mixture._table, Mixture.log_prob = _table, log_prob
 
 # %% ../../nbs/worlds/01_mixture.ipynb #b6127c92
+@checked(x=a_tensor)
 def parts(self,
     x, # Points, (n, d)
     a:float=1., # Share of the image in them, at least 0
@@ -210,6 +216,7 @@ def parts(self,
     "Probability of each Gaussian to be the source of `x`"
     return self._table(x, a, b, given)[2].softmax(1)
 
+@checked(x=a_tensor)
 def posterior(self,
     x, # Points, (n, d)
     a:float=1., # Share of the image in them, at least 0
@@ -223,6 +230,7 @@ def posterior(self,
 Mixture.parts, Mixture.posterior = parts, posterior
 
 # %% ../../nbs/worlds/01_mixture.ipynb #2d308cf5
+@checked(x=a_tensor)
 def denoise(self,
     x, # Noisy points, (n, d)
     a:float, # Share of the image in them, at least 0
@@ -259,6 +267,7 @@ def _points_of(self, k, gen):
     z = z*self.variances[k].sqrt()
     return self.means[k] + torch.einsum('ne,nde->nd', z, self.axes[k])
 
+@checked(n=a_count(1, 100_000_000))
 def sample(self,
     n:int, # Number of points, 1 or more
     seed:int=0, # Seed of the draw, any whole number
@@ -268,6 +277,7 @@ def sample(self,
     gen = torch.Generator().manual_seed(whole('seed', seed, -2**63, 2**64 - 1))
     return _points_of(self, _picks(self._weights(given)[0], whole('n', n, 1), gen), gen)
 
+@checked()
 def moments(self,
     given:str='', # A class, or '' for all
 )->tuple: # Mean, (d,), and covariance, (d, d)
@@ -327,22 +337,27 @@ def _elm(depth, beads):
     branches = _branches((-1.8, -2.6, math.pi/2 - .35, _TRUNK), depth)
     return [bead for branch in branches for bead in _beads(branch, beads)]
 
+@checked(depth=anything, beads=anything)
 def trees(
     depth:int=4, # Levels of branches, usually 1 to 6
     beads:int=2, # Gaussians in each branch, 1 or more
 )->Mixture: # Two dimensions, classes 'elm' and 'oak', `2 * beads * (2**depth - 1)` Gaussians
     "Grow two trees whose inner branches cross, a class each"
-    elm = _elm(whole('depth', depth, 1), whole('beads', beads, 1))
+    between('depth', whole('depth', depth, 1), 1, 16)
+    between('beads', whole('beads', beads, 1), 1, 1000)
+    elm = _elm(depth, beads)
     means, covs, weights = _stacked(elm)
     return Mixture(*_with_mirrored(means, covs), ['elm']*len(elm) + ['oak']*len(elm),
                    torch.cat([weights, weights])/weights.sum()/2)
 
 # %% ../../nbs/worlds/01_mixture.ipynb #7b318e49
+@checked()
 def blurred(self,
     width:float, # Standard deviation of the blur, in the units of `means`, above 0
 )->Mixture: # The same Gaussians, wider
     "Blur the density, as a network does that has not learned the details"
-    covs = self.covs + positive('width', width)**2*torch.eye(self.dim).to(self.covs)
+    between('width', positive('width', width), 0, 1e100)
+    covs = self.covs + float(width)**2*torch.eye(self.dim).to(self.covs)
     return Mixture(self.means, covs, [self.names[k] for k in self.labels], self.weights)
 
 Mixture.blurred = blurred

@@ -10,11 +10,13 @@ from itertools import pairwise
 import torch
 from diffusers import DDIMScheduler
 from fastcore.basics import AttrDict
+from ..checks import a_text, checked, list_of, some_levels
 from ..pieces.parts import Pieces
 from .mixture import Mixture, class_index
 from ..transforms.spaces import convert
 
 # %% ../../nbs/worlds/03_mixture_pieces.ipynb #684bf20b
+@checked(names=list_of(a_text))
 class ToyTokenizer:
     "Tokens of a world whose prompts are the names of classes; the empty prompt is number 0"
     model_max_length = 1
@@ -30,6 +32,7 @@ class ToyTokenizer:
         if isinstance(prompts, str): return AttrDict(input_ids=[self._token(prompts)])
         return AttrDict(input_ids=torch.tensor([[self._token(p)] for p in prompts]))
 
+@checked()
 class ToyTextEncoder(torch.nn.Module):
     "Shares of the classes for each token"
     def __init__(self,
@@ -59,6 +62,7 @@ def _net_config(mix, scheduler):
                     cross_attention_dim=len(mix.names),
                     prediction_type=scheduler.config.prediction_type)
 
+@checked()
 class ToyUNet(torch.nn.Module):
     "A mixture that is called like a U-Net, and predicts exactly"
     def __init__(self,
@@ -108,6 +112,7 @@ def _squared_distances(at, grid):
     up = grid.flip(0)[None, :, None] - at[:, 1, None, None]
     return right**2 + up**2
 
+@checked()
 class ToyVAE(torch.nn.Module):
     "Draws the first two numbers of a point as a dark dot on 32 x 32 pixels"
     dtype = torch.float64
@@ -142,6 +147,7 @@ def _toy_scheduler(prediction_type):
                          prediction_type=prediction_type, clip_sample=False,
                          timestep_spacing='trailing')
 
+@checked()
 def toy_pieces(
     mix:Mixture, # The world
     # What the network predicts: 'epsilon', 'v_prediction' or 'sample'
@@ -200,6 +206,7 @@ def _onward(end, step):
     (matrix, shift), (by, add) = end, step
     return by @ matrix, by @ shift + add
 
+@checked(sigmas=some_levels, scales=some_levels)
 def linear_end(
     mix:Mixture, # The world
     # Noise level `b/a` of each step, above 0 and falling, such as `run_sigmas` gives; the run ends

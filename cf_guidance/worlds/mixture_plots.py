@@ -8,10 +8,12 @@ __all__ = ['part_shares', 'coverage', 'energy_distance', 'plot_density', 'plot_s
 # %% ../../nbs/worlds/02_mixture_plots.ipynb #55a67f2c
 import torch
 import matplotlib.pyplot as plt
+from ..checks import a_tensor, an_axes, between, checked
 from ..plots import BLUE, LINES, set_look
 from .mixture import Mixture
 
 # %% ../../nbs/worlds/02_mixture_plots.ipynb #9a419a91
+@checked(x=a_tensor)
 def part_shares(
     x, # Samples, (n, d)
     mix:Mixture, # The mixture they should be from
@@ -23,6 +25,7 @@ def part_shares(
     w = mix._weights(given)[0]
     return (mix.parts(x, given=given).mean(0)/w)[w > 0]
 
+@checked(x=a_tensor)
 def coverage(
     x, # Samples, (n, d); about 100 or more for each Gaussian of the class
     mix:Mixture, # The mixture they should be from
@@ -55,6 +58,7 @@ def _two_sets(x, y):
     if min(len(x), len(y)) < 2:
         raise ValueError(f'`x` and `y` must be 2 samples or more; got {len(x)} and {len(y)}')
 
+@checked(x=a_tensor, y=a_tensor)
 def energy_distance(
     x, # Samples, (n, d), 2 or more
     y, # Other samples, (m, d), 2 or more
@@ -93,6 +97,7 @@ def _bare(ax, xs, ys):
     ax.spines[:].set_visible(False)
     return set_look(ax, xlim=xs[[0, -1]].tolist(), ylim=ys[[0, -1]].tolist(), xticks=[], yticks=[])
 
+@checked(ax=an_axes)
 def plot_density(
     mix:Mixture, # A mixture in two dimensions
     given:str='', # A class, or '' for all
@@ -105,6 +110,7 @@ def plot_density(
                 colors=['#e8e8e8', '#cccccc', '#aaaaaa'])
     return _bare(ax, xs, ys)
 
+@checked(x=a_tensor, ax=an_axes)
 def plot_samples(
     x, # Samples, (n, 2); 1000 of them are drawn
     mix:Mixture, # The mixture they should be from
@@ -138,6 +144,7 @@ def _draw_push(ax, mix, sigma, names):
     t, u = [mix.denoise(at, 1, sigma, name) for name in names]
     ax.quiver(*at.T.cpu(), *_arrows(t - u).T.cpu(), **_ARROWS)
 
+@checked(ax=an_axes)
 def plot_push(
     mix:Mixture, # A mixture in two dimensions
     given:str, # The class that `t` is conditioned on
@@ -148,6 +155,7 @@ def plot_push(
 ):
     "Draw `t - u`, the push on the denoised point, as arrows over the density, and return the axes"
     if not sigma > 0: raise ValueError(f'`sigma` must be above 0; got {sigma!r}')
+    between('sigma', sigma, 0, 1e50)
     ax = plot_density(mix, given, ax)
     _draw_push(ax, mix, sigma, (given, negative))
     return set_look(ax, title=f'sigma = {sigma:g}' if title is None else title)
@@ -158,6 +166,7 @@ def _known_paths(paths):
     if paths.ndim != 3 or paths.shape[2] != 2:
         raise ValueError(f'`paths` must be (steps, n, 2); got {tuple(paths.shape)}')
 
+@checked(paths=a_tensor, ax=an_axes)
 def plot_paths(
     paths, # Places after each step, (steps, n, 2); 40 of the `n` are drawn
     mix:Mixture, # The mixture they should end in

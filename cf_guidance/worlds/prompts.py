@@ -10,11 +10,13 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
+from ..checks import a_text, checked, kind
 from .shapes import BACKGROUNDS, COLOURS, RELATIONS, SHAPES, STYLES
 from .shapes import held_out, vocabulary
 from .wording import by_hash, chosen_prompts, with_article, words_of
 
 # %% ../../nbs/worlds/05_prompts.ipynb #76355e46
+@checked()
 @dataclass(frozen=True)
 class Demand:
     "What a prompt asks for; an empty text asks for nothing"
@@ -64,6 +66,7 @@ def _read(prompt):
         f"with one shape or two; got {prompt!r}"
     )
 
+@checked(prompt=kind('a text that names a shape', a_text.fits))
 @cache
 def parse(
     prompt:str, # Such as 'a shiny red star above a blue heart on a navy background'
@@ -75,6 +78,7 @@ def parse(
     return Demand(shapes, colours, _style(m, prompt), *_told(m, 'background', 'relation'))
 
 # %% ../../nbs/worlds/05_prompts.ipynb #f4ee5ad7
+@checked()
 @dataclass(frozen=True)
 class Prompt:
     "A prompt of a fixed set"
@@ -106,6 +110,7 @@ def _all_prompts():
     looks = product(('', *STYLES), ('', *BACKGROUNDS))
     return by_hash(p for look in looks for p in _prompts(*look))
 
+@checked()
 @cache
 def prompt_set(
     name:str='dev', # 'dev' to choose by, 'test' to report

@@ -10,6 +10,7 @@ from importlib.resources import files
 from itertools import permutations
 import numpy as np, torch, torch.nn as nn
 from safetensors.torch import load_file
+from ..checks import a_list, a_text, checked, kind, list_of
 
 # %% ../../nbs/worlds/05a_reading.ipynb #02a739b2
 def _convolution(inner, outer, stride):
@@ -53,6 +54,7 @@ def as_pixels(
     side:int, # Width and height that they must have
 )->np.ndarray: # (n, side, side, 3), uint8
     "Take images as one array"
+    a_list('images', images)
     if not isinstance(images, np.ndarray): images = [np.asarray(im) for im in images]
     if not len(images): raise ValueError('`images` must hold one image or more; got none')
     for im in images: _of_size(im, side)
@@ -103,6 +105,9 @@ def _matched(seen, asked, to, names, opposite):
     if asked.relation: res['relation'] = _stand(seen, asked, to, opposite)
     return sum(map(sum, oks.values())) + .5*res.get('relation', 0), res
 
+@checked(seen=kind('what has things', lambda val: a_list.fits(val.things)),
+         asked=kind('what has things', lambda val: a_list.fits(val.things)),
+         names=list_of(a_text))
 def best_match(
     seen, # What is in an image: its `things`, each a tuple of words, and their `relation`
     asked, # What was asked for, in the same form

@@ -8,6 +8,7 @@ __all__ = ['PIXELS', 'WAYS', 'SCENE_HEADS', 'new_scene_verifier', 'scene_feature
 # %% ../../nbs/worlds/10_scene_verifier.ipynb #0a8da440
 from functools import cache
 import numpy as np, torch.nn as nn
+from ..checks import checked, texts
 from .reading import as_pixels, best_match, chosen_words, new_reader
 from .reading import one_for_each, run_reader, shipped_reader
 from .scene_words import ASKS, SceneDemand, parse_scene
@@ -57,6 +58,7 @@ def read_scenes(
     return [_demand(words) for words in chosen_words(out, SCENE_HEADS)]
 
 # %% ../../nbs/worlds/10_scene_verifier.ipynb #a7d7dd8f
+@checked()
 def judge_scene(
     seen:SceneDemand, # What is in the image, as from `read_scenes`
     asked:SceneDemand, # What was asked for, as from `parse_scene`
@@ -66,6 +68,7 @@ def judge_scene(
     if asked.floor: res['floor'] = seen.floor == asked.floor
     return {**res, 'all': all(res.values())}
 
+@checked(prompts=texts)
 def score_scenes(
     images, # (n, 64, 64, 3) uint8, or a list of PIL images
     prompts, # A prompt, or one for each image

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import product
 import numpy as np
+from ..checks import a_text, checked, kind
 from .scenes import COLOURS, FLAT, FLOORS, MATERIALS, RELATIONS, SAYS, SIZES
 from .scenes import SOLIDS, held_out, vocabulary
 from .wording import by_hash, chosen_prompts, with_article, words_of
@@ -24,6 +25,7 @@ _links = [(way, rel) for rel in RELATIONS for way in SAYS.get(rel, (rel,))]
 # the longest first
 _links.sort(key=lambda p: -len(p[0]))
 
+@checked()
 @dataclass(frozen=True)
 class SceneDemand:
     "What a prompt asks for; an empty text asks for nothing"
@@ -67,6 +69,7 @@ def _parts(text):
         if len(parts) == 2: return parts, rel
     return re.split(r' , and | , | and ', text), ''
 
+@checked(prompt=kind('a text that names a solid', a_text.fits))
 @cache
 def parse_scene(
     prompt:str, # Such as 'a small red metal sphere on a blue cube on a navy floor'
@@ -78,6 +81,7 @@ def parse_scene(
     return SceneDemand(tuple(_thing(p, prompt) for p in parts), floor, rel)
 
 # %% ../../nbs/worlds/09_scene_words.ipynb #bf9d075e
+@checked()
 @dataclass(frozen=True)
 class ScenePrompt:
     "A prompt of a fixed set"
@@ -125,6 +129,7 @@ def _candidates():
     say = {p: with_article(' '.join(p)) for p in product(COLOURS, SOLIDS)}
     return by_hash({*_ones(say), *_relations(say), *_threes(say)})
 
+@checked()
 @cache
 def scene_prompts(
     name:str='dev', # 'dev' to choose by, 'test' to report

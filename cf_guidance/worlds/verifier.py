@@ -9,6 +9,7 @@ __all__ = ['SIZE', 'HEADS', 'FAR', 'new_verifier', 'features', 'read', 'judge', 
 from functools import cache
 from itertools import product
 import numpy as np, torch.nn as nn
+from ..checks import checked
 from .prompts import Demand, parse
 from .reading import as_pixels, best_match, chosen_words, new_reader
 from .reading import one_for_each, run_reader, shipped_reader
@@ -62,6 +63,7 @@ def read(
 # %% ../../nbs/worlds/06_verifier.ipynb #8d3ecd61
 _OPPOSITE = {'left of': 'right of', 'right of': 'left of', 'above': 'below', 'below': 'above'}
 
+@checked()
 def judge(
     seen:Demand, # What is in the image, as from `read`
     asked:Demand, # What was asked for, as from `parse`

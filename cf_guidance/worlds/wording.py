@@ -7,8 +7,10 @@ __all__ = ['with_article', 'kept', 'one_of', 'held_out_pairs', 'words_of', 'text
 
 # %% ../../nbs/worlds/03a_wording.ipynb #73b4fe0e
 import difflib, hashlib
+from ..checks import a_word, checked, some_names
 
 # %% ../../nbs/worlds/03a_wording.ipynb #36126672
+@checked(words=a_word)
 def with_article(
     words:str, # What is spoken of, such as 'orange cone'
 )->str: # Such as 'an orange cone'
@@ -35,12 +37,16 @@ def _rank(colour, shape):
     "Place of a pair in the order by which some are held out"
     return hashlib.sha256(f'{colour} {shape}'.encode()).hexdigest()[:8], colour
 
+@checked(colours=some_names, shapes=some_names)
 def held_out_pairs(
     colours, # Names of the colours, more of them than shapes
     shapes, # Names of the shapes
 )->frozenset: # Pairs (colour, shape), one for each shape
     "Choose the pairs of colour and shape that training never shows"
     free, pairs = set(colours), []
+    if len(free) < len(shapes):
+        raise ValueError('`colours` must be as many as `shapes` or more; '
+                         f'got {len(free)} and {len(shapes)}')
     for shape in sorted(shapes):
         colour = min(free, key=lambda c: _rank(c, shape))
         free.remove(colour)
