@@ -72,7 +72,8 @@ def measure(name, what, scheds, n, rounds):
         for way, f in ways.items(): took, out[way] = timed(f); secs[way].append(took)
     gap = max(int(np.abs(np.asarray(c.image, int) - im).max()) for c, im in zip(out['shared'].cells, out['guided']))
     ratio = lambda a, b: round(statistics.median(x/y for x, y in zip(secs[a], secs[b])), 3)
-    return dict(name=name.partition('+')[0], workload=what, images=len(scheds), steps=n, calls=dict(made=made, alone=alone),
+    return dict(name=name.partition('+')[0], workload=what, images=len(scheds), steps=n,
+                calls=dict(made=made, alone=alone),
                 gap=gap, seconds={k: [round(s, 3) for s in v] for k, v in secs.items()},
                 to_guided=ratio('guided', 'shared'), to_stock=ratio('stock', 'shared'),
                 to_network=ratio('shared', 'network'))

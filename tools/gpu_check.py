@@ -73,14 +73,16 @@ def tiny_xl(dtype=HALF):
     torch.manual_seed(SEED)
     own = get_sd_pieces(dtype=dtype, device='cpu')
     conf, c = {**own.text_encoder.config.to_dict(), 'projection_dim': 16}, own.vae.config.latent_channels
-    unet = diffusers.UNet2DConditionModel(sample_size=8, in_channels=c, out_channels=c, block_out_channels=(32, 64), layers_per_block=1,
+    unet = diffusers.UNet2DConditionModel(sample_size=8, in_channels=c, out_channels=c,
+                                          block_out_channels=(32, 64), layers_per_block=1,
                                           down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D'),
                                           up_block_types=('CrossAttnUpBlock2D', 'UpBlock2D'), norm_num_groups=8,
                                           cross_attention_dim=2*conf['hidden_size'], addition_embed_type='text_time',
                                           addition_time_embed_dim=8, projection_class_embeddings_input_dim=6*8 + 16)
     text = transformers.CLIPTextModelWithProjection(type(own.text_encoder.config)(**conf))
     return ready(
-        StableDiffusionXLPipeline(own.vae, own.text_encoder, text.to(dtype), own.tokenizer, own.tokenizer, unet.to(dtype),
+        StableDiffusionXLPipeline(own.vae, own.text_encoder, text.to(dtype), own.tokenizer, own.tokenizer,
+                                  unet.to(dtype),
                                   own.scheduler, add_watermarker=False))
 
 class Bench:
@@ -292,7 +294,9 @@ def swept(b):
     if b.cuda: torch.cuda.reset_peak_memory_stats(b.device)
     pipe = b.load_xl()
     b.shown = sweep_xl(b, pipe)
-    if b.cuda: b.row('peak of memory, GB', torch.cuda.max_memory_allocated(b.device)/1e9, None, 'with all that is loaded')
+    if b.cuda:
+        peak = torch.cuda.max_memory_allocated(b.device)/1e9
+        b.row('peak of memory, GB', peak, None, 'with all that is loaded')
     with tempfile.TemporaryDirectory() as folder:
         call = {'original_size': (512, 512)}
         cell = Sweep(pipe, prompt=CONE, schedule=G, steps=2, seed=SEED, call=call).run(folder, progress=False).cells[0]
