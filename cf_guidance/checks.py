@@ -232,9 +232,10 @@ def a_count(
 def made_of(
     cls:type, # The class
 )->callable: # A check
-    "Ask for an object of a class"
+    "Ask for an object of a class; one of the same name is that class, run again in a notebook"
     name = cls.__name__
-    return kind(f"{'an' if name[0] in 'AEIOU' else 'a'} `{name}`", lambda val: isinstance(val, cls))
+    return kind(f"{'an' if name[0] in 'AEIOU' else 'a'} `{name}`",
+                lambda val: name in {c.__name__ for c in type(val).__mro__})
 
 def list_of(
     each:callable, # The check of each

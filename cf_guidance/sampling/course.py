@@ -12,8 +12,8 @@ from collections import namedtuple
 from functools import partial
 from typing import Literal
 import torch
-from ..checks import a_count, a_list, a_tensor, a_text, a_whole, any_of, checked, kind
-from ..checks import list_of, made_of, number, one_of, whole
+from ..checks import a_count, a_list, a_tensor, a_text, a_whole, any_of, anything, checked
+from ..checks import kind, list_of, made_of, number, one_of, whole
 from ..pieces.core import Pieces
 from ..pieces.schedulers import REFUSED, get_scheduler, sampler_text
 from ..pieces.schedulers import scalings, scheduler_space
@@ -218,7 +218,7 @@ def _made_steps(start, sigmas, times, pos_by):
     steps = [Step(k, n, sigmas=sigmas, timesteps=times) for k in range(start, n)]
     return [s.part(start, n - start) for s in steps] if start and pos_by == 'step' else steps
 
-@checked(steps=a_count())
+@checked(steps=a_count(), pos_by=anything)
 def begin_run(
     pieces:Pieces, # The model
     sampler=None, # Name or object, as in `get_scheduler`; the pieces' own by default
