@@ -5,9 +5,10 @@
     python tools/gpu_check.py --model stable-diffusion-v1-5/stable-diffusion-v1-5 --out gpu.json
     python tools/gpu_check.py --model sd15/ --sdxl stabilityai/stable-diffusion-xl-base-1.0 --only pipeline sdxl swept
 
-`--model` and `--sdxl` take a hub name, whose size is said before it is fetched, or a folder. A line for each figure:
-what it is, how much it may be, and whether it passed. The sweeps of SDXL take a random one of a few layers where `--sdxl`
-names none; of one that is named they keep a copy in bfloat16 for as long as they run. The LoRA wants peft. Exit status 1 if one failed, 2 if there is no such device."""
+`--model` and `--sdxl` take a hub name, whose size is said before it is fetched, or a folder. The sweeps of SDXL take a
+random one of a few layers where `--sdxl` names none; of one that is named they keep a copy in bfloat16 for as long as
+they run. A line for each figure: what it is, how much it may be, and whether it passed. Exit status 1 if one failed,
+2 if there is no such device."""
 import argparse, gc, importlib.metadata, importlib.util, json, os, platform, sys, tempfile, time, warnings
 from functools import cached_property
 from pathlib import Path
@@ -73,8 +74,8 @@ def tiny_xl(dtype=HALF):
     torch.manual_seed(SEED)
     own = get_sd_pieces(dtype=dtype, device='cpu')
     conf, c = {**own.text_encoder.config.to_dict(), 'projection_dim': 16}, own.vae.config.latent_channels
-    unet = diffusers.UNet2DConditionModel(sample_size=8, in_channels=c, out_channels=c,
-                                          block_out_channels=(32, 64), layers_per_block=1,
+    unet = diffusers.UNet2DConditionModel(sample_size=8, in_channels=c, out_channels=c, layers_per_block=1,
+                                          block_out_channels=(32, 64),
                                           down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D'),
                                           up_block_types=('CrossAttnUpBlock2D', 'UpBlock2D'), norm_num_groups=8,
                                           cross_attention_dim=2*conf['hidden_size'], addition_embed_type='text_time',
@@ -82,8 +83,7 @@ def tiny_xl(dtype=HALF):
     text = transformers.CLIPTextModelWithProjection(type(own.text_encoder.config)(**conf))
     return ready(
         StableDiffusionXLPipeline(own.vae, own.text_encoder, text.to(dtype), own.tokenizer, own.tokenizer,
-                                  unet.to(dtype),
-                                  own.scheduler, add_watermarker=False))
+                                  unet.to(dtype), own.scheduler, add_watermarker=False))
 
 class Bench:
     "The models, and a row for each figure"
@@ -295,8 +295,7 @@ def swept(b):
     pipe = b.load_xl()
     b.shown = sweep_xl(b, pipe)
     if b.cuda:
-        peak = torch.cuda.max_memory_allocated(b.device)/1e9
-        b.row('peak of memory, GB', peak, None, 'with all that is loaded')
+        b.row('peak of memory, GB', torch.cuda.max_memory_allocated(b.device)/1e9, None, 'with all that is loaded')
     with tempfile.TemporaryDirectory() as folder:
         call = {'original_size': (512, 512)}
         cell = Sweep(pipe, prompt=CONE, schedule=G, steps=2, seed=SEED, call=call).run(folder, progress=False).cells[0]
