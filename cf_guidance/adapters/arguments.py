@@ -6,7 +6,7 @@
 __all__ = ['OURS', 'takes', 'known_call', 'scale_of', 'embedded', 'empty_text', 'told_call', 'keep_files', 'read_call']
 
 # %% ../../nbs/adapters/13_arguments.ipynb #2ed28a1a
-import hashlib, inspect, io, re
+import hashlib, inspect, io, math, re
 from pathlib import Path
 import numpy as np, torch
 from PIL import Image, UnidentifiedImageError
@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save
 from ..checks import a_dict, checked, near
 from .hosting import TWICE
 from .memo import tensor_bytes
-from ..pieces.fingerprint import plain_numbers
 from ..pieces.inputs import Pixels
 from ..records.files import write_whole
 
@@ -59,17 +58,25 @@ def _check_twice(name, val):
         raise ValueError(f'`{name}` cannot act beside a transform, it would guide again: leave it out, '
                          f'and see the transform {TWICE[name]!r}; got {val!r}')
 
-_KINDS = bool, int, float, str, type(None), Image.Image, Pixels, torch.Tensor, np.ndarray, Path
+_KINDS = bool, int, float, str, type(None), np.generic, Pixels, Path
+_MODES = '1', 'L', 'LA', 'RGB', 'RGBA', 'I;16'       # of images that a PNG holds as they are
+
+def _is_told(val):
+    "Whether a lone value can be written down"
+    if isinstance(val, torch.Tensor):
+        return val.layout is torch.strided and not (val.is_meta or val.is_complex())
+    if isinstance(val, np.ndarray): return val.dtype.kind in 'biuf'
+    if isinstance(val, (float, np.floating)): return math.isfinite(val)
+    return val.mode not in ('I', 'F') if isinstance(val, Image.Image) else isinstance(val, _KINDS)
 
 def _check_value(name, val):
     "Refuse what cannot be written down"
     if isinstance(val, (list, tuple)):
         for v in val: _check_value(name, v)
-    elif isinstance(val, dict):
-        for v in val.values(): _check_value(name, v)
-    elif not isinstance(val, _KINDS):
-        raise ValueError(f'`call` must have numbers, texts, images and tensors, alone or in lists; '
-                         f'got {val!r:.80} for `{name}`')
+    elif isinstance(val, dict): _check_value(name, [*val, *val.values()])
+    elif not _is_told(val):
+        raise ValueError('`call` must have finite numbers, texts, images of 8 bits and tensors, '
+                         f'alone or in lists; got {val!r:.80} for `{name}`')
 
 @checked(call=a_dict)
 def known_call(
@@ -84,13 +91,25 @@ def known_call(
         _check_value(name, val)
     return {k: _opened(v) for k, v in call.items()}
 
+def _in_colour(image):
+    "An image of a mode that a PNG holds as it is; the pixels of one with a palette do not tell it"
+    if image.mode in _MODES: return image
+    clear = 'transparency' in image.info or image.mode in ('PA', 'La', 'RGBa')
+    return image.convert('RGBA' if clear else 'RGB')
+
 def _opened(val):
-    "An image in place of the path of one, or of an image as a value"
+    "An image in place of the path of one, or of an image as a value; a number as Python has it"
+    if isinstance(val, (list, tuple)): return type(val)([_opened(v) for v in val])
+    if isinstance(val, dict): return {k: _opened(v) for k, v in val.items()}
+    if isinstance(val, np.generic): return val.item()
     if isinstance(val, Pixels): return Image.fromarray(val.data)
-    if isinstance(val, (list, tuple)): return type(val)(map(_opened, val))
-    if not isinstance(val, Path): return val
+    if isinstance(val, Image.Image): return _in_colour(val)
+    return _read(val) if isinstance(val, Path) else val
+
+def _read(val):
+    "The image in a file"
     try:
-        with Image.open(val.expanduser()) as im: return im.copy()
+        with Image.open(val.expanduser()) as im: return _in_colour(im.copy())
     except (OSError, UnidentifiedImageError) as e:
         raise ValueError(f'`call` must have paths of images that can be read; got {str(val)!r}: {e}'
                          ) from None
@@ -124,28 +143,37 @@ def empty_text(
 def _is_file(val): return isinstance(val, (Image.Image, torch.Tensor, np.ndarray))
 
 def _as_bytes(val):
-    "An image as a PNG, a tensor as safetensors; each with the ending of its file"
-    if not isinstance(val, Image.Image):
-        return save({'x': torch.as_tensor(val).detach().cpu().contiguous()}), '.safetensors'
+    "An image as a PNG, a tensor as safetensors, an array as NumPy has it; with the file's ending"
+    if isinstance(val, torch.Tensor):
+        return save({'x': val.detach().cpu().contiguous()}), '.safetensors'
     out = io.BytesIO()
-    mode = val.mode if val.mode in ('1', 'L', 'LA', 'RGB', 'RGBA', 'I;16') else 'RGB'
-    val.convert(mode).save(out, 'png')
-    return out.getvalue(), '.png'
+    if isinstance(val, np.ndarray): np.save(out, val, allow_pickle=False)
+    else: val.save(out, 'png')
+    return out.getvalue(), '.npy' if isinstance(val, np.ndarray) else '.png'
 
 def _numbers(val):
-    "The numbers of an image or a tensor, with their form"
-    x = np.asarray(val) if isinstance(val, Image.Image) else torch.as_tensor(val).detach().cpu()
-    if isinstance(x, np.ndarray): return f'{val.mode} {x.shape}'.encode() + x.tobytes()
-    return f'{x.dtype} {tuple(x.shape)}'.encode() + tensor_bytes(x).tobytes()
+    "The numbers of an image, an array or a tensor, with their form"
+    if isinstance(val, torch.Tensor):
+        return f'{val.dtype} {tuple(val.shape)}'.encode() + tensor_bytes(val).tobytes()
+    x = np.asarray(val)
+    return f"{getattr(val, 'mode', x.dtype.str)} {x.shape}".encode() + x.tobytes()
 
 def _hash(val): return hashlib.sha256(_numbers(val)).hexdigest()[:16]
 
+_OURS = {'file'}, {'tuple'}, {'pairs'}     # what stands for more than JSON has
+
+def _told_dict(val, files):
+    "A dict as plain data; one whose keys JSON would change, as pairs"
+    if all(type(k) is str for k in val) and set(val) not in _OURS:
+        return {k: _told(v, files) for k, v in val.items()}
+    return {'pairs': [[_told(k, files), _told(v, files)] for k, v in val.items()]}
+
 def _told(val, files):
     "A value as plain data; an image or a tensor by its hash, and noted in `files`"
-    if isinstance(val, tuple): return {'tuple': _told(list(val), files)}
+    if isinstance(val, tuple): return {'tuple': _told([*val], files)}
     if isinstance(val, list): return [_told(v, files) for v in val]
-    if isinstance(val, dict): return {str(k): _told(v, files) for k, v in val.items()}
-    if not _is_file(val): return plain_numbers(val)
+    if isinstance(val, dict): return _told_dict(val, files)
+    if not _is_file(val): return val
     files[name := _hash(val)] = val
     return {'file': name}
 
@@ -186,6 +214,7 @@ def _found(name, folder):
 def _loaded(path):
     "The image or the tensor in a file"
     if path.suffix == '.safetensors': return load_file(path)['x']
+    if path.suffix == '.npy': return np.load(path, allow_pickle=False)
     with Image.open(path) as im: return im.copy()
 
 @checked()
@@ -198,4 +227,5 @@ def read_call(
     if not isinstance(told, dict): return told
     if set(told) == {'file'}: return _found(told['file'], folder)
     if set(told) == {'tuple'}: return tuple(read_call(told['tuple'], folder))
+    if set(told) == {'pairs'}: return dict(read_call(told['pairs'], folder))
     return {k: read_call(v, folder) for k, v in told.items()}

@@ -7,6 +7,7 @@ __all__ = ['is_pipeline', 'HostedEngine']
 
 # %% ../../nbs/adapters/15_engine.ipynb #3f87f49f
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 import diffusers, torch
 from fastcore.basics import patch
@@ -20,7 +21,7 @@ from .memo import Memo
 from .sharing import SharingHost
 from ..pieces.parts import Pieces
 from ..pieces.inputs import Embedded
-from ..pieces.schedulers import get_scheduler
+from ..pieces.schedulers import get_scheduler, scheduler_space
 from ..records.recipes import guidance_entries, sampler_config
 from ..sampling.loop import Run
 from ..sampling.settings import Settings
@@ -46,6 +47,15 @@ def _name(pipe):
     "The name that a pipeline was loaded by"
     return str(getattr(pipe, 'name_or_path', None) or pipe.config.get('_name_or_path') or 'unnamed')
 
+_TRIED = 4       # runs that a pipeline may refuse before it is asked no more
+
+def _some(runs):
+    "The first runs that do not begin as others do"
+    kinds = {}
+    for r in runs:
+        if len(kinds) < _TRIED: kinds.setdefault((r.prompts, r.negative_prompt, r.image), r)
+    return list(kinds.values())
+
 @checked(pipe=a_pipeline)
 class HostedEngine:
     "Any diffusers pipeline, as the engine of a sweep"
@@ -58,8 +68,8 @@ class HostedEngine:
     ):
         self.pipe, self.settings = pipe, settings or Settings()
         self.call, self.memo_bytes = known_call(pipe, call or {}), memo_bytes
-        self.sample = Run('', lambda u, t, idx: t)         # one of the runs, to begin with
-        self.steps = self.calls = self.scheduler = None
+        self.samples = [Run('', lambda u, t, idx: t)]      # some of the runs, to begin with
+        self.steps = self.calls = self.scheduler = self.sight = self.model = None
         self._check_takes()
 
     device = property(lambda self: _first(_network(self.pipe)).device)
@@ -82,12 +92,14 @@ class HostedEngine:
 
     def of(self,
         runs=(), # The runs
+        memo_bytes:int=None, # Another room for answers
         **fields # Those of the settings that differ
     )->'HostedEngine':
         "Make the engine for these runs"
         settings = replace(self.settings, **fields)
-        engine = HostedEngine(self.pipe, settings, self.call, self.memo_bytes)
-        engine.sample = next(iter(runs), self.sample)
+        room = self.memo_bytes if memo_bytes is None else memo_bytes
+        engine = HostedEngine(self.pipe, settings, self.call, room)
+        engine.samples = _some(runs) or self.samples
         return engine
 
     def former(self, folder): return {}
@@ -148,24 +160,39 @@ def call_for(self:HostedEngine,
 @patch
 def begin(self:HostedEngine):
     "Set the sampler, and find out which steps the pipeline takes; refuse what it cannot do"
-    own, s = self.pipe.scheduler, self.settings.sampler
-    self.scheduler = own if s is None else get_scheduler(s, own.config)
-    try: seen = self._looked()
-    except Exception as e:
-        raise ValueError(f'`pipe` must do what is asked; {type(self.pipe).__name__} says '
-                         f'{type(e).__name__}: {e}') from e
+    with lent(self.pipe) as pipe:
+        pipe.scheduler = self.scheduler = _sampler(self.settings.sampler, pipe.scheduler)
+        seen = self._looked()
+    self.model = self._model()
     if not seen:
         raise ValueError(
             f'`pipe` must ask its network in steps; {type(self.pipe).__name__} took none')
     self.calls = [int(s) for s in seen]
     self.steps = list({int(s): s for s in reversed(seen)}.values())[::-1]
 
+def _sampler(asked, own):
+    "The sampler that is asked for, where the model was trained for it"
+    if asked is None: return own
+    made = get_scheduler(asked, own.config)
+    a, b = [scheduler_space(s) == 'flow' for s in (own, made)]
+    if a == b: return made
+    of = 'flow matching, as FlowMatchEulerDiscreteScheduler is' if a else 'a model of noise'
+    raise ValueError(f'`sampler` must be one for {of}, since {type(own).__name__} is the '
+                     f"pipeline's own; got {type(made).__name__}")
+
 @patch
 def _looked(self:HostedEngine):
     "The `Step` of each call of the network that the pipeline is about to make"
-    with lent(self.pipe, self.scheduler) as pipe:
-        with SharingHost(pipe, self.sample.tfm, Memo(0), self.settings.pos_by) as host:
-            return host.look(lambda: self.call_for(self.sample))
+    first = None
+    with SharingHost(self.pipe, self.samples[0].tfm, Memo(0), self.settings.pos_by) as host:
+        for run in self.samples:
+            try: seen = host.look(partial(self.call_for, run))
+            except Exception as e: first = first or e
+            else:
+                self.sight = host.sight
+                return seen
+    raise ValueError(f'`pipe` must do what is asked; {type(self.pipe).__name__} says '
+                     f'{type(first).__name__}: {first}') from first
 
 # %% ../../nbs/adapters/15_engine.ipynb #b8e6d7d5
 @patch
@@ -195,8 +222,9 @@ def _recipe(self:HostedEngine, run, tfm, steps, scheduler):
     own = dict(exact=True) if self.settings.exact else {}
     return dict(version=2, host=self._host(run), prompt=run.prompt,
                 negative_prompt=run.negative_prompt, seed=run.seeds[0],
-                **self._model(), **made, sampler=type(scheduler).__name__, width=0, height=0,
-                sampler_config=sampler_config(scheduler), steps=self.settings.steps, **own)
+                **(self.model or self._model()), **made, sampler=type(scheduler).__name__,
+                width=0, height=0, sampler_config=sampler_config(scheduler),
+                steps=self.settings.steps, **own)
 
 @patch
 def _model(self:HostedEngine):

@@ -6,11 +6,11 @@
 __all__ = ['lent', 'image_in', 'HostedPlan']
 
 # %% ../../nbs/adapters/14_hosted_plans.ipynb #ae1fcd9d
-import time, warnings
+import threading, time, warnings
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-import numpy as np
+import numpy as np, torch
 from fastcore.basics import patch
 from PIL import Image
 from tqdm.auto import tqdm
@@ -22,19 +22,50 @@ from ..sampling.costs import by_trunk, count_calls, duration, said_of_calls
 from ..sampling.loop import script
 
 # %% ../../nbs/adapters/14_hosted_plans.ipynb #e33328f7
+_LENT, _LENDING = set(), threading.Lock()      # ids of pipelines and networks that are lent
+
+def _nets(pipe): return [x for x in pipe.components.values() if isinstance(x, torch.nn.Module)]
+
+@contextmanager
+def _alone(pipe):
+    "Lend a pipeline and its networks to one at a time"
+    parts = {id(x) for x in (pipe, *_nets(pipe))}
+    with _LENDING:
+        if _LENT & parts:
+            raise RuntimeError(
+                f'this {type(pipe).__name__}, or a part of it, is in a sweep that is not at its '
+                'end: give each thread a pipeline of its own')
+        _LENT.update(parts)
+    try: yield
+    finally:
+        with _LENDING: _LENT.difference_update(parts)
+
+def _processors(pipe):
+    "The attention processors of a pipeline, each with its layer"
+    layers = [m for net in _nets(pipe) for m in net.modules() if hasattr(m, 'set_processor')]
+    return [(m, m.processor) for m in layers]
+
+def _put_back(processors):
+    "Give layers their processors again, which a pipeline that ends early has not"
+    for m, own in processors:
+        if m.processor is not own: m.set_processor(own)
+
 @contextmanager
 def lent(
     pipe, # A diffusers pipeline
     scheduler=None, # The scheduler to put in place of its own; its own by default
 ):
     "Borrow a pipeline: without its progress bar, and with this scheduler"
-    bar, own = dict(getattr(pipe, '_progress_bar_config', {})), pipe.scheduler
-    pipe.set_progress_bar_config(**{**bar, 'disable': True})
-    if scheduler is not None: pipe.scheduler = scheduler
-    try: yield pipe
-    finally:
-        pipe.scheduler = own
-        pipe.set_progress_bar_config(**bar)
+    with _alone(pipe):
+        bar, own = dict(getattr(pipe, '_progress_bar_config', {})), pipe.scheduler
+        processors = _processors(pipe)
+        pipe.set_progress_bar_config(**{**bar, 'disable': True})
+        if scheduler is not None: pipe.scheduler = scheduler
+        try: yield pipe
+        finally:
+            pipe.scheduler = own
+            pipe.set_progress_bar_config(**bar)
+            _put_back(processors)
 
 # %% ../../nbs/adapters/14_hosted_plans.ipynb #817da02f
 def _as_image(x):
@@ -65,6 +96,21 @@ def image_in(
     return _as_image(found[0]).convert('RGB')
 
 # %% ../../nbs/adapters/14_hosted_plans.ipynb #8cc55e5e
+def _tree(run):
+    "What runs have in common that begin as one"
+    return run.root, run.prompts, run.negative_prompt
+
+def _with_both(run, step, said):
+    "What a run asks at a step where both predictions are made, read or not"
+    (asks, key), there = said, {name for name, *_ in said[0]}
+    more = [(k, run.texts(k, step), None) for k in 'tu' if k not in there]
+    return (*asks, *more), key
+
+def _told_apart(run, said):
+    "The same with each prediction by its name and prompts: equal texts need not be equal questions"
+    asks, key = said
+    return tuple((k, (k, *texts, *run.prompts), how) for k, texts, how in asks), key
+
 def _check_words(run, steps):
     "Refuse prompts that change on the way: a pipeline reads its prompt once"
     for name, text in (('prompt', run.prompt), ('negative_prompt', run.negative_prompt)):
@@ -106,16 +152,27 @@ class HostedPlan:
         trees = {}
         for i in self.scripts:
             r = self.runs[i]
-            trees.setdefault((r.root, r.prompts, r.negative_prompt), []).append(i)
+            trees.setdefault(_tree(r), []).append(i)
         return [i for tree in trees.values() for i in by_trunk(tree, self.scripts)]
+
+    def _asked(self, i):
+        "What a run asks of the pipeline's network at each step"
+        run, sight, first = self.runs[i], self.engine.sight, self.engine.calls[0]
+        alike = run.prompts == (run.negative_prompt,)      # it cannot be known which is which
+        both = sight.whole or alike
+        said = [_with_both(run, step, said) if both or sight.apart and step == first else said
+                for step, said in zip(self.engine.steps, self.scripts[i])]
+        return [_told_apart(run, s) for s in said]
 
     def _counted(self):
         "Network calls at most, and one by one; two more tell which prediction is which"
-        order, calls = self.order, self.engine.calls
+        order, sight = self.order, self.engine.sight
         if not order: return 0, 0
-        runs, scripts = [self.runs[i] for i in order], [self.scripts[i] for i in order]
-        most, alone = count_calls(runs, scripts, calls)
-        return most + 2, alone + 2
+        runs = [self.runs[i] for i in order]
+        most, alone = count_calls(runs, [self._asked(i) for i in order], self.engine.calls)
+        if sight.why: most = alone
+        trees = len(set(map(_tree, runs)))
+        return most + sight.before*trees + 2, alone + sight.before*len(runs) + 2
 
 # %% ../../nbs/adapters/14_hosted_plans.ipynb #6f41bedf
 @patch
@@ -129,6 +186,10 @@ def seconds(self:HostedPlan)->float: # Seconds for the network calls of all runs
             took = time.perf_counter() - begin
     return took/max(1, host.rows)*self.most
 
+def _unshared(why):
+    "Say which networks are not shared, and why"
+    return [f'equal work of {k} is not shared: {words}' for k, words in why.items()]
+
 @patch
 def explain(self:HostedPlan,
     timed:bool=True, # Time one step
@@ -137,6 +198,7 @@ def explain(self:HostedPlan,
     n, why = len(self.order), '; '.join(dict.fromkeys(map(str, self.failed.values())))
     said = [f"{n} image{'s'*(n != 1)} of {len(self.engine.steps)} steps, one at a time.",
             said_of_calls(self.alone, self.most)]
+    said += [f'{words[0].upper()}{words[1:]}.' for words in _unshared(self.engine.sight.why)]
     if why: said.append(f'Not possible: {why}.')
     if timed and n: said.append(f'About {duration(self.seconds())}.')
     return '\n'.join(said)
@@ -204,8 +266,7 @@ def _light(e):
 @patch
 def _remarks(self:HostedPlan, host):
     "Say what had no effect, and what was not shared, each once"
-    why = [f'equal work of {k} is not shared: {words}' for k, words in host.unshared.items()]
-    for words in [*host.remarks, *why]:
+    for words in [*host.remarks, *_unshared(host.unshared)]:
         if words in self.said: continue
         self.said.add(words)
         (self.warn or partial(warnings.warn, stacklevel=3))(words)

@@ -9,6 +9,7 @@ __all__ = ['rerun_hosted']
 from pathlib import Path
 from .arguments import read_call
 from .engine import HostedEngine, is_pipeline
+from .fingerprints import forget
 from .loading import load_pipeline
 from ..records.recipes import what_counts
 from ..records.schema import known_sampler
@@ -22,6 +23,7 @@ def _pipeline(r, pipe):
     if not is_pipeline(pipe):
         raise ValueError(
             f'`pieces` must be a diffusers pipeline, which made the image; got {pipe!r:.80}')
+    forget(pipe)
     return pipe
 
 def _again(r, pipe, folder):

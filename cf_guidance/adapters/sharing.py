@@ -8,13 +8,14 @@ __all__ = ['SharingHost']
 # %% ../../nbs/adapters/11_sharing.ipynb #3a3dfa99
 from contextlib import contextmanager
 from functools import partial
+from types import SimpleNamespace
 import torch
 from fastcore.basics import patch
 from ..checks import a_pipeline, checked
 from .batches import arguments, halved, keeps, predicted, with_predicted
 # with all of its methods
 from .pipelines import Host
-from .memo import Memo, digest
+from .memo import Memo, digest, let_go
 from ..transforms.diagnostics import Recorded
 
 # %% ../../nbs/adapters/11_sharing.ipynb #93866827
@@ -32,8 +33,9 @@ class SharingHost(Host):
         exact:bool=False, # Make each row by itself
     ):
         super().__init__(pipe, tfm, pos_by)
-        self.memo, self.exact, self.until = memo, exact, None
+        self.memo, self.exact, self.until, self.sight = memo, exact, None, None
         self.sides = Memo(memo.most//8)                # of text encoders and the decoder
+        memo.most -= self.sides.most                   # both have the room that was given
         self.rows = 0                                  # that the network was given
         self.remarks, self.told = {}, lambda: None     # on calls; what is called after each call
         self.unshared = {}                             # why a network is not shared, by its class
@@ -143,8 +145,13 @@ def _once(self:SharingHost, key, make):
     "What comes of a call beside the network, made once"
     if key[-1] is None: return make()
     known = self.sides.get(key)
-    if known is None: self.sides.put(key, known := make())
+    if known is None: self.sides.put(key, _without_cache(known := make()))
     return known
+
+def _without_cache(out):
+    "What a language model returned, without the keys and values from which it would write on"
+    if not isinstance(out, dict) or 'past_key_values' not in out: return out
+    return type(out)(**{k: v for k, v in out.items() if k != 'past_key_values'})
 
 @patch
 def _decode(self:SharingHost, vae, call, *args, **kwargs):
@@ -165,6 +172,7 @@ def __exit__(self:SharingHost, *args):
     if self.vae is not None:
         del self.vae.decode
         if self.decoder is not None: self.vae.decode = self.decoder
+    let_go()
     if self.given is None: self.given = {}             # a plan may end before its first call
     super(SharingHost, self).__exit__(*args)
 
@@ -184,7 +192,9 @@ def _until(host, what):
 @patch
 def _net(self:SharingHost, call, net, args, kwargs):
     if self.until == 'steps' and self.inside and self.timed and not self.busy:
-        self._tell_steps(arguments(type(getattr(net, '_orig_mod', net)).forward, args, kwargs))
+        given = arguments(type(getattr(net, '_orig_mod', net)).forward, args, kwargs)
+        self._see(net, given)
+        self._tell_steps(given)
         raise _Enough
     out = super(SharingHost, self)._net(call, net, args, kwargs)
     self.told()
@@ -201,6 +211,15 @@ def _timestep(given):
     names = 'timestep', 'timestep_ratio', 't'
     at = next((given[k] for k in names if given.get(k) is not None), 0.)
     return float(torch.as_tensor(at).flatten()[0])
+
+@patch
+def _see(self:SharingHost, net, given):
+    "Note how the network is asked: why it cannot be shared, and which rows cannot be left out"
+    rows, shared = len(next(iter(given.values()))), self._key(net, given) is not None
+    cut = rows == 1 or rows % 2 == 0 and halved(given, rows, 0) is not None
+    # rows that were made before the first step, as by a prior; two calls, each of one prediction
+    self.sight = SimpleNamespace(why=dict(self.unshared), whole=not (shared and cut),
+                                 before=self.rows, apart=rows == 1)
 
 @patch
 def _tell_steps(self:SharingHost, given):

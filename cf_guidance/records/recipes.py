@@ -240,7 +240,8 @@ def what_counts(
     said = {**uncalled(r), 'sampler_config': config, 'values': values, 'options': options}
     if 'host' not in r: return said
     # the size follows from what a pipeline was told
-    return {k: v for k, v in said.items() if k not in ('width', 'height')}
+    said = {k: v for k, v in said.items() if k not in ('width', 'height')}
+    return {**said, 'host': plain_numbers(r['host'])}
 
 @checked()
 def image_id(

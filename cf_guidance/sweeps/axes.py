@@ -10,7 +10,10 @@ __all__ = ['DEFAULT_COS_PARAMS', 'SAMPLED', 'BEGUN', 'AXIS_ORDER', 'MOST_PLACES'
 import inspect, math, re
 from functools import cache
 from itertools import product
+from pathlib import Path
+from zlib import crc32
 from fastcore.foundation import L
+from PIL import Image
 from ..checks import checked, near, Scale, whole
 from ..schedules.expressions import EXPRESSION_NAMES
 from ..pieces.inputs import init_image
@@ -43,7 +46,10 @@ def _label(val):
     return name if len(name) < 90 else name[:87] + '...'
 
 def _object_name(val):
-    "What to call a class, a function, a sampler or any other object"
+    "What to call a class, a function, a sampler, an image or any other object"
+    if isinstance(val, Path): return val.name
+    if isinstance(val, Image.Image): return f'image {crc32(val.tobytes()):08x}'
+    if len(getattr(val, 'shape', ())) > 1: return f'{type(val).__name__} {tuple(val.shape)}'
     if isinstance(val, type) or callable(val) and hasattr(val, '__name__'): return val.__name__
     return type(val).__name__ if hasattr(val, 'set_timesteps') else repr(val)
 

@@ -21,7 +21,7 @@ from ..pieces.inputs import known_strength, read_prompts
 from ..pieces.core import BUILT_IN
 from ..pieces.schedulers import get_scheduler
 from .pairs import COS_SWEEP, cos_harness, minimum_pairs, run, fresh
-from .engines import engine_of
+from .engines import check_axes, check_model, engine_of
 from .pages import label_words, pages_of
 from ..adapters.arguments import known_call
 from ..adapters.engine import is_pipeline
@@ -78,6 +78,7 @@ class Sweep:
                      seed=seed, transform=transform, sampler=sampler, steps=steps, size=size,
                      model=model, schedule=self._usual(transform) if schedule is None else schedule)
         look_at(dict(axes=axes, load=load, call=call), axes=a_dict, load=a_dict, call=a_dict)
+        check_model('pipe', pipe)
         self.pipe, self.call, self.load = pipe, dict(call or {}), dict(load or {})
         self._take(given, dict(axes or {}), params)
         self._check()
@@ -146,6 +147,9 @@ def _check_call(self:Sweep):
     if both := [k for k in self.told if k in self.call]:
         raise ValueError(f'`{both[0]}` cannot be in `call` and in `axes`')
     if not is_pipeline(self.pipe): return
+    check_axes(self.pipe, self.call, {k: self.values[k] for k in self.told}, self.axes)
+    if self._begun() and 'image' in self.call:
+        raise ValueError('`image` cannot be an axis and in `call`')
     for k in self.told:
         for val in self.values[k].values(): known_call(self.pipe, {**self.call, k: val})
     known_call(self.pipe, self.call)
@@ -240,6 +244,7 @@ def _cell(self:Sweep, place):
 # %% ../../nbs/sweeps/06_sweep.ipynb #0f96862f
 @patch
 def _one_model(self:Sweep, pieces):
+    check_model('pieces', pieces)
     given = {'`pieces`': pieces, '`pipe`': self.pipe}
     said = [k for k, v in given.items() if v is not None]
     if list(self.values['model'].values()) != [None]: said.append('the axis `model`')
@@ -369,7 +374,7 @@ def run(self:Sweep,
     *, progress:bool=True, # Show a progress bar
     workers:int=None, # Number of Ray workers; none by default
     ray:str=None, # Address of a Ray cluster, such as 'auto'
-    **kwargs, # For `fill`: batch_size, exact, warn
+    **kwargs, # For `fill`: batch_size, exact, warn; memo_bytes, of a pipeline
 ): # The sweep, its cells filled
     "Make every image that is not there yet"
     images = partial(self._counted, _images_by(workers, ray))

@@ -10,7 +10,10 @@ import inspect
 from fastcore.foundation import L
 from ..checks import a_whole, anything, checked, dict_with, list_of, near
 from .axes import DEFAULT_COS_PARAMS
+from ..adapters.engine import is_pipeline
+from ..adapters.fingerprints import forget
 from .cells import Cell, fill, kept_folder
+from ..pieces.parts import Pieces
 from ..plots import show_image
 from ..schedules.release_2022 import get_cos_sched
 from ..transforms.core import GuidanceTfm
@@ -110,7 +113,8 @@ def fresh(
 ): # The model itself
     "Look at the weights of a model anew, since they may have changed since the last run"
     pieces = pieces or built_in()
-    vars(pieces).pop('_print', None)
+    if is_pipeline(pieces): forget(pieces)
+    elif isinstance(pieces, Pieces): vars(pieces).pop('_print', None)
     return pieces
 
 def _display(cells):
