@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 import torch
 from tqdm.auto import tqdm
-from ..checks import checked, known_path, whole
+from ..checks import checked, kind, known_path, whole
 from ..pieces.core import BUILT_IN, SHIPPED, WEAK, get_sd_pieces
 from ..pieces.schedulers import get_scheduler
 from .plans import Plan
@@ -255,7 +255,9 @@ def _whole_plan(ray, team, plan, waves, send):
     if left: yield {i: RuntimeError(f'the worker died {TRIES} times with this run') for i in left}
 
 # %% ../../nbs/sweeps/05_cluster.ipynb #bc2b39fd
-@checked()
+_A_PLAN = kind('a `Plan`', lambda val: val.runs is not None and callable(val.images))
+
+@checked(plan=_A_PLAN)
 def ray_images(
     plan:Plan, # What is to be made
     # Number of workers; one for each GPU by default, or for each machine where there is no GPU
