@@ -205,7 +205,8 @@ a_value = kind('a number, or a tensor of one',
                lambda val: _is_real(val) and isinstance(float(val), float) or val.numel() == 1)
 a_level = kind('a number that is not NaN',
                lambda val: not isinstance(val, _NO_NUMBER) and float(val) == val)
-a_time = kind('a timestep, 0 or more', lambda val: a_level.fits(val) and 0 <= val < 1e9)
+# EDM's are logarithms of a noise level, and some are below 0
+a_time = kind('a timestep', lambda val: a_level.fits(val) and abs(val) < 1e9)
 a_picture = kind('a PIL image or an array',
                  lambda val: hasattr(val, 'astype') or isinstance(val.mode, str))
 an_image = kind('a PIL image', lambda val: hasattr(val, 'resize') and hasattr(val, 'convert'))
