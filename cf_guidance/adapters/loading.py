@@ -21,7 +21,8 @@ def _index(name):
     folder = known_path('model', name)
     if folder.is_dir(): return folder/'model_index.json'
     from huggingface_hub import hf_hub_download
-    return Path(hf_hub_download(reachable(name), 'model_index.json'))
+    try: return Path(hf_hub_download(reachable(name), 'model_index.json'))
+    except ValueError as e: raise ValueError(str(e).replace('`model_name`', '`model`')) from e
 
 @checked()
 def layout_of(
