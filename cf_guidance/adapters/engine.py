@@ -56,6 +56,8 @@ def _some(runs):
         if len(kinds) < _TRIED: kinds.setdefault((r.prompts, r.negative_prompt, r.image), r)
     return list(kinds.values())
 
+_SIDES = 'width', 'height'
+
 @checked(pipe=a_pipeline)
 class HostedEngine:
     "Any diffusers pipeline, as the engine of a sweep"
@@ -87,8 +89,17 @@ class HostedEngine:
         if s.strength is not None:
             raise ValueError('`strength` must be given in `call`, as an argument of the pipeline; got '
                              f'{s.strength!r}')
-        if {'width', 'height'} & set(self.call) and (s.width, s.height) != (None, None):
+        self._check_size()
+
+    def _check_size(self):
+        "Refuse one side alone, which some pipelines do not heed, and two sizes"
+        own = [k for k in _SIDES if getattr(self.settings, k) is not None]
+        told = [k for k in _SIDES if self.call.get(k) is not None]
+        if own and told:
             raise ValueError('`size` and the `width` or `height` of `call` cannot both be given')
+        if len(own) == 1 or len(told) == 1:
+            raise ValueError(
+                f'`width` and `height` must be given together; got {(own or told)[0]} alone')
 
     def of(self,
         runs=(), # The runs
@@ -158,6 +169,12 @@ def call_for(self:HostedEngine,
 
 # %% ../../nbs/adapters/15_engine.ipynb #9ec69c6e
 @patch
+def _model(self:HostedEngine):
+    "What a recipe says of the model"
+    dtype = str(_first(_network(self.pipe)).dtype).removeprefix('torch.')
+    return dict(model=pipeline_fingerprint(self.pipe), model_name=_name(self.pipe), dtype=dtype)
+
+@patch
 def begin(self:HostedEngine):
     "Set the sampler, and find out which steps the pipeline takes; refuse what it cannot do"
     with lent(self.pipe) as pipe:
@@ -225,12 +242,6 @@ def _recipe(self:HostedEngine, run, tfm, steps, scheduler):
                 **(self.model or self._model()), **made, sampler=type(scheduler).__name__,
                 width=0, height=0, sampler_config=sampler_config(scheduler),
                 steps=self.settings.steps, **own)
-
-@patch
-def _model(self:HostedEngine):
-    "What a recipe says of the model"
-    dtype = str(_first(_network(self.pipe)).dtype).removeprefix('torch.')
-    return dict(model=pipeline_fingerprint(self.pipe), model_name=_name(self.pipe), dtype=dtype)
 
 @patch
 def recipe(self:HostedEngine,
