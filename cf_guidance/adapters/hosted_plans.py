@@ -9,7 +9,6 @@ __all__ = ['lent', 'image_in', 'HostedPlan']
 import threading, time, warnings
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch
 from PIL import Image
@@ -19,6 +18,7 @@ from .memo import Memo
 from .sharing import SharingHost
 from ..pieces.edits import words_at
 from ..sampling.costs import by_trunk, count_calls, duration, said_of_calls
+from ..sampling.costs import said_of_failed, show_calls, without_frames
 from ..sampling.loop import script
 
 # %% ../../nbs/adapters/14_hosted_plans.ipynb #e33328f7
@@ -133,7 +133,6 @@ class HostedPlan:
         self.engine, self.runs, self.warn, self.record = engine, list(runs), warn, record
         self.scripts, self.failed, self.said = {}, {}, set()
         self.made = self.done = 0              # calls made so far, and one by one
-        self.unshared = {}                     # why a network was not shared, by its class
         for i, run in enumerate(self.runs): self._read(i, run)
         self.order = self._ordered()
         self.most, self.alone = self._counted()
@@ -165,16 +164,27 @@ class HostedPlan:
         return [_told_apart(run, s) for s in said]
 
     def _counted(self):
-        "Network calls at most, and one by one; two more tell which prediction is which"
+        "Network calls at most, with two that tell which prediction is which, and one by one"
         order, sight = self.order, self.engine.sight
         if not order: return 0, 0
         runs = [self.runs[i] for i in order]
         most, alone = count_calls(runs, [self._asked(i) for i in order], self.engine.calls)
         if sight.why: most = alone
         trees = len(set(map(_tree, runs)))
-        return most + sight.before*trees + 2, alone + sight.before*len(runs) + 2
+        return most + sight.before*trees + 2, alone + sight.before*len(runs)
 
 # %% ../../nbs/adapters/14_hosted_plans.ipynb #6f41bedf
+@patch
+@contextmanager
+def _open(self:HostedPlan):
+    "The pipeline inside of a host that shares"
+    engine = self.engine
+    memo = Memo(engine.memo_bytes, engine.device)
+    with lent(engine.pipe, engine.scheduler) as pipe:
+        with SharingHost(pipe, self.runs[self.order[0]].tfm, memo, engine.settings.pos_by,
+                         engine.settings.exact) as host:
+            yield host
+
 @patch
 def seconds(self:HostedPlan)->float: # Seconds for the network calls of all runs, at most
     "Estimate the time from one step of the first run"
@@ -195,33 +205,20 @@ def explain(self:HostedPlan,
     timed:bool=True, # Time one step
 )->str:
     "Say in words what the runs cost"
-    n, why = len(self.order), '; '.join(dict.fromkeys(map(str, self.failed.values())))
+    n = len(self.order)
     said = [f"{n} image{'s'*(n != 1)} of {len(self.engine.steps)} steps, one at a time.",
             said_of_calls(self.alone, self.most)]
     said += [f'{words[0].upper()}{words[1:]}.' for words in _unshared(self.engine.sight.why)]
-    if why: said.append(f'Not possible: {why}.')
+    said += said_of_failed(self.failed)
     if timed and n: said.append(f'About {duration(self.seconds())}.')
     return '\n'.join(said)
 
 # %% ../../nbs/adapters/14_hosted_plans.ipynb #5af7131f
 @patch
-@contextmanager
-def _open(self:HostedPlan):
-    "The pipeline inside of a host that shares"
-    engine = self.engine
-    memo = Memo(engine.memo_bytes, engine.device)
-    with lent(engine.pipe, engine.scheduler) as pipe:
-        with SharingHost(pipe, self.runs[self.order[0]].tfm, memo, engine.settings.pos_by,
-                         engine.settings.exact) as host:
-            yield host
-
-@patch
 def _count(self:HostedPlan, host, bar):
     "Note how many network calls were made and saved, and show it"
-    bar.update(max(0, host.made - self.done))
-    self.made, self.done, self.unshared = host.rows, host.made, host.unshared
-    left = f'{self.made:,} made, {self.saved:,} saved, {max(0, bar.total - self.done):,} left'
-    bar.set_postfix_str(left, refresh=False)
+    self.made, self.done = host.rows, host.made - host.tried
+    show_calls(bar, self)
 
 @patch
 def images(self:HostedPlan,
@@ -245,23 +242,10 @@ def _image(self:HostedPlan, host, run):
         if self.engine.settings.exact: host.learn(call)
         host.guide(run.tfm, self.record)
         image = image_in(call())
-    except Exception as e: return _light(e)
+    except Exception as e: return without_frames(e)
     finally: host.told()
     if self.record: image.info['record'] = host.record.rows
     return image
-
-def _place(tb):
-    "Where an exception was raised, in words"
-    code = tb.tb_frame.f_code
-    return f'in {code.co_name}, {Path(code.co_filename).name} line {tb.tb_lineno}'
-
-def _light(e):
-    "An exception without the frames that hold its run, with a note of the last"
-    last = e.__traceback__
-    while last.tb_next: last = last.tb_next
-    if not getattr(e, '__notes__', None): e.add_note(_place(last))
-    e.__context__ = e.__cause__ = None
-    return e.with_traceback(None)
 
 @patch
 def _remarks(self:HostedPlan, host):

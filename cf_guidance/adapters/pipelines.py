@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from ..checks import a_class, checked
 from .finite_values import finite, first_bad, pole
 from .batches import arguments, cached, halved, keeps
-from .batches import predicted, shaped, tensors, with_predicted
+from .batches import predicted, shaped, tensors, told_time, with_predicted
 from .hosting import OPEN, Host
 # for a script: one line imports both
 from ..transforms.methods import guidance
@@ -32,12 +32,6 @@ from ..transforms.core import put_together, rule_name, space_of
 from ..sampling.loop import like_latents, built_in
 
 # %% ../../nbs/adapters/05_pipelines.ipynb #98afdb72
-def _time(given):
-    "The timestep that a network is given, or `None`"
-    names = 'timestep', 'timestep_ratio', 't'
-    at = next((given[k] for k in names if given.get(k) is not None), None)
-    return None if at is None else float(torch.as_tensor(at).flatten()[0])
-
 def _check_way(how, net):
     "Refuse a network that cannot make a prediction in this way"
     if hasattr(how, 'check'): how.check(net)
@@ -47,7 +41,7 @@ def _want(self:Host, given, net):
     "Which predictions the network must make as it is; an error if it cannot make a weak one"
     # a prior, before the run that is counted
     if not self.timed: return {'u', 't'}
-    step = self._step(_time(given))
+    step = self._step(told_time(given))
     if step is None: return {'u', 't'}
     needs = needs_of(self.tfm, step)
     if 'weak' in needs: _check_way(how_of(self.tfm, 'weak', step), net)

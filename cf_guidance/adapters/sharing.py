@@ -12,7 +12,8 @@ from types import SimpleNamespace
 import torch
 from fastcore.basics import patch
 from ..checks import a_pipeline, checked
-from .batches import arguments, halved, keeps, predicted, with_predicted
+from .batches import arguments, halved, keeps, predicted
+from .batches import told_time, with_predicted
 # with all of its methods
 from .pipelines import Host
 from .memo import Memo, digest, let_go
@@ -36,7 +37,8 @@ class SharingHost(Host):
         self.memo, self.exact, self.until, self.sight = memo, exact, None, None
         self.sides = Memo(memo.most//8)                # of text encoders and the decoder
         memo.most -= self.sides.most                   # both have the room that was given
-        self.rows = 0                                  # that the network was given
+        # rows that the network was given; those by which the order was learned
+        self.rows = self.tried = 0
         self.remarks, self.told = {}, lambda: None     # on calls; what is called after each call
         self.unshared = {}                             # why a network is not shared, by its class
         self.kept_by = {}                              # whether a network keeps something, by id
@@ -206,12 +208,6 @@ def _stepped(self:SharingHost, call, args, kwargs):
     if self.until == 'order' and (self.u is not None or self.two == 'calls'): raise _Enough
     return out
 
-def _timestep(given):
-    "The timestep that a network is given; 0 where it is not told"
-    names = 'timestep', 'timestep_ratio', 't'
-    at = next((given[k] for k in names if given.get(k) is not None), 0.)
-    return float(torch.as_tensor(at).flatten()[0])
-
 @patch
 def _see(self:SharingHost, net, given):
     "Note how the network is asked: why it cannot be shared, and which rows cannot be left out"
@@ -224,7 +220,7 @@ def _see(self:SharingHost, net, given):
 @patch
 def _tell_steps(self:SharingHost, given):
     "Note the `Step` of each call that the pipeline is about to make"
-    if self._step(_timestep(given)) is None: self.run.start = 0
+    if self._step(told_time(given) or 0.) is None: self.run.start = 0
     run, self.seen = self.run, []
     for run.k in range(len(run.calls) - run.start):
         try: self.seen.append(self._step(run.times[run.start]))
@@ -244,5 +240,7 @@ def learn(self:SharingHost,
     call, # Calls the pipeline
 ):
     "Find out how the pipeline asks for its two predictions, by its first step"
-    if self.two is None:
-        with _until(self, 'order'): call()
+    if self.two is not None: return
+    before = self.made
+    with _until(self, 'order'): call()
+    self.tried = self.made - before

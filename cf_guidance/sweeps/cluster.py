@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from ..checks import checked, kind, known_path, whole
 from ..pieces.core import BUILT_IN, SHIPPED, WEAK, get_sd_pieces
 from ..pieces.schedulers import get_scheduler
+from ..sampling.costs import show_calls
 from .plans import Plan
 
 # %% ../../nbs/sweeps/05_cluster.ipynb #c66ef392
@@ -293,12 +294,6 @@ def _started(ray, plan, name, n, needs):
     begin = lambda p: worker.remote(name, p.dtype, p.fingerprint, needs.get('num_cpus'), path)
     return [begin(plan.pieces) for _ in range(n)]
 
-def _count(bar, plan):
-    "Show on the bar how far a plan is"
-    left = f'{plan.made:,} made, {plan.saved:,} saved, {bar.total - plan.done:,} left'
-    bar.set_postfix_str(left, refresh=False)
-    bar.update(plan.done - bar.n)
-
 def _sender(plan):
     "What sends a wave to a worker"
     how = _set_to(plan)
@@ -321,7 +316,7 @@ def _images(ray, plan, name, workers, address, progress):
         try:
             plan.texts()                         # for its remarks, made once, here
             for res in _whole_plan(ray, team, plan, waves, send):
-                _count(bar, plan)
+                show_calls(bar, plan)
                 yield res
         finally:
             for w in team*stays: ray.kill(w)     # else they end as we leave the cluster

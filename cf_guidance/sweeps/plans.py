@@ -6,11 +6,10 @@
 __all__ = ['TREE', 'LARGEST', 'Plan']
 
 # %% ../../nbs/sweeps/02_plans.ipynb #39c38acc
-import copy, inspect, math, time, traceback, warnings
+import copy, inspect, math, time, warnings
 from collections import Counter
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch
 from PIL import Image
@@ -24,6 +23,7 @@ from ..sampling.settings import Settings
 from ..sampling.loop import Run, Wave, all_texts, built_in, embed
 from ..sampling.loop import in_batches, script, unheard_of
 from ..sampling.costs import by_trunk, count_calls, duration, said_of_calls
+from ..sampling.costs import said_of_failed, show_calls, without_frames
 
 # %% ../../nbs/sweeps/02_plans.ipynb #8aa23feb
 def _keeps(tfm):
@@ -203,17 +203,12 @@ def _said_of_steps(self:Plan):
     return f'{images} of {self._which_steps()}, in {waves}, {rows} at a time.'
 
 @patch
-def _why_not(self:Plan):
-    "Why some of the runs cannot be made, each reason once"
-    return '; '.join(dict.fromkeys(map(str, self.failed.values())))
-
-@patch
 def explain(self:Plan,
     timed:bool=True, # Time one batch
 )->str:
     "Say in words what the runs cost"
-    said = [self._said_of_steps(), said_of_calls(self.alone, self.most)]
-    if self.failed: said.append(f'Not possible: {self._why_not()}.')
+    said = [self._said_of_steps(), said_of_calls(self.alone, self.most),
+            *said_of_failed(self.failed)]
     if timed and self.waves: said.append(f'About {duration(self.seconds())}.')
     return '\n'.join(said)
 
@@ -229,7 +224,7 @@ def images(self:Plan,
     with tqdm(total=self.alone, unit=' calls', disable=not progress, leave=False) as bar:
         for nums in self.waves:
             res = self._results(nums, words, bar)
-            yield {nums[i]: _light(x) for i, x in res.items()}
+            yield {nums[i]: without_frames(x) for i, x in res.items()}
 
 def _apart(runs, scripts):
     "The runs of a wave, with a copy of each transform that has a state"
@@ -258,20 +253,13 @@ def _results(self:Plan, nums, words, bar):
     return res
 
 @patch
-def _count(self:Plan, bar):
-    "Show on the bar how many network calls are made, saved and left"
-    left = f'{self.made:,} made, {self.saved:,} saved, {bar.total - self.done:,} left'
-    bar.set_postfix_str(left, refresh=False)
-
-@patch
 def _walk(self:Plan, wave, bar):
     "Make the network calls of a wave, and count them"
     made, done = self.made, self.done
     for _ in wave.walk():
-        bar.update(done + wave.alone - self.done)
         self.made, self.done = made + wave.made, done + wave.alone
         self.batch_size = wave.most
-        self._count(bar)
+        show_calls(bar, self)
 
 def _told(sets):
     "Of what runs say has no effect, what all of them say, and what is of guidance"
@@ -301,23 +289,6 @@ def texts(self:Plan)->dict: # Embedding of each text, (tokens, dim)
 def _let_go(tfm):
     "Free the last prediction that a transform holds, a part of its whole batch"
     if getattr(tfm, 'pred', None) is not None: tfm.pred = None
-
-def _place(e):
-    "Where an exception was raised, in words; nothing if that is not known"
-    last = traceback.extract_tb(e.__traceback__)[-1:]
-    return [f'in {f.name}, {Path(f.filename).name} line {f.lineno}' for f in last]
-
-def _note_place(e):
-    "Note in an exception where it was raised, if nothing is noted there"
-    if getattr(e, '__notes__', None): return
-    for words in _place(e): e.add_note(words)
-
-def _light(x):
-    "An image, or an exception without the frames that hold its wave, but with a note of the last"
-    if not isinstance(x, Exception): return x
-    _note_place(x)
-    x.__context__ = x.__cause__ = None
-    return x.with_traceback(None)
 
 @patch
 def _pictures(self:Plan, wave):
