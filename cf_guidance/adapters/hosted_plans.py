@@ -164,14 +164,14 @@ class HostedPlan:
         return [_told_apart(run, s) for s in said]
 
     def _counted(self):
-        "Network calls at most, with two that tell which prediction is which, and one by one"
+        "Network calls at most, and one by one; two more may tell which prediction is which"
         order, sight = self.order, self.engine.sight
         if not order: return 0, 0
         runs = [self.runs[i] for i in order]
         most, alone = count_calls(runs, [self._asked(i) for i in order], self.engine.calls)
         if sight.why: most = alone
-        trees = len(set(map(_tree, runs)))
-        return most + sight.before*trees + 2, alone + sight.before*len(runs)
+        most += sight.before*len(set(map(_tree, runs))) + 2
+        return most, alone + sight.before*len(runs) + 2*self.engine.settings.exact
 
 # %% ../../nbs/adapters/14_hosted_plans.ipynb #6f41bedf
 @patch
@@ -217,7 +217,7 @@ def explain(self:HostedPlan,
 @patch
 def _count(self:HostedPlan, host, bar):
     "Note how many network calls were made and saved, and show it"
-    self.made, self.done = host.rows, host.made - host.tried
+    self.made, self.done = host.rows, host.made
     show_calls(bar, self)
 
 @patch

@@ -37,8 +37,7 @@ class SharingHost(Host):
         self.memo, self.exact, self.until, self.sight = memo, exact, None, None
         self.sides = Memo(memo.most//8)                # of text encoders and the decoder
         memo.most -= self.sides.most                   # both have the room that was given
-        # rows that the network was given; those by which the order was learned
-        self.rows = self.tried = 0
+        self.rows = 0                                  # that the network was given
         self.remarks, self.told = {}, lambda: None     # on calls; what is called after each call
         self.unshared = {}                             # why a network is not shared, by its class
         self.kept_by = {}                              # whether a network keeps something, by id
@@ -240,7 +239,5 @@ def learn(self:SharingHost,
     call, # Calls the pipeline
 ):
     "Find out how the pipeline asks for its two predictions, by its first step"
-    if self.two is not None: return
-    before = self.made
-    with _until(self, 'order'): call()
-    self.tried = self.made - before
+    if self.two is None:
+        with _until(self, 'order'): call()

@@ -71,8 +71,8 @@ def said_of_calls(
     most:int, # Network calls together, at most
 )->str:
     "Say how many network calls runs take"
-    return (f'Network calls: {alone:,} one by one, at most {most:,} together, '
-            f'{alone/max(1, most):.2f} times fewer.')
+    fewer = f'{alone/max(1, most):.2f} times fewer' if alone > most else 'none saved'
+    return f'Network calls: {alone:,} one by one, at most {most:,} together, {fewer}.'
 
 def said_of_failed(
     failed:dict, # What each run failed of, by its number
