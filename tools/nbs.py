@@ -26,9 +26,9 @@ def light(png):
     im.convert('RGB').quantize(256, kmeans=2, dither=Image.Dither.NONE).save(out, 'png', optimize=True)
     return base64.b64encode(out.getvalue()).decode()
 
-def run(fn):
-    "Run notebook `fn` in a fresh shell and store its outputs, as `nbdev_test` would run it"
-    skip, nb = set(cfg.tst_flags.split()), read_nb(fn)
+def play(nb, fn):
+    "Run the cells of notebook `fn`, read as `nb`, in a fresh shell, as `nbdev_test` would"
+    skip = set(cfg.tst_flags.split())
     def _skip(cell):
         if cell.cell_type != 'code' or 'nbdev_export(' in cell.source: return True
         d = extract_directives(cell, remove=False)
@@ -37,6 +37,11 @@ def run(fn):
         if not _skip(c): c.outputs = []          # a cell that says nothing now would keep what it said before
     shell = CaptureShell(fn, mpl_format='png')
     with working_directory(fn.parent): shell.run_all(nb, exc_stop=True, preproc=_skip)
+
+def run(fn):
+    "Run notebook `fn` and store its outputs"
+    nb = read_nb(fn)
+    play(nb, fn)
     for c in nb.cells:                   # progress bars and widgets differ from run to run, so they are not stored
         if c.cell_type != 'code': continue
         c.outputs = [o for o in c.outputs if o.get('name') != 'stderr' and WIDGET not in o.get('data', {})]
