@@ -87,6 +87,27 @@ def test_worker_killed(tmp_path, mine, nothing_left):
     import ray
     assert not ray.is_initialized()
 
+def test_pipeline(tmp_path, nothing_left, every):
+    "A sweep of a pipeline by its name: each worker loads it, and the images and files are those of one process"
+    if not every: pytest.skip('--all')
+    from cf_guidance.adapters import load_pipeline
+    from cf_guidance.sweeps import Sweep
+    from families_unet import FAMILIES
+    model, said = tmp_path/'model', []
+    pipe, args = FAMILIES['StableDiffusionXLPipeline']()
+    pipe.save_pretrained(model)
+    def sweep(pipe): return Sweep(pipe, prompt=args['prompt'][:2], schedule=[3., 4., 1.], negative_prompt='a blue square',
+                                  seed=[1, 2], steps=4, call=dict(height=16, width=16))
+    with pytest.raises(ValueError, match='in the memory of this process alone'):
+        sweep(pipe).run(tmp_path/'none', progress=False, workers=2)
+    named = load_pipeline(str(model), device='cpu')
+    there = sweep(named).run(tmp_path/'there', progress=False, workers=2, exact=True, warn=said.append)
+    here = sweep(named).run(tmp_path/'here', progress=False, exact=True, warn=said.append)
+    assert [c.id for c in there.cells] == [c.id for c in here.cells] and all(c.made for c in there.cells)
+    for a, b in zip(there.cells, here.cells):
+        assert np.abs(np.asarray(a.image, int) - np.asarray(b.image, int)).max() <= 2
+    assert sweep(named).run(tmp_path/'there', progress=False, workers=2, exact=True).made == 0
+
 def test_joined(tmp_path, mine, nothing_left, every):
     "A Ray that runs already is used and stays; images that nobody wants any more end the workers; a run that always kills its worker is given up alone"
     if not every: pytest.skip('--all')

@@ -277,7 +277,7 @@ def test_bad_input():
         (lambda: sweep(axes={'guidance_scale': [3., 7.]}), 'the transform stands in its place'),
         (lambda: sweep(call={**call, 'eta': float('nan')}), 'finite numbers'),
         (lambda: sweep(call={**call, **embeds}, prompt=['a', 'b']), 'embeddings stand in its place'),
-        (lambda: swept(sweep(), workers=2), '`workers` must be None'),
+        (lambda: swept(sweep(), workers=2), '`workers` must be None for a pipeline in the memory'),
         (lambda: swept(sweep(model='scenes')), 'cannot both be given'),
         (lambda: swept(sweep(), pieces='scenes'), '`pieces`'),
         (lambda: swept(sweep(size=16)), 'cannot both be given')]:

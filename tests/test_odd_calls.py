@@ -172,7 +172,7 @@ def calls(w):
         SharingHost=dict(pipe=w.pipe, memo=adapters.Memo(0)), is_pipeline=dict(model=w.pipe),
         tensor_bytes=dict(x=tensor(2)),
         digest=dict(x=[1]), takes=dict(pipe=w.pipe), known_call=dict(pipe=w.pipe, call={}), told_call=dict(call={}),
-        read_call=dict(told=[1]), layout_of=dict(name='shapes-weak'), precision_of={},
+        read_call=dict(told=[1]), layout_of=dict(name='shapes-weak'), precision_of={}, loaded_by=dict(pipe=w.pipe),
         pipeline_fingerprint=dict(pipe=w.pipe),
         load_pieces=dict(name='shapes-weak', device='cpu'),
         load_pipeline=dict(name='shapes-weak', device='cpu', local=True),

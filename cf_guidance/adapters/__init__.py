@@ -24,5 +24,5 @@ __getattr__, __dir__, __all__ = lazy(__name__,
     arguments='takes known_call told_call read_call',
     hosted_plans='HostedPlan',
     engine='HostedEngine is_pipeline',
-    loading='layout_of load_pieces load_pipeline precision_of',
+    loading='layout_of load_pieces load_pipeline loaded_by precision_of',
     reruns='rerun_hosted')

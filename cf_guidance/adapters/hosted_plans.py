@@ -8,12 +8,16 @@ __all__ = ['lent', 'image_in', 'HostedPlan']
 # %% ../../nbs/adapters/14_hosted_plans.ipynb #ae1fcd9d
 import threading, time, warnings
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
+from itertools import groupby
 import numpy as np, torch
 from fastcore.basics import patch
 from PIL import Image
 from tqdm.auto import tqdm
 from ..checks import checked, kind, list_of, whole
+from .fingerprints import pipeline_fingerprint
+from .loading import load_pipeline, loaded_by
 from .memo import Memo
 from .sharing import SharingHost
 from ..pieces.edits import words_at
@@ -137,6 +141,10 @@ class HostedPlan:
         self.order = self._ordered()
         self.most, self.alone = self._counted()
     saved = property(lambda self: self.done - self.made)
+    # runs of one noise and prompt, by their numbers: what can be made apart
+    waves = property(lambda self: [list(g) for _, g in groupby(self.order, self._tree_of)])
+
+    def _tree_of(self, i): return _tree(self.runs[i])
 
     def _read(self, i, run):
         "Read the script of a run, or note what is wrong with it"
@@ -232,7 +240,7 @@ def images(self:HostedPlan,
                                     leave=False) as bar:
         host.told = partial(self._count, host, bar)
         for i in self.order: yield {i: self._image(host, self.runs[i])}
-    self._remarks(host)
+    self.remark([*host.remarks, *_unshared(host.unshared)])
 
 @patch
 def _image(self:HostedPlan, host, run):
@@ -248,9 +256,38 @@ def _image(self:HostedPlan, host, run):
     return image
 
 @patch
-def _remarks(self:HostedPlan, host):
-    "Say what had no effect, and what was not shared, each once"
-    for words in [*host.remarks, *_unshared(host.unshared)]:
-        if words in self.said: continue
-        self.said.add(words)
-        (self.warn or partial(warnings.warn, stacklevel=3))(words)
+def remark(self:HostedPlan,
+    words, # Remarks on what had no effect, and what was not shared
+):
+    "Make each remark once"
+    for text in words:
+        if text in self.said: continue
+        self.said.add(text)
+        (self.warn or partial(warnings.warn, stacklevel=3))(text)
+
+# %% ../../nbs/adapters/14_hosted_plans.ipynb #8dff4e41
+def _loaded(how, mark):
+    "The pipeline of a name, which must be the right one"
+    pipe = load_pipeline(**how)
+    if (got := pipeline_fingerprint(pipe)) == mark: return pipe
+    raise ValueError(
+        f'`pipe` must be on each worker what it is here, of fingerprint {mark}; {how["name"]!r} '
+        f'loads {got} there. Save it to a folder that every machine has, and load it from there')
+
+def _begun(engine_of, record, pipe, runs, warn):
+    "A plan of some runs on a worker"
+    engine = engine_of(pipe).of(runs)
+    engine.begin()
+    return HostedPlan(engine, runs, warn=warn, record=record)
+
+@patch
+def hand_out(self:HostedPlan)->tuple: # `load()` gives the pipeline, `begin(pipe, runs, warn)` a plan
+    "Give what a worker makes some of the runs by"
+    engine, how = self.engine, loaded_by(self.engine.pipe)
+    if how is None:
+        raise ValueError(
+            '`workers` must be None for a pipeline in the memory of this process alone; got '
+            f'{type(engine.pipe).__name__}: save it to a folder, and load it with `load_pipeline`')
+    settings = replace(engine.settings, sampler=engine.scheduler)
+    made = partial(type(engine), settings=settings, call=engine.call, memo_bytes=engine.memo_bytes)
+    return partial(_loaded, how, engine.model['model']), partial(_begun, made, self.record)

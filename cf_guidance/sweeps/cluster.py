@@ -8,14 +8,11 @@ __all__ = ['PATIENCE', 'HELPERS', 'TRIES', 'ray_images']
 # %% ../../nbs/sweeps/05_cluster.ipynb #60cf3ae7
 import os, socket, sys, time
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 import torch
 from tqdm.auto import tqdm
-from ..checks import checked, kind, known_path, whole
-from ..pieces.core import BUILT_IN, SHIPPED, WEAK, get_sd_pieces
-from ..pieces.schedulers import get_scheduler
+from ..checks import checked, kind, whole
 from ..sampling.costs import show_calls
 from .plans import Plan
 
@@ -39,52 +36,24 @@ def _carried(x):
 
 class _Worker:
     "The model on one device"
-    def __init__(self, name, dtype, mark, threads=None, path=()):
+    def __init__(self, load, threads=None, path=()):
         # so that it finds one's own modules
         sys.path += [p for p in path if p not in sys.path]
         if threads: torch.set_num_threads(threads)
-        self.name, self.dtype, self.mark, self.pieces = name, dtype, mark, None
+        self.load, self.loaded = load, None
+
     def model(self):
-        "The model, loaded once; it must be the right one"
-        self.pieces = self.pieces or get_sd_pieces(self.name, self.dtype)
-        if self.pieces.fingerprint == self.mark: return self.pieces
-        raise ValueError(
-            f'`plan.pieces` must be what `get_sd_pieces({self.name!r}, {self.dtype})` loads on '
-            f'each worker, of fingerprint {self.mark}; got {self.pieces.fingerprint}. '
-            'Save the model to a folder that every machine has, and load it from there')
-    def make(self, runs, how):
-        "Make a wave, a run by number: results by number, calls made, and calls one by one"
-        plan = Plan(list(runs.values()), self.model(), warn=lambda said: None, **how)
+        "The model, loaded once"
+        if self.loaded is None: self.loaded = self.load()
+        return self.loaded
+
+    def make(self, runs, begin):
+        "Make a wave, a run by number: results by number, calls made, calls one by one, remarks"
+        said = []
+        plan = begin(self.model(), list(runs.values()), said.append)
         nums, waves = list(runs), plan.images(progress=False)
         res = {nums[i]: _carried(x) for wave in waves for i, x in wave.items()}
-        return res, plan.made, plan.done
-
-# %% ../../nbs/sweeps/05_cluster.ipynb #390bdeca
-def _is_fetched(name, folder):
-    "Whether a model comes with the package, or from the hub"
-    return name in SHIPPED or '/' in name and not folder.is_dir()
-
-def _model_name(pieces):
-    "Name by which a worker finds the model"
-    folder = known_path('name', pieces.name)
-    if _is_fetched(pieces.name, folder): return pieces.name
-    if folder.is_dir(): return str(folder.resolve())
-    raise ValueError(
-        '`plan.pieces` must be a model that a worker can load by its name, from `get_sd_pieces`; '
-        f'got {pieces.name!r}. Save it to a folder, and load it from there'
-    )
-
-def _in_full(settings, pieces, size):
-    "Settings with the sampler and the size that are meant"
-    (h, w), f, own = size, pieces.factor, pieces.scheduler
-    sampler = get_scheduler(settings.sampler or own, own.config)
-    return replace(settings, sampler=sampler, width=w*f, height=h*f)
-
-def _set_to(plan):
-    "What a plan is set to, for a plan of some of its runs; the sampler and the size in full"
-    rows = None if plan.settings.exact else plan.batch_size
-    full = _in_full(plan.settings, plan.pieces, plan.size)
-    return dict(settings=full, batch_size=rows, record=plan.record)
+        return res, plan.made, plan.done, said
 
 # %% ../../nbs/sweeps/05_cluster.ipynb #1cc3fa4e
 def _gpus(machines): return int(sum(m.get('GPU', 0) for m in machines))
@@ -250,8 +219,9 @@ def _whole_plan(ray, team, plan, waves, send):
     for alone in (False, True):
         if alone: _check_any_done(left, waves)
         todo = [[i] for i in sorted(left)] if alone else waves
-        for res, made, done in _pooled(ray, team, todo, send):
+        for res, made, done, said in _pooled(ray, team, todo, send):
             plan.made, plan.done, left = plan.made + made, plan.done + done, left - set(res)
+            plan.remark(said)
             yield res
     if left: yield {i: RuntimeError(f'the worker died {TRIES} times with this run') for i in left}
 
@@ -260,7 +230,7 @@ _A_PLAN = kind('a `Plan`', lambda val: val.runs is not None and callable(val.ima
 
 @checked(plan=_A_PLAN)
 def ray_images(
-    plan:Plan, # What is to be made
+    plan, # What is to be made: a `Plan`, or a `HostedPlan`
     # Number of workers; one for each GPU by default, or for each machine where there is no GPU
     workers:int=None,
     # Address of a running cluster, as for `ray.init`, such as 'auto'; a Ray of our own on this
@@ -269,13 +239,10 @@ def ray_images(
     progress:bool=True, # Show a progress bar
 ): # For each wave a dict: number of the run, a PIL image or an exception
     "Make the images of a plan on the workers of a Ray cluster, wave by wave"
-    if not hasattr(plan, 'pieces'):
-        raise ValueError(
-            '`workers` must be None: a pipeline makes its images in this process alone')
-    ray, name = _ray(), _model_name(plan.pieces)
+    ray, (load, begin) = _ray(), plan.hand_out()
     if workers is not None: workers = whole('workers', workers, 1)
     _check_sendable(ray, plan)
-    return _images(ray, plan, name, workers, address, progress)
+    return _images(ray, plan, load, begin, workers, address, progress)
 
 def _check_sendable(ray, plan):
     "Refuse runs that cannot be sent to a worker"
@@ -286,24 +253,22 @@ def _check_sendable(ray, plan):
                 f'`plan` must have runs that can be sent to a worker; got {run.tfm!r:.200}: {e}'
             ) from e
 
-def _started(ray, plan, name, n, needs):
+def _started(ray, load, n, needs):
     "Start `n` workers"
     worker = ray.remote(_Worker).options(max_restarts=-1, max_task_retries=TRIES - 1,
                                          scheduling_strategy='SPREAD', **needs)
     path = [os.path.abspath(folder) for folder in sys.path]
-    begin = lambda p: worker.remote(name, p.dtype, p.fingerprint, needs.get('num_cpus'), path)
-    return [begin(plan.pieces) for _ in range(n)]
+    return [worker.remote(load, needs.get('num_cpus'), path) for _ in range(n)]
 
-def _sender(plan):
+def _sender(plan, begin):
     "What sends a wave to a worker"
-    how = _set_to(plan)
-    return lambda w, nums: w.make.remote({i: plan.runs[i] for i in nums}, how)
+    return lambda w, nums: w.make.remote({i: plan.runs[i] for i in nums}, begin)
 
 def _resources(ray):
     "What each machine of a cluster has"
     return [m['Resources'] for m in ray.nodes() if m['Alive']]
 
-def _images(ray, plan, name, workers, address, progress):
+def _images(ray, plan, load, begin, workers, address, progress):
     "Start the workers, hand out the waves, and end the workers"
     plan.made = plan.done = 0
     if plan.failed: yield dict(plan.failed)
@@ -311,10 +276,9 @@ def _images(ray, plan, name, workers, address, progress):
     with _joined(ray, address) as (grows, stays), tqdm(total=plan.alone, unit=' calls',
                                                        disable=not progress, leave=False) as bar:
         n, needs = _team(_resources(ray), workers, grows)
-        waves, send = _tasks(plan, n), _sender(plan)
-        team = _started(ray, plan, name, min(n, len(waves)), needs)
+        waves, send = _tasks(plan, n), _sender(plan, begin)
+        team = _started(ray, load, min(n, len(waves)), needs)
         try:
-            plan.texts()                         # for its remarks, made once, here
             for res in _whole_plan(ray, team, plan, waves, send):
                 show_calls(bar, plan)
                 yield res

@@ -15,9 +15,10 @@ from fastcore.basics import patch
 from PIL import Image
 from tqdm.auto import tqdm
 from ..checks import a_count, a_flag, a_function, a_model, kind, list_of, look_at, made_of
-from ..checks import renamed, whole
+from ..checks import known_path, renamed, whole
 from ..pieces.inputs import check_image, count_tokens
-from ..pieces.core import images_from_latents
+from ..pieces.core import SHIPPED, get_sd_pieces, images_from_latents
+from ..pieces.schedulers import get_scheduler
 from ..sampling.course import begin_again
 from ..sampling.settings import Settings
 from ..sampling.loop import Run, Wave, all_texts, built_in, embed
@@ -311,3 +312,53 @@ def _decoded(self:Plan, wave):
         res |= {i: Image.fromarray(data) for i in node}
     _note_records(res, wave)
     return res
+
+# %% ../../nbs/sweeps/02_plans.ipynb #0689a735
+def _is_fetched(name, folder):
+    "Whether a model comes with the package, or from the hub"
+    return name in SHIPPED or '/' in name and not folder.is_dir()
+
+def _model_name(pieces):
+    "Name by which a worker finds the model"
+    folder = known_path('name', pieces.name)
+    if _is_fetched(pieces.name, folder): return pieces.name
+    if folder.is_dir(): return str(folder.resolve())
+    raise ValueError(
+        '`plan.pieces` must be a model that a worker can load by its name, from `get_sd_pieces`; '
+        f'got {pieces.name!r}. Save it to a folder, and load it from there'
+    )
+
+def _loaded(name, dtype, mark):
+    "The model of a name, which must be the right one"
+    pieces = get_sd_pieces(name, dtype)
+    if pieces.fingerprint == mark: return pieces
+    raise ValueError(
+        f'`plan.pieces` must be what `get_sd_pieces({name!r}, {dtype})` loads on each worker, of '
+        f'fingerprint {mark}; got {pieces.fingerprint}. Save the model to a folder that every '
+        'machine has, and load it from there')
+
+def _in_full(settings, pieces, size):
+    "Settings with the sampler and the size that are meant"
+    (h, w), f, own = size, pieces.factor, pieces.scheduler
+    sampler = get_scheduler(settings.sampler or own, own.config)
+    return replace(settings, sampler=sampler, width=w*f, height=h*f)
+
+def _begun(how, pieces, runs, warn):
+    "A plan of some runs on a worker, without remarks"
+    return Plan(runs, pieces, warn=lambda words: None, **how)
+
+@patch
+def hand_out(self:Plan)->tuple: # `load()` gives the model, `begin(model, runs, warn)` a plan
+    "Make the remarks on the prompts, and give what a worker makes some of the runs by"
+    p, rows = self.pieces, None if self.settings.exact else self.batch_size
+    load = partial(_loaded, _model_name(p), p.dtype, p.fingerprint)
+    if self.waves: self.texts()
+    full = _in_full(self.settings, p, self.size)
+    return load, partial(_begun, dict(settings=full, batch_size=rows, record=self.record))
+
+@patch
+def remark(self:Plan,
+    words, # Remarks
+):
+    "Make remarks that workers sent"
+    for text in words: (self.warn or partial(warnings.warn, stacklevel=3))(text)
