@@ -12,7 +12,7 @@ root = Path(__file__).parent.parent
 sys.path[:0] = [str(root), str(root/'tests')]
 import numpy as np, torch
 from PIL import Image
-from cf_guidance import cli
+from cf_guidance.cli.grid_pages import grid_files
 from cf_guidance.records import image_files
 from cf_guidance.sweeps import cells
 from cf_guidance.pieces import get_sd_pieces
@@ -130,7 +130,7 @@ def measure(shape, n, pieces, browser, grids):
         _, row['resume'] = filled(shape, n, folder, pieces)
         if grids:
             clock = Clock()
-            for name in ('first', 'again'): files, _ = clock(name, cli._grid)(sweep, folder)
+            for name in ('first', 'again'): files, _ = clock(name, grid_files)(sweep, folder)
             row['grid'] = dict(pages=len(files), mb=round(sum(f.stat().st_size for f in files)/2**20, 2),
                                **{k: round(v, 3)
                                   for k, v in clock.items()})

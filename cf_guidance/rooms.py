@@ -88,6 +88,9 @@ _OLD |= {new: old for old, names in {
         records.viewer_state records.viewer_grid records.viewer_panel records.viewer_style''',
     'widgets': 'widgets.html widgets.settings widgets.image_panel',
     'page': 'widgets.page_runtime widgets.curve_table widgets.page_controls widgets.page',
+    'cli': '''
+        cli.values cli.options cli.program cli.grid_pages cli.sweep_command
+        cli.explore_command cli.eval_command''',
     'history': 'transforms.history'}.items() for new in names.split()}
 # names that have gone to another module since
 _MOVED = {('transforms.adaptive', k): 'history' for k in ('smc', 'SMCGuidance')}

@@ -4,7 +4,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
-from cf_guidance import cli
+from cf_guidance.cli.grid_pages import grid_files
 from cf_guidance.records import failures, image_files, note_rows, read_recipe, read_record, viewer
 from cf_guidance.sweeps import cells, Plan
 from cf_guidance.sampling import built_in
@@ -118,11 +118,11 @@ def test_a_long_record_stays_in_the_lists(tmp_path):
 def test_grids(tmp_path):
     "The grid of a sweep is drawn once, ten pages at most, and again when an image is another"
     with patch.object(Plan, 'images', noise): sweep = swept(1).run(tmp_path, progress=False)
-    files, more = cli._grid(sweep, tmp_path)
+    files, more = grid_files(sweep, tmp_path)
     assert [f.name for f in files] == ['grid.png'] and not more
-    with patch.object(Sweep, 'pages', lambda self: 1/0): assert cli._grid(sweep, tmp_path) == (files, False)
+    with patch.object(Sweep, 'pages', lambda self: 1/0): assert grid_files(sweep, tmp_path) == (files, False)
     sweep.cells[0].file.touch()
-    with patch.object(Sweep, 'pages', lambda self: 1/0), pytest.raises(ZeroDivisionError): cli._grid(sweep, tmp_path)
+    with patch.object(Sweep, 'pages', lambda self: 1/0), pytest.raises(ZeroDivisionError): grid_files(sweep, tmp_path)
 
 def test_no_sweep_is_too_large_to_refuse():
     "Ten thousand million places are counted, and not listed"

@@ -36,7 +36,7 @@ def pages(site):
 def test_pages_are_there(pages):
     wanted = [
         'index', 'tutorials/getting_started', 'gallery', 'changelog', 'schedules/schedules', 'plots',
-        'transforms/transforms', 'widgets/widgets', 'widgets/page', 'cli', 'tutorials/dynamic_cfg_pt1'
+        'transforms/transforms', 'widgets/widgets', 'widgets/page', 'cli/cli', 'tutorials/dynamic_cfg_pt1'
     ]
     assert {f'{w}.html' for w in wanted} <= set(pages)
 
