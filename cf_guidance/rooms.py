@@ -88,6 +88,8 @@ _OLD |= {new: old for old, names in {
         records.viewer_state records.viewer_grid records.viewer_panel records.viewer_style''',
     'widgets': 'widgets.html widgets.settings widgets.image_panel',
     'page': 'widgets.page_runtime widgets.curve_table widgets.page_controls widgets.page',
+    'waves': '''
+        sampling.beginnings sampling.runs sampling.rows sampling.predictions''',
     'cli': '''
         cli.values cli.options cli.program cli.grid_pages cli.sweep_command
         cli.explore_command cli.eval_command''',

@@ -2,7 +2,7 @@
 import copy, inspect, pickle, threading, time
 from functools import cache
 import numpy as np, pytest, torch
-from cf_guidance.sampling import loop as waves
+from cf_guidance.sampling import beginnings
 from cf_guidance.adapters import as_pipeline, guided, guidance_callback
 from cf_guidance.transforms import Recorded
 from cf_guidance.adapters import GuidedDenoiser
@@ -163,8 +163,8 @@ def test_one_callback_in_threads(pieces):
 def test_the_built_in_model_is_loaded_once(monkeypatch):
     loads = []
     def slow(): time.sleep(.05); loads.append(1); return object()
-    monkeypatch.setattr(waves, '_loaded', cache(slow))
-    assert len({id(p) for p in together(lambda _: waves.built_in(), range(N))}) == len(loads) == 1
+    monkeypatch.setattr(beginnings, '_loaded', cache(slow))
+    assert len({id(p) for p in together(lambda _: beginnings.built_in(), range(N))}) == len(loads) == 1
 
 @pytest.mark.parametrize('make', [copy.copy, copy.deepcopy, lambda tfm: pickle.loads(pickle.dumps(tfm))],
                          ids=['copy', 'deepcopy', 'pickle'])

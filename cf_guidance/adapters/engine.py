@@ -23,7 +23,7 @@ from ..pieces.parts import Pieces
 from ..pieces.inputs import Embedded
 from ..pieces.schedulers import get_scheduler, scheduler_space
 from ..records.recipes import guidance_entries, sampler_config
-from ..sampling.loop import Run
+from ..sampling.runs import Run
 from ..sampling.settings import Settings
 from ..schedules.steps import Step
 

@@ -23,7 +23,7 @@ from .sharing import SharingHost
 from ..pieces.edits import words_at
 from ..sampling.costs import by_trunk, count_calls, duration, said_of_calls
 from ..sampling.costs import said_of_failed, show_calls, without_frames
-from ..sampling.loop import script
+from ..sampling.runs import script
 
 # %% ../../nbs/adapters/14_hosted_plans.ipynb #e33328f7
 _LENT, _LENDING = set(), threading.Lock()      # ids of pipelines and networks that are lent

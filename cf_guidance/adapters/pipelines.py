@@ -29,7 +29,8 @@ from ..records.store import RECORD, write_whole
 from ..schedules.core import Step
 from ..transforms.core import axis_of, how_of, needs_of
 from ..transforms.core import put_together, rule_name, space_of
-from ..sampling.loop import like_latents, built_in
+from ..sampling.predictions import like_latents
+from ..sampling.beginnings import built_in
 
 # %% ../../nbs/adapters/05_pipelines.ipynb #98afdb72
 def _check_way(how, net):

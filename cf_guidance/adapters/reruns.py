@@ -13,7 +13,7 @@ from .fingerprints import forget
 from .loading import load_pipeline
 from ..records.recipes import what_counts
 from ..records.schema import known_sampler
-from ..sampling.loop import Run
+from ..sampling.runs import Run
 from ..sampling.settings import Settings
 
 # %% ../../nbs/adapters/17_reruns.ipynb #3c15aefb

@@ -14,8 +14,10 @@ __getattr__, __dir__, __all__ = lazy(__name__,
         Course call_steps first_of_each as_levels run_sigmas sampler_breaks scaled_input
         begin_run begin_again draws lms_coefficient take_rows fork''',
     settings='Settings',
-    loop='''
-        built_in start_noise Run reads unheard_of script in_batches all_texts embed Wave
-        not_finite text_at''',
+    beginnings='built_in start_noise',
+    runs='Run reads unheard_of script',
+    rows='in_batches all_texts embed',
+    predictions='not_finite',
+    loop='Wave text_at',
     costs='count_calls by_trunk duration',
     images='sample_latents generate Traced')

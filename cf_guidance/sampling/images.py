@@ -17,9 +17,11 @@ from ..checks import renamed, whole
 from ..transforms.diagnostics import Recorded
 from ..pieces.inputs import Embedded, check_image, embedded, known_strength
 from ..pieces.core import Pieces, image_from_latents, latent_size
+from .beginnings import built_in
 from .course import begin_run
-from .loop import Run, Wave, built_in, embed
-from .loop import known_transform, script, unheard_of
+from .loop import Wave
+from .rows import embed
+from .runs import Run, known_transform, script, unheard_of
 
 # %% ../../nbs/sampling/03_images.ipynb #1af0e3fa
 def _check_seeds(seeds):

@@ -21,7 +21,7 @@ from ..records.store import save_image, write_failures, write_metadata
 from ..sampling.settings import Settings
 from ..transforms.core import GuidanceTfm
 from ..records.viewer import renew_viewer
-from ..sampling.loop import Run
+from ..sampling.runs import Run
 
 # %% ../../nbs/sweeps/03_cells.ipynb #395f23ac
 @dataclass(eq=False)

@@ -29,7 +29,7 @@ from ..adapters.loading import OWN_LAYOUT, layout_of, load_pieces, load_pipeline
 from ..sampling.course import steps_left_out
 from ..transforms.methods import TRANSFORMS
 from ..transforms.core import rule_params, parameters
-from ..sampling.loop import Run
+from ..sampling.runs import Run
 from ..sampling.settings import Settings
 
 # %% ../../nbs/sweeps/06_sweep.ipynb #e4b4d1e3

@@ -13,7 +13,7 @@ from ..pieces.parts import Pieces
 from ..records.recipes import recipe
 from ..records.store import former_images
 from ..sampling.course import begin_run
-from ..sampling.loop import built_in
+from ..sampling.beginnings import built_in
 from ..sampling.settings import Settings
 from .plans import Plan
 

@@ -17,7 +17,8 @@ from ..pieces.parts import Pieces
 from ..plots import show_image
 from ..schedules.release_2022 import get_cos_sched
 from ..transforms.core import GuidanceTfm
-from ..sampling.loop import Run, built_in
+from ..sampling.runs import Run
+from ..sampling.beginnings import built_in
 
 # %% ../../nbs/sweeps/04_pairs.ipynb #21c20434
 def _known_params(names):

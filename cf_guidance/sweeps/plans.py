@@ -21,8 +21,10 @@ from ..pieces.core import SHIPPED, get_sd_pieces, images_from_latents
 from ..pieces.schedulers import get_scheduler
 from ..sampling.course import begin_again
 from ..sampling.settings import Settings
-from ..sampling.loop import Run, Wave, all_texts, built_in, embed
-from ..sampling.loop import in_batches, script, unheard_of
+from ..sampling.beginnings import built_in
+from ..sampling.loop import Wave
+from ..sampling.rows import all_texts, embed, in_batches
+from ..sampling.runs import Run, script, unheard_of
 from ..sampling.costs import by_trunk, count_calls, duration, said_of_calls
 from ..sampling.costs import said_of_failed, show_calls, without_frames
 
