@@ -88,6 +88,7 @@ _OLD |= {new: old for old, names in {
         records.viewer_state records.viewer_grid records.viewer_panel records.viewer_style''',
     'widgets': 'widgets.html widgets.settings widgets.image_panel',
     'page': 'widgets.page_runtime widgets.curve_table widgets.page_controls widgets.page',
+    'adapters': 'adapters.network_calls adapters.scheduler_steps adapters.step_guidance',
     'waves': '''
         sampling.beginnings sampling.runs sampling.rows sampling.predictions''',
     'cli': '''
