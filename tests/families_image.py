@@ -389,7 +389,8 @@ def amused():
                 num_res_blocks=1, block_num_heads=2, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
                 sample_size=4)
     vq = model('VQModel', block_out_channels=(4, 4), down_block_types=('DownEncoderBlock2D', )*2,
-               up_block_types=('UpDecoderBlock2D', )*2, latent_channels=4, num_vq_embeddings=16, norm_num_groups=2)
+               up_block_types=('UpDecoderBlock2D', )*2, latent_channels=4, num_vq_embeddings=16, norm_num_groups=2,
+               lookup_from_codebook=True)
     emb = text(8, pooled=6)
     kw = {}
     for sign in ('', 'negative_'):
@@ -407,7 +408,7 @@ def longcat():
     pipe, kw = pipeline('LongCatImagePipeline', 8,
                         dict(prompt=['cat', 'dog'], negative_prompt=['', ''], enable_prompt_rewrite=False),
                         transformer=tfm, vae=vae(16, shift_factor=.1), scheduler=euler(use_dynamic_shifting=True))
-    pipe._encode_prompt = lambda prompt: noise(2, 5, 8, seed=int(not prompt[0]))
+    pipe._encode_prompt = lambda prompt: noise(2, 5, 8, seed=int(not prompt[0]))[:len(prompt)]
     return pipe, kw
 
 @family('ErnieImagePipeline')
