@@ -15,6 +15,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line('markers', 'page: looks at a page, in a browser or on the site')
+    config.addinivalue_line('markers', 'mp4: writes MP4s, where these can be written')
     if config.getoption('--other-cpu') and 'other_cpu' not in sys.modules:
         spec = importlib.util.spec_from_file_location('other_cpu', Path(__file__).parent/'other_cpu/sitecustomize.py')
         sys.modules['other_cpu'] = importlib.util.module_from_spec(spec)      # by a name that torch.compile finds again

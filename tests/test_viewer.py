@@ -56,11 +56,12 @@ def sweep(tmp_path_factory):
 
 @pytest.fixture
 def show(browser):
-    "Opens pages from files; at the end no error was logged, no dialog opened, and nothing was asked for but images of the folder"
+    "Opens pages from files; at the end no error was logged, no dialog opened, and nothing was asked for but images and clips of the folder"
     opened, faults = [], []
     def asked(file, r):
         if r.url.split('#')[0] != file.as_uri() and not re.fullmatch(
-                re.escape(file.parent.as_uri()) + r'/images/[0-9a-f]{16}\.png', r.url) and r.url != 'data:,':
+                re.escape(file.parent.as_uri()) + r'/(images|thumbs|clips)/[0-9a-f]{16}\.(png|jpg|mp4)',
+                r.url) and r.url != 'data:,':
             faults.append(r.url)
     def opener(file, width=1280, hash='', scheme='light'):
         page = browser.new_page(viewport={'width': width, 'height': 860}, color_scheme=scheme)

@@ -21,6 +21,7 @@ from .loading import load_pipeline, loaded_by
 from .memo import Memo
 from .sharing import SharingHost
 from ..pieces.edits import words_at
+from ..records.clips import strip_of
 from ..sampling.costs import by_trunk, count_calls, duration, said_of_calls
 from ..sampling.costs import said_of_failed, show_calls, without_frames
 from ..sampling.runs import script
@@ -79,20 +80,12 @@ def _as_image(x):
     if x.dtype != np.uint8: x = np.rint(np.clip(x, 0, 1)*255).astype(np.uint8)
     return Image.fromarray(x)
 
-def _strip(frames):
-    "The frames of a clip side by side, with the frames in its `info`"
-    w, h = frames[0].size
-    strip = Image.new('RGB', (w*len(frames), h))
-    for k, f in enumerate(frames): strip.paste(f, (w*k, 0))
-    strip.info['frames'] = frames
-    return strip
-
 def image_in(
     out, # What a pipeline returned
 ): # A PIL image
     "Find the image in what a pipeline returns"
     if (frames := getattr(out, 'frames', None)) is not None:
-        return _strip([_as_image(f) for f in frames[0]])
+        return strip_of([_as_image(f) for f in frames[0]])
     found = getattr(out, 'images', None)
     if found is None: found = getattr(out, 'image', None)
     if found is None:

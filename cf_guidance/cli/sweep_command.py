@@ -79,6 +79,8 @@ def cfg_sweep(
     # Give the network each row alone, so that no image depends on another, not by a bit
     exact:store_true=False,
     record:store_true=False, # Note in each PNG what its steps saw
+    # Frames a second of the clips that a pipeline for video makes; 16 by default, or as they are
+    fps:int=0,
     no_grid:store_true=False, # Draw no grid.png; index.html shows all images
     # What makes the images: auto, our own loop for models in Stable Diffusion's layout and the
     # model's pipeline for all others; or hosted, its pipeline
@@ -108,9 +110,10 @@ def cfg_sweep(
                       schedule, sweep, base, prompts, image, strength, pos_by)
     todo = _planned(how, axes, call, _how_loaded(engine, dtype, device, offload, lora, compile))
     a_count(0)('workers', workers)
+    made = dict(record=record, fps=_rate(fps), workers=workers or None, ray=ray or None)
     rows = dict(batch_size=batch_size or None, exact=exact)
     if dry_run: return _foretell(todo, out, rows)
-    _report(todo, _make(todo, out, rows, record, workers, ray), not no_grid)
+    _report(todo, _make(todo, out, rows, **made), not no_grid)
 
 def _say_about(version):
     "Say the version, or else what there is to choose from"
@@ -133,6 +136,11 @@ def _how_loaded(engine, dtype, device, offload, lora, compile):
                 compile=compile)
     usual = dict(engine='auto', dtype='auto', device=None, offload='none', lora=[], compile=False)
     return {k: v for k, v in said.items() if v != usual[k]}
+
+def _rate(fps):
+    "Frames a second of a clip; `None` where nothing is said"
+    from cf_guidance.records.clips import MAX_FPS
+    return a_count(0, MAX_FPS)('fps', fps) or None
 
 def _told(call):
     "What a pipeline's call is told, and what of it is an axis"
@@ -158,13 +166,13 @@ def _stopped(todo, folder):
     sys.exit(f'cfg_sweep: stopped; {done} of {len(todo.cells)} images are in {folder}, and the '
              'same command goes on from there')
 
-def _make(todo, out, rows, record, workers, ray):
+def _make(todo, out, rows, **how):
     "Make the images of a sweep; their folder"
     from cf_guidance.records.store import open_folder
     from cf_guidance.checks import whole
     if rows['batch_size'] is not None: whole('batch_size', rows['batch_size'], 1)
     folder = open_folder(out)
-    try: todo.run(folder, **rows, record=record, workers=workers or None, ray=ray or None)
+    try: todo.run(folder, **rows, **how)
     except KeyboardInterrupt: _stopped(todo, folder)
     return folder
 

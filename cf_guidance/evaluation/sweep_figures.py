@@ -12,9 +12,10 @@ import numpy as np
 from PIL import Image
 from ..checks import a_function, checked, whole
 from .comparisons import compare, holm
-from .metrics import accuracy, colours, distances, diversity
-from .metrics import extract, image_array, thumbnail
-from .statistics import fewest_groups
+from .metrics import accuracy, clipped, contrast, distances, diversity
+from .metrics import extract, image_array, saturation, thumbnail
+from .statistics import fewest_groups, mean_interval
+from ..records.clips import frames_in
 from ..records.folders import AXES, axis_value, sweep_axes, sweep_cells
 from ..worlds.judging import ideal, score_images
 
@@ -60,11 +61,12 @@ def _order(cell, axis):
     key = _size(cell, axis)
     return (0, key, '') if isinstance(key, (int, float)) else (1, 0, str(key))
 
-def _pixels(file):
-    "An image as an array; `None` if it cannot be read"
+def _frames(cell):
+    "The image of a cell as an array, or the frames of its clip; none if it cannot be read"
     try:
-        with Image.open(file) as im: return np.asarray(im.convert('RGB'))
-    except OSError: return None
+        with Image.open(cell['file']) as im: image = im.convert('RGB')
+        return list(map(np.asarray, frames_in(image, cell.get('frames', 1))))
+    except (OSError, ValueError): return []
 
 def _some_read(bad, n):
     "Refuse a folder none of whose `n` images can be read"
@@ -72,19 +74,24 @@ def _some_read(bad, n):
     raise ValueError(
         f'`folder` must hold images that can be read; none of the {n} can, such as {bad[0]}')
 
-def _unread(cells, images):
-    "What is to be said of images that cannot be read"
-    bad = [Path(c['file']).name for c, im in zip(cells, images) if im is None]
+def _unread(cells, counts):
+    "What is to be said of images that cannot be read, and so have no frame"
+    bad = [Path(c['file']).name for c, n in zip(cells, counts) if not n]
     _some_read(bad, len(cells))
     return [f'{len(bad)} images cannot be read and are left out, such as {bad[0]}'] if bad else []
 
-def _open(cells):
-    "Those cells whose image can be read, their images, and a word about the others"
-    images = [_pixels(c['file']) for c in cells]
-    notes = _unread(cells, images)
-    good = [(c, im) for c, im in zip(cells, images) if im is not None]
-    cells, images = zip(*good)
-    return list(cells), image_array(images), notes
+_MOST = 2**24       # bytes of pixels that are looked at together
+
+def _parts(frames):
+    "Lists of pairs, the latter an image: as many as fit into `_MOST` bytes, one at least"
+    part, size = [], 0
+    for pair in frames:
+        if part and size + pair[1].nbytes > _MOST:
+            yield part
+            part, size = [], 0
+        part.append(pair)
+        size += pair[1].nbytes
+    if part: yield part
 
 # %% ../../nbs/evaluation/03a_sweep_figures.ipynb #3920e8f5
 ENOUGH = 50      # images of one value that distances want
@@ -94,29 +101,72 @@ def _tried(f, *args):
     try: return f(*args), ''
     except ValueError as e: return None, str(e)
 
-def _read(images, prompts, score):
-    "Rows of the verifier, or `None` and what is to be said of it"
-    rows, why = _tried(score or score_images, images, prompts)
-    return rows, [f'accuracy is left out: {why}'] if rows is None else []
+def _whole_list(rows, n):
+    "Refuse rows that are not one for each of `n` images"
+    if len(rows) == n: return rows
+    raise ValueError(f'`score` must give a row for each of {n} images; got {len(rows)}')
 
-def _features(images, features):
+class _Reader:
+    "What a function reads in images, some at a time, until it refuses some; and then why"
+    def __init__(self, read): self.read, self.found, self.why = read, [], ''
+    def __call__(self, *args):
+        if self.why: return
+        rows, self.why = _tried(self.read, *args)
+        if self.why: self.found = None
+        else: self.found.extend(rows)
+
+def _each(figure):
+    "A figure of the pixels, taken of one image after another"
+    return lambda images: [v for im in images for v in figure(im[None])]
+
+def _readers(features, score):
+    "What reads the images: the verifier, the extractor, and what can be read of any image"
+    score = score or score_images
+    by = lambda images, prompts: _whole_list(list(score(images, prompts)), len(images))
+    return dict(rows=_Reader(by), feats=_Reader(lambda images: extract(images, features)),
+                small=_Reader(lambda images: extract(images, thumbnail)),
+                **{f.__name__: _Reader(_each(f)) for f in (saturation, contrast, clipped)})
+
+def _look(readers, images, prompts):
+    "Let all read some images"
+    for name, reader in readers.items(): reader(images, *[prompts]*(name == 'rows'))
+
+def _mean_row(rows):
+    "The share of frames in which each demand came true; of one frame its row"
+    if len(rows) == 1: return rows[0]
+    return {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
+
+def _means(vals, counts):
+    "The mean over the frames of each image"
+    ends = np.cumsum(counts)
+    return np.stack([vals[end - n] if n == 1 else np.mean(vals[end - n:end], axis=0)
+                     for n, end in zip(counts, ends)])
+
+def _mean_rows(rows, counts):
+    ends = np.cumsum(counts)
+    return [_mean_row(rows[end - n:end]) for n, end in zip(counts, ends)]
+
+def _features(readers, features):
     "Features, their extractor, and what is to be said of it; thumbnails where it cannot read them"
-    feats, why = _tried(extract, images, features)
-    if feats is not None: return feats, features, []
-    said = f'diversity goes by thumbnails of 4 x 4 pixels, which see colour and place alone: {why}'
-    return extract(images, thumbnail), thumbnail, [said]
+    feats, small = readers['feats'], readers['small']
+    if feats.found is not None: return feats.found, features, []
+    said = ('diversity goes by thumbnails of 4 x 4 pixels, which see colour and place alone: '
+            f'{feats.why}')
+    return small.found, thumbnail, [said]
 
 def _reference(prompts, size, features, rng, at_least=400):
     "Features of drawings of the same prompts"
     each = -(-at_least//len(prompts))
-    return extract([ideal(p, rng, size) for p in prompts for _ in range(each)], features)
+    drawn = _parts((p, ideal(p, rng, size)) for p in prompts for _ in range(each))
+    return np.concatenate([extract([im for _, im in part], features) for part in drawn])
 
 # %% ../../nbs/evaluation/03a_sweep_figures.ipynb #f207539f
 @dataclass(frozen=True)
 class _Part:
     "Some images of a sweep: their cells, what the verifier and the extractor read in them"
     cells:list # As from `sweep_cells`
-    images:np.ndarray # (n, h, w, 3)
+    size:tuple # Height and width of the images, or of the frames of clips
+    pixels:dict # For each figure of the pixels its values, (n,)
     feats:np.ndarray # (n, d)
     rows:list # A dict for each image; `None` without a verifier
 
@@ -126,7 +176,8 @@ class _Part:
     def take(self, ids):
         "Those of some numbers"
         rows = self.rows and [self.rows[i] for i in ids]
-        return _Part([self.cells[i] for i in ids], self.images[ids], self.feats[ids], rows)
+        pixels = {k: v[ids] for k, v in self.pixels.items()}
+        return _Part([self.cells[i] for i in ids], self.size, pixels, self.feats[ids], rows)
 
 def _figure_name(demand): return 'accuracy' if demand == 'all' else f'accuracy: {demand}'
 
@@ -150,7 +201,8 @@ def _value(name, part, real, rng):
     "The figures of one value, and why some are missing"
     figures = _came_true(part, rng)
     varied, notes = _diversity(part, rng)
-    figures |= varied | colours(part.images, part.prompts, rng)
+    pixels = {k: mean_interval(v, part.prompts, rng) for k, v in part.pixels.items()}
+    figures |= varied | pixels
     if real is not None: figures |= distances(part.feats, real, part.prompts, rng)
     return Value(str(name), len(part.cells), figures, _scores(part)), notes
 
@@ -204,21 +256,53 @@ def evaluate(
 )->Report:
     "Turn the images of a sweep into figures with intervals"
     rng = np.random.default_rng(whole('seed', seed, 0))
-    cells, images, unread = _open(sweep_cells(folder))
-    axis, rest = _axis(cells, axis)
-    every, features, said = _seen(cells, images, features, score)
-    groups = _groups(cells, axis)
+    cells = sweep_cells(folder)
+    _axis(cells, axis)                                  # before anything is read
+    every, features, (unread, said) = _seen(cells, features, score)
+    axis, rest = _axis(every.cells, axis)
+    groups = _groups(every.cells, axis)
     real, why = _wanted(every, groups, features, rng)
     values, lacks = _values(every, groups, real, rng)
     base, against, left = _against(values, baseline, rng)
     notes = [*unread, *_mixed(rest), *said, *why, *_few(every.prompts), *lacks, *left]
     return Report(axis, values, base, against, _each_once(notes))
 
-def _seen(cells, images, features, score):
+def _walk(cells, counts):
+    "Each frame with its prompt; in `counts` goes how many there were of each cell"
+    for c in cells:
+        frames = _frames(c)
+        counts.append(len(frames))
+        for im in frames: yield c['prompt'], im
+
+def _read_all(cells, readers):
+    "Let all readers read the images of cells; how many frames each cell had, and their size"
+    counts, first = [], None
+    for part in _parts(_walk(cells, counts)):
+        prompts, images = zip(*part)
+        first = images[0] if first is None else first
+        if images[0].shape != first.shape: image_array([first, images[0]])        # which refuses
+        _look(readers, image_array(images), list(prompts))
+    return counts, first
+
+def _of_clips(counts):
+    "What is to be said of clips"
+    return ['figures of a clip are means over its frames'] if max(counts) > 1 else []
+
+def _accuracy_words(readers):
+    why = readers['rows'].why
+    return [f'accuracy is left out: {why}'] if why else []
+
+def _seen(cells, features, score):
     "All that is read in the images, the extractor, and what is to be said of it"
-    rows, unread = _read(images, [c['prompt'] for c in cells], score)
-    feats, features, said = _features(images, features)
-    return _Part(cells, images, feats, rows), features, unread + said
+    readers = _readers(features, score)
+    counts, first = _read_all(cells, readers)
+    unread, good = _unread(cells, counts), [c for c, n in zip(cells, counts) if n]
+    feats, features, said = _features(readers, features)
+    counts, rows = [n for n in counts if n], readers['rows'].found
+    pixels = {k: _means(readers[k].found, counts) for k in ('saturation', 'contrast', 'clipped')}
+    part = _Part(good, first.shape[:2], pixels, _means(feats, counts),
+                 None if rows is None else _mean_rows(rows, counts))
+    return part, features, [unread, [*_accuracy_words(readers), *said, *_of_clips(counts)]]
 
 def _each_once(notes): return list(dict.fromkeys(notes))
 
@@ -247,18 +331,18 @@ def _few(prompts):
     return ['intervals of figures besides accuracy are left out: they need '
             f'{least} prompts, and there are {n}']
 
-def _no_distances(images, groups):
+def _no_distances(size, groups):
     "Why there are no distances: too few images, or images that are not square"
     few = min(map(len, groups.values()))
     if few < ENOUGH: return f'they want {ENOUGH} images of each value, and one has {few}'
-    if images.shape[1] == images.shape[2]: return ''
+    if size[0] == size[1]: return ''
     return 'the reference is drawn for square images alone'
 
 def _left_out(what, why): return [f'{what} are left out: {why}'] if why else []
 
 def _wanted(every, groups, features, rng):
     "The reference for distances, or why there is none"
-    real, why = None, _no_distances(every.images, groups)
+    real, why = None, _no_distances(every.size, groups)
     prompts = list(dict.fromkeys(every.prompts))
-    if not why: real, why = _tried(_reference, prompts, every.images.shape[1], features, rng)
+    if not why: real, why = _tried(_reference, prompts, every.size[0], features, rng)
     return real, _left_out('distances', why)

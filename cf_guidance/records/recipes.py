@@ -193,8 +193,8 @@ def recipe(
                 **_embeds(texts))
 
 # %% ../../nbs/records/04_recipes.ipynb #8dcc967f
-# what things are called, which plays no part in the image
-CALLED = 'model_name', 'title', 'labels'
+# what things are called, and how a clip is kept, which plays no part in the image
+CALLED = 'model_name', 'title', 'labels', 'frames', 'fps'
 
 @functools.cache
 def _known(kind):

@@ -9,6 +9,7 @@ __all__ = ['MAX_STEPS', 'MAX_SIDE', 'MAX_TEXT', 'MAX_BRACKETS', 'MAX_COUNT', 'MA
 # %% ../../nbs/records/02_schema.ipynb #4f9728d1
 import inspect, re
 from ..checks import a_text, checked, dict_with, list_of
+from .clips import MAX_FPS, MAX_FRAMES
 from ..transforms.methods import TRANSFORMS
 from ..pieces.core import is_here
 from ..pieces.schedulers import REFUSED, scheduler_class, scheduler_names
@@ -63,19 +64,28 @@ def _sound_labels(r):
     for k, v in labels.items():
         _must(isinstance(k, str) and _label(v), f'labels[{k!r:.40}]', 'words or a finite number', v)
 
+_CLIP = {'frames': MAX_FRAMES, 'fps': MAX_FPS}     # what an image of a clip has, and at most
+
+def _sound_clip(r):
+    "Check how many frames are in an image, and how many a second are shown"
+    for k, most in _CLIP.items():
+        val = r.get(k, 1)
+        _must(type(val) is int and 1 <= val <= most, k, f'a whole number, 1 to {most:,}', val)
+
 def sound_recipe(
     recipe:dict, # From `read_recipe`, or a line of JSON
 )->dict: # The same
     "Check the types and sizes in a recipe, on which all who read a folder rely"
     _must(isinstance(recipe, dict), 'recipe', 'a dict', recipe)
-    for check in (_sound_types, _sound_names, _sound_values, _sound_labels): check(recipe)
+    for check in (_sound_types, _sound_names, _sound_values, _sound_labels, _sound_clip):
+        check(recipe)
     return recipe
 
 # %% ../../nbs/records/02_schema.ipynb #087dd861
 _HASH = re.compile('[0-9a-f]{16}')
 _BEGUN = 'init_image', 'strength', 'pos_by'      # what a run that begins with an image has
 _EVERY = {'version', 'model', 'rule', 'title', 'labels', 'exact', 'weak_model', 'embeds',
-          'host', *_BEGUN}.union(*_KINDS.values())
+          'host', *_CLIP, *_BEGUN}.union(*_KINDS.values())
 
 def _hash(name, val):
     _must(isinstance(val, str) and _HASH.fullmatch(val), name, '16 hexadecimal digits', val)

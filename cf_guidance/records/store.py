@@ -13,6 +13,7 @@ from pathlib import Path
 from PIL import Image
 from ..checks import checked, dict_with, known_path
 from .chunks import KEY, RECORD
+from .clips import clip_file, frames_in, write_clip
 from .failures import add_failures, write_failures
 from .files import remove_abandoned, write_whole
 from .first_release import former_images
@@ -46,13 +47,15 @@ def _make_folder(folder):
             f'`folder` must be one that can be made and written to; got {str(folder)!r}: {e}'
         ) from e
 
+_PLACES = '', 'images', 'clips', 'thumbs', 'inputs'      # where files are written
+
 def open_folder(
     folder, # Where the images are to be, with `~` for the home folder
 )->Path:
     "The sweep's folder, made if it must be, and one that can be written to"
     folder = _path_of_folder(folder)
     _make_folder(folder)
-    for place in (folder, folder/'images'): remove_abandoned(place)
+    for name in _PLACES: remove_abandoned(folder/name)
     return folder
 
 # %% ../../nbs/records/05_store.ipynb #600d9c94
@@ -84,11 +87,12 @@ def _decoded(path):
 def _called(old, recipe):
     "The words of a recipe, with the labels that the recipe in the image has besides"
     labels = {**(old.get('labels') or {}), **recipe.get('labels', {})}
-    return {k: v for k, v in {**recipe, 'labels': labels}.items() if k in CALLED}
+    known = [k for k in CALLED if k != 'fps' or 'frames' in old]
+    return {k: v for k, v in {**recipe, 'labels': labels}.items() if k in known}
 
 def _says_more(called, old):
     "Whether there are words that a recipe does not have yet"
-    return any(called.get(k) and called[k] != old.get(k) for k in ('title', 'labels'))
+    return any(called.get(k) and called[k] != old.get(k) for k in ('title', 'labels', 'fps'))
 
 def _renamed(old, recipe):
     "The recipe in an image with the words of another; `None` where they say nothing new"
@@ -108,6 +112,11 @@ def _finished(path, name, recipe):
     same = whole and size == (said['width'], said['height']) and own == path.stem
     return old if same else None
 
+def _unplayed(old, path, folder):
+    "The frames of an image whose clip is gone; none where it is there"
+    if old.get('frames', 1) == 1 or clip_file(path.stem, folder): return []
+    return frames_in(_decoded(path), old['frames'])
+
 @checked(recipe=dict_with('rule'))
 def kept_file(
     name:str, # Id of the recipe
@@ -115,15 +124,16 @@ def kept_file(
     folder, # The sweep's folder
     former:dict={}, # From `former_images`
 ): # Its path, or `None`
-    "Find a finished image's file, with no pixel read; if its words are new, write them into it"
+    "Find a finished image's file by its ends; write words that are new, and a clip that is gone"
     path = place_of(name, folder, former)
     if recipe['rule'] is None or not path.is_file(): return None
     try:
         if (old := _finished(path, name, recipe)) is None: return None
-        new = _renamed(old, recipe)
+        new, frames = _renamed(old, recipe), _unplayed(old, path, folder)
         image = _decoded(path) if new else None
     except Exception: return None                      # a damaged file may raise anything
     if new: save_image(image, new, folder)
+    elif frames: write_clip(frames, path.stem, folder, old['fps'])
     return path
 
 @checked(recipe=dict_with('rule'))

@@ -10,8 +10,10 @@ import base64, hashlib, json, os, warnings
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
+from .clips import clip_file, frame_size
 from .folders import sweep_axes, axis_value, found_cells, left_out_words
 from .files import write_whole
+from .thumbnails import old_thumbnails, renew_thumbnail
 from .viewer_grid import GRID_SCRIPT
 from .viewer_panel import PANEL_SCRIPT
 from .viewer_state import STATE_SCRIPT
@@ -62,13 +64,31 @@ def _lost(paths):
     "Numbers of the files that are gone"
     return [i for i, p in enumerate(paths) if not p.is_file()]
 
+def _thumbs(cells):
+    "Numbers of the images that have a thumbnail, made where it must be"
+    shown = [(c['file'], (c['width'], c['height']), c.get('frames', 1)) for c in cells]
+    return [i for i, image in enumerate(shown) if renew_thumbnail(*image)]
+
+def _clip(cell):
+    "Name of the clip of an image, empty where it is gone, and the width of its frames"
+    path = Path(cell['file'])
+    file = clip_file(path.stem, path.parent.parent)
+    try: width, _ = frame_size((cell['width'], cell['height']), cell['frames'])
+    except ValueError: width = cell['width']
+    return [*_names([file] if file else []), ''][0], width
+
+def _clips(cells):
+    "For each image of a clip its number, and what `_clip` says"
+    return [[i, *_clip(c)] for i, c in enumerate(cells) if 'frames' in c]
+
 def _told(cells, failed, note, name):
     "What the page knows, as plain values"
     every, paths = cells + failed, [Path(c['file']) for c in cells]
     fields, labels = [_recipe_of(c) for c in every], [{'schedule': c['schedule']} for c in every]
     why = [[c['id'], c['reason']] for c in failed]
     return dict(name=name, note=note, fields=_columns(fields), files=_names(paths), failed=why,
-                lost=_lost(paths), labels=_columns(labels), axes=_axes(every))
+                lost=_lost(paths), labels=_columns(labels), axes=_axes(every),
+                thumbs=_thumbs(cells), clips=_clips(cells))
 
 def _number(text):
     "A whole number, as text where a browser would round it"
@@ -90,13 +110,17 @@ def _script():
 
 def _bytes(path): return path.read_bytes() if path.is_file() else b''
 
-def _image_names(folder): return b'/'.join(sorted(map(os.fsencode, os.listdir(folder/'images'))))
+def _file_names(folder):
+    "The names of the files in a folder, which need not be there"
+    names = os.listdir(folder) if folder.is_dir() else []
+    return b'/'.join(sorted(map(os.fsencode, names)))
 
 def _shown(folder):
     "All that the page of a folder shows, and the page's own text"
     own = (_script() + VIEWER_STYLE + VIEWER_BODY).encode()
     lists = [_bytes(folder/name) for name in ('metadata.jsonl', 'failures.jsonl')]
-    return [own, os.fsencode(folder.resolve().name), *lists, _image_names(folder)]
+    names = [_file_names(folder/name) for name in ('images', 'clips', 'thumbs')]
+    return [own, os.fsencode(folder.resolve().name), *lists, *names]
 
 def _mark(folder):
     "Hash of all that the page of a folder shows, and of the page's own text"
@@ -105,9 +129,10 @@ def _mark(folder):
     return h.hexdigest()
 
 def _policy(script):
-    "What a page may do: draw images, and use its own script and style"
+    "What a page may do: draw images, play clips, and use its own script and style"
     return (
-        f"default-src 'none'; img-src 'self' file: data:; style-src {_hash(VIEWER_STYLE)}; "
+        "default-src 'none'; img-src 'self' file: data:; media-src 'self' file:; "
+        f"style-src {_hash(VIEWER_STYLE)}; "
         f"script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
     )
 
@@ -134,9 +159,10 @@ def write_viewer(
 )->Path: # The page, `index.html` in the folder
     "Write a page that shows the images of a sweep, and warn of records that cannot be used"
     (cells, failed, bad, worse), folder = found_cells(folder), known_path('folder', folder)
-    mark, note = _mark(folder), left_out_words(bad + worse) if bad + worse else ''
+    note = left_out_words(bad + worse) if bad + worse else ''
     if note: warnings.warn(note, stacklevel=2)
-    return _write_page(_page(_told(cells, failed, note, folder.resolve().name), mark), folder)
+    told = _told(cells, failed, note, folder.resolve().name)        # which makes thumbnails
+    return _write_page(_page(told, _mark(folder)), folder)
 
 def _start(page):
     "The first bytes of a page; none where there is none, or a link in its place"
@@ -150,5 +176,5 @@ def renew_viewer(
     folder = known_path('folder', folder)
     page = folder/'index.html'
     start = _start(page)
-    if start and f'name="shows" content="{_mark(folder)}"'.encode() in start: return page
-    return write_viewer(folder)
+    same = start and f'name="shows" content="{_mark(folder)}"'.encode() in start
+    return page if same and not old_thumbnails(folder) else write_viewer(folder)

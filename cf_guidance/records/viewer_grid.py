@@ -20,7 +20,7 @@ const button = (n, c) => {
   cell.td = make('td', {}, ...flows ? [name()] : [], el);
   img.onerror = () => {
     if (cell.i === undefined) return;
-    lost.add(cell.i);
+    if (!small.delete(cell.i)) lost.add(cell.i);
     put(cell, cell.i);
   };
   el.onclick = e => pick(cell.i, e.shiftKey ? 'B' : view.next);
@@ -37,7 +37,7 @@ const put = (cell, i) => {
   el.setAttribute('aria-label', said);
   el.setAttribute('aria-disabled', i === undefined);
   if (kind !== 'made') img.removeAttribute('src');
-  else if (img.getAttribute('src') !== source(i)) img.src = source(i);
+  else if (img.getAttribute('src') !== shown(i)) img.src = shown(i);
   img.alt = kind === 'made' ? words(i) : '';
   svg.style.visibility = j < 0 ? 'hidden' : '';
   if (j < 0) use.removeAttribute('href');

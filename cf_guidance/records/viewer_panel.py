@@ -82,11 +82,27 @@ const draw = words => {
 
 # %% ../../nbs/records/06c_viewer_panel.ipynb #eed9efb7
 _PAIR = r"""
-const blocky = i => column('width')?.[1][which(column('width'), i)] < 200;
+const blocky = i => width(i) < 200 ? 'pixels' : '';
+const still = i => make('img', {src: source(i), alt: words(i), class: blocky(i)});
+const calm = matchMedia('(prefers-reduced-motion: reduce)');
+const film = (i, src) => {
+  const e = make('video', {src, loop: '', controls: '', playsinline: '', class: blocky(i)});
+  e.setAttribute('aria-label', words(i));
+  e.muted = true;
+  e.autoplay = !calm.matches;
+  return e;
+};
+const moving = (i, src) => {
+  const image = () => make('img', {src, alt: words(i), class: blocky(i)});
+  const e = src.endsWith('.mp4') ? film(i, src) : image();
+  e.onerror = () => e.replaceWith(still(i));
+  return e;
+};
 const picture = i => {
   const [kind, why] = state(i);
   if (kind !== 'made') return make('p', {class: 'why'}, kind === 'failed' ? `failed: ${why}` : why);
-  return make('img', {src: source(i), alt: words(i), class: blocky(i) ? 'pixels' : ''});
+  const name = clips.get(i)?.[0];
+  return name ? moving(i, `clips/${name}`) : still(i);
 };
 const figure = (side, i) => {
   const there = state(i)[0] === 'made';
@@ -115,7 +131,7 @@ const differ = (i, j) => {
 const blend = (i, j) => {
   const said = 'A and B, pixel by pixel: black where they are equal';
   const attrs = {class: 'blend', role: 'img', 'aria-label': said};
-  const pair = make('div', attrs, picture(i), picture(j));
+  const pair = make('div', attrs, still(i), still(j));
   for (const im of pair.children) im.alt = '';
   return pair;
 };
@@ -168,7 +184,7 @@ const pick = (i, side) => {
 # %% ../../nbs/records/06c_viewer_panel.ipynb #2c439fa6
 _START = r"""
 const $ = id => document.getElementById(id), root = document.documentElement;
-const widest = (column('width')?.[1] ?? []).reduce((m, w) => Math.max(m, w), 0);
+const widest = all.reduce((m, i) => Math.max(m, width(i) ?? 0), 0);
 const dress = () => {
   root.style.setProperty('--size', `${view.size}px`);
   table.classList.toggle('pixels', view.size*.7 > widest);

@@ -123,7 +123,7 @@ legend {float: left; padding: 0}
 #panel > p {margin-bottom: .8rem}
 .pair, .minus {display: grid; grid-template-columns: 1fr 1fr; gap: .7rem; margin-bottom: .8rem}
 figure {min-width: 0}
-figure > img {display: block; width: 100%; border-radius: 4px}
+figure > :is(img, video) {display: block; width: 100%; border-radius: 4px}
 .pair figcaption {margin-top: .3rem; font-size: .9rem}
 figcaption > :last-child {font-size: .8rem; color: var(--dim)}
 .minus figcaption {display: flex; flex-direction: column; align-self: center}

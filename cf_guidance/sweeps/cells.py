@@ -14,6 +14,7 @@ from PIL import Image
 from ..checks import a_count, a_function, a_maker, checked, known_path, list_of, made_of
 from ..checks import renamed
 from ..pieces.core import looked_once
+from ..records.clips import MAX_FPS
 from .engines import engine_of
 from ..records.store import add_failures, image_id, kept_file
 from ..records.store import open_folder, place_of
@@ -83,9 +84,9 @@ _PLAIN = GuidanceTfm({'g': 1})      # stands in the place of a transform that ca
 
 def _names_of(cell): return dict(title=cell.title, labels=cell.labels)
 
-def _recipe(cell, engine):
+def _recipe(cell, engine, more):
     "Recipe of a cell, or what can be told of it, and then the error"
-    try: return {**engine.recipe(cell.run), **_names_of(cell)}, None
+    try: return {**engine.recipe(cell.run), **_names_of(cell), **more}, None
     except Exception as e: return _lacking(engine.recipe, cell), e
 
 def _lacking(told, cell):
@@ -96,9 +97,9 @@ def _unread(run):
     "What a recipe says of a transform that cannot be told"
     return {'values': {}, 'options': {'asked': f'{run.tfm!r:.2000}'}}
 
-def _recipes(cells, engine):
-    "Recipe of each cell, and the error where it is not whole"
-    with looked_once(): return [_recipe(c, engine) for c in cells]
+def _recipes(cells, engine, more={}):
+    "Recipe of each cell with what is said `more`, and the error where it is not whole"
+    with looked_once(): return [_recipe(c, engine, more) for c in cells]
 
 def _is_kept(cell, made_of, folder, former):
     "Give a cell its file, if the folder holds it"
@@ -111,9 +112,9 @@ def _note_lost(recipes, folder):
     lost = [(r, e) for r, e in recipes if e]
     write_failures(lost, folder, tried=[r for r, _ in recipes])
 
-def _ready(cells, engine, folder):
+def _ready(cells, engine, folder, more):
     "Give the cells their ids and what the folder holds; the cells that are left, by image"
-    left, former, recipes = {}, engine.former(folder), _recipes(cells, engine)
+    left, former, recipes = {}, engine.former(folder), _recipes(cells, engine, more)
     for c, (made_of, e) in zip(cells, recipes):
         c.failed, c.id = e, image_id(made_of)
         if e or _is_kept(c, made_of, folder, former): continue
@@ -161,7 +162,8 @@ def _refused(cells, engine, folder, e):
 
 # %% ../../nbs/sweeps/03_cells.ipynb #d93695d3
 @renamed(batch_size='max_rows')
-@checked(cells=list_of(made_of(Cell)), pieces=a_maker, images=a_function, batch_size=a_count())
+@checked(cells=list_of(made_of(Cell)), pieces=a_maker, images=a_function, batch_size=a_count(),
+         fps=a_count(1, MAX_FPS))
 def fill(
     cells:list, # The cells, all of one model and of the same settings
     pieces, # The model: pieces, a pipeline or an engine
@@ -172,6 +174,7 @@ def fill(
     batch_size:int=None, # Rows that the network is given at a time, as in `Plan`
     warn=None, # Called with each remark on the prompts; a Python warning by default
     record:bool=False, # Note what each step saw, in the images that are made
+    fps:int=None, # Frames a second of clips; `FPS` by default, or as they are
     **fields # Those of the settings that differ: steps, sampler, width, height …
 ): # Yields the cells that are done, wave by wave
     "Fill cells with their images, each made once"
@@ -180,7 +183,7 @@ def fill(
     except ValueError as e:
         yield _refused(cells, engine, folder, e)
         return
-    left = _left(cells, engine, folder)
+    left = _left(cells, engine, folder, {} if fps is None else {'fps': fps})
     if done := _others(cells, left): yield done
     if not left: return
     runs = [same[0].run for _, same in left]
@@ -194,10 +197,10 @@ def by_itself(
     "Let a plan make its images in this process"
     return plan.images(progress)
 
-def _left(cells, engine, folder):
+def _left(cells, engine, folder, more):
     "The recipe and the cells of each image that is to be made"
     if not folder: return [(None, [c]) for c in cells]
-    left = _ready(cells, engine, folder)
+    left = _ready(cells, engine, folder, more)
     for _, same in left: engine.keep(folder, same[0].run)
     return left
 

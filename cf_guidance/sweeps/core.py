@@ -374,7 +374,7 @@ def run(self:Sweep,
     *, progress:bool=True, # Show a progress bar
     workers:int=None, # Number of Ray workers; none by default
     ray:str=None, # Address of a Ray cluster, such as 'auto'
-    **kwargs, # For `fill`: batch_size, exact, warn; memo_bytes, of a pipeline
+    **kwargs, # For `fill`: batch_size, exact, warn, fps of clips; memo_bytes, of a pipeline
 ): # The sweep, its cells filled
     "Make every image that is not there yet"
     images = partial(self._counted, _images_by(workers, ray))
