@@ -203,6 +203,8 @@ def calls(w):
         verdict=dict(a=w.scores, b=w.scores), Designed=dict(value=1.), design_of=dict(scores=w.scores),
         Verdict=dict(words='better', effect=w.estimate, inner=w.estimate, margin=.1),
         interval_by_design=dict(scores=w.scores),
+        against=dict(prompts=['a', 'b']*8, k=2),
+        nearer=dict(other=w.numbers + .2, prompts=['a', 'b']*8, other_prompts=['a', 'b']*8, k=2),
         Displaced={}, displacement=dict(record=w.displaced), aside=dict(record=w.displaced),
         displaced=dict(pieces=w.pieces, prompts='oak', seeds=[1], steps=1, sampler='ddim'),
         sideways=dict(tfms=dict(a=w.tfm), pieces=w.pieces, prompts='oak', seeds=[1], steps=1, sampler='ddim'),

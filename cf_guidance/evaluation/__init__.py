@@ -19,6 +19,7 @@ __getattr__, __dir__, __all__ = lazy(__name__,
     metrics='''
         image_array saturation contrast clipped thumbnail extract frechet frechet_points
         frechet_infinity kid prdc vendi colours diversity distances accuracy''',
+    reference='against nearer',
     displacements='Displaced displacement aside displaced sideways',
     strength='''
         effective_guidance Effective strength_of equal_constant scaled

@@ -14,13 +14,13 @@ from ..transforms.core import GuidanceTfm
 from ..transforms.diagnostics import Recorded
 from ..transforms.spaces import tells
 
-# %% ../../nbs/evaluation/03b_displacement.ipynb #2088ff0c
+# %% ../../nbs/evaluation/03b_displacement.ipynb #d42ae9ad
 def _to_image(step):
     "Factor from a difference of predictions to that of the images which they predict"
     known = [getattr(step, k, None) for k in ('a', 'b', 'space', 'sigmas')]
     if any(k is None for k in known):
-        raise ValueError('`idx` must be a `Step` that knows `a`, `b`, `space` and `sigmas`, as in a '
-                         f'run of the sampler; got {step!r}')
+        raise ValueError('`idx` must be a `Step` that knows `a`, `b`, `space` and `sigmas`, as '
+                         f'in a run of the sampler; got {step!r}')
     a, b, space, _ = known
     told = tells(space, a, b)
     if told: return abs(float(tells('sample', a, b)/told))

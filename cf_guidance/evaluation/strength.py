@@ -173,7 +173,8 @@ class _Search:
         "The logarithm of the factor, by Brent's method between two that lie around it"
         ends = sorted(ends)
         lo, hi = self.around(min(max(0., ends[0]), ends[1]), ends, neutral)
-        if self.off(lo) and self.off(hi): brentq(self.off, lo, hi, xtol=1e-6, maxiter=60, disp=False)
+        if self.off(lo) and self.off(hi):
+            brentq(self.off, lo, hi, xtol=1e-6, maxiter=60, disp=False)
         return self.nearest()
 
     def around(self, start, ends, neutral):
@@ -203,8 +204,8 @@ class _Search:
         logk = min(self.seen, key=lambda k: abs(self.seen[k]))
         gap = abs(self.seen[logk])
         if gap <= self.near: return logk
-        raise ValueError(f'`tol` must be one that can be met; the nearest found is off by {gap:.3g}, '
-                         f'where {self.near:g} was asked')
+        raise ValueError('`tol` must be one that can be met; the nearest found is off by '
+                         f'{gap:.3g}, where {self.near:g} was asked')
 
 # %% ../../nbs/evaluation/03_strength.ipynb #7dd76332
 @checked(prompts=texts, seeds=list_of(a_whole, 1))
