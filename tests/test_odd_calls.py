@@ -62,6 +62,7 @@ def made_world(folder):
     w.numbers = np.random.default_rng(0).normal(size=(16, 2))
     w.scores = {(p, s): float(s + len(p)) for p in ('a', 'bb', 'ccc') for s in (1, 2)}
     w.estimate = evaluation.Estimate(1.)
+    w.displaced = evaluation.displaced(w.tfm, 'oak', w.pieces, seeds=[1], steps=1, sampler='ddim')
     w.text_file = folder/'prompts.txt'
     w.text_file.write_text('oak\nelm\n')
     return w
@@ -199,6 +200,18 @@ def calls(w):
         jackknife=dict(stat=lambda rows: 1., prompts=['a', 'b']),
         Comparison=dict(effect=w.estimate, wins=1, losses=0, ties=0, sign=.5, wilcoxon=.5, between=.1, within=.1),
         variances=dict(scores=w.scores), compare=dict(a=w.scores, b={k: v + 1 for k, v in w.scores.items()}),
+        paired=dict(a=w.scores, b=w.scores), Paired=dict(diffs={('a', 1): 1.}, scale=1.), sign_flip=dict(values=[1., 2.]),
+        Flips=dict(p=.5, differ=2), max_t=dict(methods=dict(m=w.scores), base=w.scores, times=99),
+        difference=dict(a=w.scores, b=w.scores), tost=dict(a=w.scores, b=w.scores, margin=.1),
+        verdict=dict(a=w.scores, b=w.scores), Designed=dict(value=1.), design_of=dict(scores=w.scores),
+        Verdict=dict(words='better', effect=w.estimate, inner=w.estimate, margin=.1),
+        interval_by_design=dict(scores=w.scores),
+        against=dict(prompts=['a', 'b']*8, k=2),
+        nearer=dict(other=w.numbers + .2, prompts=['a', 'b']*8, other_prompts=['a', 'b']*8, k=2),
+        Displaced={}, displacement=dict(record=w.displaced), aside=dict(record=w.displaced),
+        displaced=dict(pieces=w.pieces, prompts='oak', seeds=[1], steps=1, sampler='ddim'),
+        sideways=dict(tfms=dict(a=w.tfm), pieces=w.pieces, prompts='oak', seeds=[1], steps=1, sampler='ddim'),
+        strength_of=dict(pieces=w.pieces, prompts='oak', seeds=[1], steps=1, sampler='ddim'),
         holm=dict(ps=dict(a=.1)), how_many=dict(effect=.1, between=.1, within=.1), image_array={}, saturation={},
         contrast={}, clipped={}, thumbnail={}, extract=dict(features=w.flat), frechet={}, frechet_points={},
         frechet_infinity={}, kid={}, prdc={}, vendi={}, colours=dict(prompts=['a', 'b']),
@@ -260,7 +273,7 @@ ALSO = dict(
     ScheduledGuider=dict(tfm='data'), host_run=dict(timestep='pipe'), sound_recipe=dict(recipe='prompt'),
     Memo=dict(most='memo_bytes'), layout_of=dict(name='model'), load_pieces=dict(name='model_name'),
     load_pipeline=dict(name='model'), engine_of=dict(model='pieces'), groups_of=dict(rows='prompts'),
-    known_recipe=dict(recipe='prompt', given='pieces'), experiments=dict(steps='num_steps'))
+    max_t=dict(methods='a', base='b'), known_recipe=dict(recipe='prompt', given='pieces'), experiments=dict(steps='num_steps'))
 
 CALLED = 'callback', 'warn', 'tfm'                      # functions that are not given in a plain call
 

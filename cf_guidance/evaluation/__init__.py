@@ -11,10 +11,18 @@ from ..rooms import lazy
 # %% ../../nbs/evaluation/00_evaluation.ipynb #f1579b05
 __getattr__, __dir__, __all__ = lazy(__name__,
     statistics='Estimate groups_of fewest_groups mean_interval bootstrap jackknife',
-    comparisons='Comparison variances compare holm how_many',
+    comparisons='Comparison variances compare holm',
+    sign_flips='Paired paired Flips sign_flip max_t',
+    equivalence='difference tost Verdict verdict',
+    two_way='design_of Designed interval_by_design',
+    power='how_many',
     metrics='''
         image_array saturation contrast clipped thumbnail extract frechet frechet_points
         frechet_infinity kid prdc vendi colours diversity distances accuracy''',
-    strength='effective_guidance Effective equal_constant scaled match_strength',
+    reference='against nearer',
+    displacements='Displaced displacement aside displaced sideways',
+    strength='''
+        effective_guidance Effective strength_of equal_constant scaled
+        match_strength''',
     sweep_figures='ENOUGH Value Report evaluate',
     report='COLUMNS HEADS STYLE plot_tradeoff report_text report_html')
