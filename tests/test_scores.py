@@ -1,4 +1,4 @@
-"Scores of images that another program made: each is made once, whoever is killed; and of many large ones few are in memory"
+"Scores of images that another program made: each is made once, whoever is killed; of large ones few are in memory"
 import csv, hashlib, random, shutil, time
 from pathlib import Path
 import numpy as np, pytest, torch
@@ -195,6 +195,7 @@ def test_image_folder_of_datasets(tmp_path):
     (folder/'train'/'metadata.jsonl').write_text(''.join(lines))
     (tmp_path/'red.py').write_text('def red(images, prompts): return images[:, 0].amax((1, 2))*255\n')
     found = score_folder(folder, f"{tmp_path/'red.py'}:red", progress=False)
-    assert [(p.name, p.prompt, *p.scores.values()) for p in found] == [(f'train/{k}.png', f'of {k}', k) for k in range(3)]
+    told = [(p.name, p.prompt, *p.scores.values()) for p in found]
+    assert told == [(f'train/{k}.png', f'of {k}', k) for k in range(3)]
     res = datasets.load_dataset('imagefolder', data_dir=str(folder), cache_dir=str(tmp_path/'cache'))
     assert res['train']['text'][:] == ['of 0', 'of 1', 'of 2']

@@ -30,7 +30,7 @@ class Picture:
     axes:dict=field(default_factory=dict) # What else is known: seed, schedule, sampler ...
     scores:dict=field(default_factory=dict) # Number by the full name of each score
 
-# %% ../../nbs/evaluation/06a_any_images.ipynb #e3f8795e
+# %% ../../nbs/evaluation/06a_any_images.ipynb #e7444fca
 def _on_black(im):
     "An image without transparency"
     im = ImageOps.exif_transpose(im)
@@ -53,7 +53,7 @@ def open_frames(
         with Image.open(io.BytesIO(data) if data else path) as im: frames = _frames(im)
     except (OSError, SyntaxError, Image.DecompressionBombError) as e:
         raise ValueError(f'`path` must be an image that can be read; got {str(path)!r}: {e}') from e
-    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
+    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
 
 def as_floats(
     frames:list, # Tensors from `open_frames`, of one size

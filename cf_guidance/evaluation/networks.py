@@ -13,7 +13,7 @@ import numpy as np
 from ..checks import a_word, checked, known_path
 from .scores import as_uint8, named_score
 
-# %% ../../nbs/evaluation/05a_networks.ipynb #0a339ae5
+# %% ../../nbs/evaluation/05a_networks.ipynb #71ec508a
 _HUB = re.compile(r'[\w.-]+/[\w.-]+')
 
 def _of_weights(files):
@@ -54,14 +54,20 @@ def _place(given, usual):
     raise ValueError(f'`score` must have a folder, or a name on the hub like owner/name, behind '
                      f'the colon; got {given!r:.80}')
 
-def _file_hash(path):
-    "Hash of what is in a file"
+@functools.lru_cache(maxsize=256)
+def _file_hash(path, when, size):
+    "Hash of what is in a file, once for each state of it"
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
+
+def _hash_of(path):
+    "Hash of what is in a file"
+    now = path.stat()
+    return _file_hash(path, now.st_mtime_ns, now.st_size)
 
 def _mark(folder):
     "A few digits that tell a folder's model from another one at the same place"
     files = sorted(p for p in Path(folder).iterdir() if p.suffix in ('.json', '.safetensors'))
-    text = ' '.join(f'{p.name} {_file_hash(p)}' for p in files)
+    text = ' '.join(f'{p.name} {_hash_of(p)}' for p in files)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 def _full_name(place):

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['SCORES_FILE', 'Row', 'state_of', 'unchanged', 'read_scores', 'add_scores', 'tidy_scores']
 
-# %% ../../nbs/evaluation/05d_score_file.ipynb #7149495c
+# %% ../../nbs/evaluation/05d_score_file.ipynb #d32785f7
 import csv, hashlib, io, json, math, os
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 try: import fcntl
 except ImportError: fcntl = None             # Windows, where one process at a time may score
-from ..checks import a_text, a_word, any_of, checked, a_dict, list_of, made_of
+from ..checks import a_dict, a_text, a_word, any_of, checked, known_path, list_of, made_of
 from ..records.files import write_whole
 
 # %% ../../nbs/evaluation/05d_score_file.ipynb #a0e652db
@@ -100,7 +100,7 @@ def _fold(rows, row):
     if old and _same(old, row): row = replace(row, scores={**old.scores, **row.scores})
     rows[row.name] = row
 
-# %% ../../nbs/evaluation/05d_score_file.ipynb #b9874833
+# %% ../../nbs/evaluation/05d_score_file.ipynb #e5b494ab
 @contextmanager
 def _held(folder):
     "Hold the lock of a folder; without one where there are no locks"
@@ -151,11 +151,17 @@ def _append(path, lines):
         f.truncate(f.seek(_end_of_lines(f)))
         f.write(lines.encode())
 
+def _place(folder):
+    "The file of a folder that is there"
+    path = known_path('folder', folder)
+    if path.is_dir(): return path/SCORES_FILE
+    raise ValueError(f'`folder` must be a folder that is there; got {str(path)!r}')
+
 def read_scores(
     folder, # A folder whose images were scored
 )->dict: # A `Row` by the name of each image; empty without a `scores.csv`
     "Read which scores there are"
-    return _read(Path(folder)/SCORES_FILE)[1]
+    return _read(known_path('folder', folder)/SCORES_FILE)[1]
 
 def _head(path):
     "The columns of a file, by its first line"
@@ -178,11 +184,12 @@ def add_scores(
 ):
     "Add rows to `scores.csv`; numbers that are there already stay"
     names = dict.fromkeys(k for r in rows for k in r.scores)
-    with _held(folder): _added(Path(folder)/SCORES_FILE, rows, names)
+    path = _place(folder)
+    with _held(path.parent): _added(path, rows, names)
 
 def tidy_scores(
     folder, # The folder of the images
 )->Path: # The file
     "Write `scores.csv` with one row for each image, in order"
-    path = Path(folder)/SCORES_FILE
-    with _held(folder): return _whole(path, *_read(path))
+    path = _place(folder)
+    with _held(path.parent): return _whole(path, *_read(path))

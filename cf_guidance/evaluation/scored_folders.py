@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['Opened', 'batches', 'score_folder', 'score_means', 'means_text', 'folder_features']
 
-# %% ../../nbs/evaluation/06b_scored_folders.ipynb #3c16324b
+# %% ../../nbs/evaluation/06b_scored_folders.ipynb #db1c2bde
 import warnings
 from dataclasses import dataclass, replace
-from pathlib import Path
 import numpy as np
-from ..checks import a_count, a_flag, a_function, a_text, checked, list_of, made_of
+from ..checks import a_count, a_flag, a_function, a_text, checked, kind, list_of, made_of
 from .any_images import Picture, as_floats, found_pictures, open_frames
 from .own_scores import find_scores
 from .score_file import Row, add_scores, read_scores, state_of
@@ -56,7 +55,7 @@ def batches(
         part.append(one)
     if part: yield part
 
-# %% ../../nbs/evaluation/06b_scored_folders.ipynb #16465195
+# %% ../../nbs/evaluation/06b_scored_folders.ipynb #c896b50d
 def _there(picture, known):
     "The row of an image that still counts, or an empty one"
     row = known.get(picture.name)
@@ -65,11 +64,11 @@ def _there(picture, known):
 
 def _is_table(score): return hasattr(score, 'look_up')
 
-def _looked_up(picture, row, tables):
-    "The row of an image with the numbers of tables; `None` where they are there already"
+def _looked_up(picture, row, tables, alone):
+    "The row of an image with the numbers of tables; `None` where nothing of it is new by now"
     vals = {s.name: s.look_up(picture.name) for s in tables}
     new = {k: v for k, v in vals.items() if v == v and row.scores.get(k) != v}
-    if row.state and not new: return None
+    if not new and (row.state or not alone): return None
     return replace(row, state=row.state or state_of(picture.path), scores=new)
 
 def _lacking(picture, rows, scores):
@@ -91,15 +90,15 @@ def _scored(part, rows, scores):
         for o, v in zip(lack, _rated(lack, s) if lack else ()): new[o.picture.name][s.name] = v
     return [Row(o.picture.name, o.picture.prompt, o.state, new[o.picture.name]) for o in part]
 
-# %% ../../nbs/evaluation/06b_scored_folders.ipynb #dd2d5658
+# %% ../../nbs/evaluation/06b_scored_folders.ipynb #74559cce
 def _keep(new, rows, folder):
     "Write new rows, and put them to those that are known"
     add_scores(new, folder)
     for r in new: rows[r.name] = replace(r, scores={**rows[r.name].scores, **r.scores})
 
-def _tables(found, rows, tables, folder):
-    "List all images, with the numbers of tables"
-    new = [_looked_up(p, rows[p.name], tables) for p in found]
+def _tables(found, rows, tables, alone, folder):
+    "Write the numbers of tables; if there are no other scores, list the images without any, too"
+    new = [_looked_up(p, rows[p.name], tables, alone) for p in found]
     if new := [r for r in new if r]: _keep(new, rows, folder)
 
 def _no_row(found, tables):
@@ -132,11 +131,10 @@ def score_folder(
     "Score the images of a folder, and keep the numbers in its `scores.csv`"
     scores = find_scores(scores)
     found, bad = found_pictures(folder)
-    folder, known = Path(folder).expanduser(), read_scores(Path(folder).expanduser())
+    known = read_scores(folder)
     rows = {p.name: _there(p, known) for p in found}
-    tables = [s for s in scores if _is_table(s)]
-    _tables(found, rows, tables, folder)
-    others = [s for s in scores if s not in tables]
+    tables, others = ([s for s in scores if _is_table(s) == k] for k in (True, False))
+    _tables(found, rows, tables, not others, folder)
     lost = _run(found, rows, others, folder, batch_size, progress)
     tidy_scores(folder)
     _warn(bad + lost, _no_row(found, tables))
@@ -148,7 +146,7 @@ def _warn(bad, words):
     # the third is who called `score_folder`, behind its checks
     for text in [left_out_words(bad)]*bool(bad) + words: warnings.warn(text, stacklevel=4)
 
-# %% ../../nbs/evaluation/06b_scored_folders.ipynb #750529ee
+# %% ../../nbs/evaluation/06b_scored_folders.ipynb #48878753
 _NO_METHOD = 'seed', 'prompt', 'width', 'height'
 
 def _method(pictures):
@@ -179,6 +177,10 @@ def score_means(
     return {k: dict(images=len(part), **{n: _mean(part, n) for n in part[0].scores})
             for k, part in groups.items()}
 
+_MEANS = kind('a dict from `score_means`',
+              lambda val: val and all('images' in v for v in val.values()))
+
+@checked(means=_MEANS)
 def means_text(
     means:dict, # From `score_means`
 )->str:

@@ -113,12 +113,12 @@ def named_score(
         return opens
     return add
 
-# %% ../../nbs/evaluation/05_scores.ipynb #a2707f6b
+# %% ../../nbs/evaluation/05_scores.ipynb #05cc184d
 def as_uint8(
-    images, # A tensor of floats from 0 to 1, (n, 3, h, w)
+    images, # Floats from 0 to 1, (n, 3, h, w), a tensor or an array
 )->np.ndarray: # (n, h, w, 3), uint8
     "Round images to whole numbers from 0 to 255"
-    return (images.cpu()*255).round().byte().permute(0, 2, 3, 1).numpy()
+    return (as_pixels_01(images).cpu()*255).round().byte().permute(0, 2, 3, 1).numpy()
 
 def _came_true(row, part):
     "Whether all came true, or the share of what did"
