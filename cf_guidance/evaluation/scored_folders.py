@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Opened', 'batches', 'score_folder', 'score_means', 'means_text', 'folder_features']
 
-# %% ../../nbs/evaluation/06b_scored_folders.ipynb #db1c2bde
-import warnings
+# %% ../../nbs/evaluation/06b_scored_folders.ipynb #1562ea58
+import math, warnings
 from dataclasses import dataclass, replace
 import numpy as np
 from ..checks import a_count, a_flag, a_function, a_text, checked, kind, list_of, made_of
@@ -55,7 +55,7 @@ def batches(
         part.append(one)
     if part: yield part
 
-# %% ../../nbs/evaluation/06b_scored_folders.ipynb #c896b50d
+# %% ../../nbs/evaluation/06b_scored_folders.ipynb #5681f8dd
 def _there(picture, known):
     "The row of an image that still counts, or an empty one"
     row = known.get(picture.name)
@@ -80,7 +80,7 @@ def _rated(part, score):
     counts = [len(o.pixels) for o in part]
     prompts = [o.picture.prompt for o, n in zip(part, counts) for _ in range(n)]
     vals = score(as_floats([o.pixels for o in part]), prompts)
-    return [v.mean() for v in np.split(vals, np.cumsum(counts)[:-1])]
+    return [float(v.mean()) for v in np.split(vals, np.cumsum(counts)[:-1])]
 
 def _scored(part, rows, scores):
     "A row of new numbers for each image of a batch"
@@ -90,7 +90,7 @@ def _scored(part, rows, scores):
         for o, v in zip(lack, _rated(lack, s) if lack else ()): new[o.picture.name][s.name] = v
     return [Row(o.picture.name, o.picture.prompt, o.state, new[o.picture.name]) for o in part]
 
-# %% ../../nbs/evaluation/06b_scored_folders.ipynb #74559cce
+# %% ../../nbs/evaluation/06b_scored_folders.ipynb #0ac89816
 def _keep(new, rows, folder):
     "Write new rows, and put them to those that are known"
     add_scores(new, folder)
@@ -119,7 +119,7 @@ def _run(found, rows, scores, folder, batch_size, progress):
 
 def _with_scores(picture, row, scores):
     "An image with its numbers, in the order of the scores; NaN where there is none"
-    return replace(picture, scores={s.name: row.scores.get(s.name, np.nan) for s in scores})
+    return replace(picture, scores={s.name: row.scores.get(s.name, math.nan) for s in scores})
 
 @checked(batch_size=a_count(), progress=a_flag)
 def score_folder(
@@ -146,7 +146,7 @@ def _warn(bad, words):
     # the third is who called `score_folder`, behind its checks
     for text in [left_out_words(bad)]*bool(bad) + words: warnings.warn(text, stacklevel=4)
 
-# %% ../../nbs/evaluation/06b_scored_folders.ipynb #48878753
+# %% ../../nbs/evaluation/06b_scored_folders.ipynb #44fa82a0
 _NO_METHOD = 'seed', 'prompt', 'width', 'height'
 
 def _method(pictures):
@@ -165,6 +165,19 @@ def _mean(part, name):
     vals = np.array([p.scores[name] for p in part])
     return float(np.mean(vals[~np.isnan(vals)])) if not np.isnan(vals).all() else np.nan
 
+def _order(val): return (1, 0, val) if isinstance(val, str) else (0, val, '')
+
+def _value(text):
+    "A value of an axis, a number as a number"
+    try: return float(text)
+    except (TypeError, ValueError): return str(text)
+
+def _groups(pictures, by):
+    "The images of each value of an axis, in order"
+    groups = {}
+    for p in pictures: groups.setdefault(str(p.axes.get(by, 'all')), []).append(p)
+    return {k: groups[k] for k in sorted(groups, key=lambda k: _order(_value(k)))}
+
 @checked(pictures=list_of(made_of(Picture), 1), by=a_text)
 def score_means(
     pictures:list, # From `score_folder`
@@ -172,8 +185,7 @@ def score_means(
 )->dict: # For each value its number of images and the mean of each score, by the full name
     "Take the mean of each score for each value of an axis"
     if by: _known_axis(by, pictures)
-    by, groups = by or _method(pictures), {}
-    for p in pictures: groups.setdefault(str(p.axes.get(by, 'all')), []).append(p)
+    groups = _groups(pictures, by or _method(pictures))
     return {k: dict(images=len(part), **{n: _mean(part, n) for n in part[0].scores})
             for k, part in groups.items()}
 
