@@ -6,6 +6,7 @@
 __all__ = ['cfg_eval', 'main_eval']
 
 # %% ../../nbs/cli/07_eval_command.ipynb #78117146
+from ..checks import a_text
 from .program import call_typed, say
 
 # %% ../../nbs/cli/07_eval_command.ipynb #379462c9
@@ -22,7 +23,7 @@ def cfg_eval(
     """Turn the images of a sweep into figures: a table, and a page report.html in the folder.
 
     Accuracy needs prompts in the words of the built-in model; intervals need several prompts, diversity several seeds."""
-    if score: return _say_list() if score == 'list' else _score(folder, axis, score)
+    if a_text('score', score): return _say_list() if score == 'list' else _score(folder, axis, score)
     from cf_guidance.records.store import write_whole
     from cf_guidance.evaluation.report import evaluate, report_html, report_text
     from cf_guidance.checks import known_path
