@@ -23,7 +23,8 @@ def cfg_eval(
     """Turn the images of a sweep into figures: a table, and a page report.html in the folder.
 
     Accuracy needs prompts in the words of the built-in model; intervals need several prompts, diversity several seeds."""
-    if a_text('score', score): return _say_list() if score == 'list' else _score(folder, axis, score)
+    if a_text('score', score) == 'list': return _say_list()
+    if score: return _score(folder, axis, score)
     from cf_guidance.records.store import write_whole
     from cf_guidance.evaluation.report import evaluate, report_html, report_text
     from cf_guidance.checks import known_path
