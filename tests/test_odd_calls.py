@@ -63,6 +63,15 @@ def made_world(folder):
     w.scores = {(p, s): float(s + len(p)) for p in ('a', 'bb', 'ccc') for s in (1, 2)}
     w.estimate = evaluation.Estimate(1.)
     w.displaced = evaluation.displaced(w.tfm, 'oak', w.pieces, seeds=[1], steps=1, sampler='ddim')
+    w.shine, w.opens = (lambda images, prompts: images.amax((1, 2, 3))), (lambda given: (given, w.shine))
+    w.floats, w.listed = torch.rand(2, 3, 32, 32), folder.parent/'listed'
+    w.listed.mkdir()
+    w.image.save(w.listed/'a.png')
+    (w.listed/'prompts.txt').write_text('a red star')
+    w.shown = evaluation.score_folder(w.listed, 'verifier', progress=False)
+    w.mine, w.table = folder.parent/'my.py', folder.parent/'table.csv'
+    w.mine.write_text('def shine(images, prompts): return images.amax((1, 2, 3))')
+    w.table.write_text('file_name,shine\na.png,.5\n')
     w.text_file = folder/'prompts.txt'
     w.text_file.write_text('oak\nelm\n')
     return w
@@ -221,6 +230,18 @@ def calls(w):
         match_strength=dict(target=2.), Value=dict(images=1, figures={}, scores={}),
         Report=dict(values=[], baseline='a', against={}, notes=[]), evaluate=dict(features=w.flat, score=w.score),
         plot_tradeoff=dict(ax=plt.gca(), x='saturation', y='contrast'), report_text={}, report_html={},
+        Score=dict(rate=w.shine), Known=dict(opens=w.opens, says='x', lo=0., hi=1., higher=True, needs=''),
+        named_score=dict(says='x'), describe=dict(name='verifier'), as_uint8=dict(images=w.floats),
+        hub_size=dict(name='nobody/nothing'), elsewhere=dict(names='hpsv2'), TableScore=dict(rate=w.shine),
+        function_score=dict(text=f'{w.mine}:shine'), table_scores=dict(text=str(w.table)),
+        find_scores=dict(scores='verifier'), Row=dict(name='a.png', prompt='oak', state='1 2 ab'), read_scores={},
+        add_scores=dict(rows=[evaluation.Row('a.png', 'oak', '1 2 ab')], folder=w.listed),
+        tidy_scores=dict(folder=w.listed),
+        Features=dict(take=lambda images: images[:, :, 0, 0]), find_features=dict(name='world'), read_words={},
+        Picture=dict(path=Path('a.png'), prompt='oak'), open_pixels={}, found_pictures={}, pictures={},
+        batches=dict(pictures=w.shown), score_folder=dict(scores='verifier', folder=w.listed, progress=False),
+        score_means=dict(pictures=w.shown), means_text=dict(means=evaluation.score_means(w.shown)),
+        folder_features=dict(pictures=w.shown, features=evaluation.find_features('world')),
         # widgets
         curve_engine=dict(table=widgets.page_table(['linear'])),
         numbers=dict(text='1, 2'), parameter_controls={}, decimals=dict(c=dict(default=1., lo=0., hi=2.)),

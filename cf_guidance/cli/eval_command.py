@@ -6,19 +6,25 @@
 __all__ = ['cfg_eval', 'main_eval']
 
 # %% ../../nbs/cli/07_eval_command.ipynb #78117146
+from ..checks import a_text
 from .program import call_typed, say
 
 # %% ../../nbs/cli/07_eval_command.ipynb #379462c9
 def cfg_eval(
-    folder:str, # Folder of a sweep, with images and metadata.jsonl
+    folder:str, # Folder of a sweep, with images and metadata.jsonl; of any images with --score
     # What was swept: schedule, rule, sampler, steps ...; the first that differs by default
     axis:str='',
     baseline:str='', # Name of the value to hold the others against; the one named so, or the first
     seed:int=0, # Seed of the intervals and of the reference
+    # Score the images by these instead, with commas between them: verifier, clip, my.py:reward,
+    # scores.csv ...; any folder of images will do; list: say which there are
+    score:str='',
 ):
     """Turn the images of a sweep into figures: a table, and a page report.html in the folder.
 
     Accuracy needs prompts in the words of the built-in model; intervals need several prompts, diversity several seeds."""
+    if a_text('score', score) == 'list': return _say_list()
+    if score: return _score(folder, axis, score)
     from cf_guidance.records.store import write_whole
     from cf_guidance.evaluation.report import evaluate, report_html, report_text
     from cf_guidance.checks import known_path
@@ -26,6 +32,20 @@ def cfg_eval(
     page = write_whole(
         known_path('folder', folder)/'report.html', lambda f: f.write(report_html(report).encode()))
     say(f'{report_text(report)}\n\nThe page: {page.absolute()}')
+
+def _say_list():
+    "Say which scores there are"
+    from cf_guidance.evaluation.own_scores import score_list
+    say(score_list())
+
+def _score(folder, axis, score):
+    "Score any images, keep the numbers, and say the means"
+    from cf_guidance.checks import known_path
+    from cf_guidance.evaluation.score_file import SCORES_FILE
+    from cf_guidance.evaluation.scored_folders import means_text, score_folder, score_means
+    found = score_folder(folder, score)
+    file = (known_path('folder', folder)/SCORES_FILE).absolute()
+    say(f'{means_text(score_means(found, axis))}\n\nThe scores: {file}')
 
 def main_eval():
     "Run `cfg_eval` from the command line"

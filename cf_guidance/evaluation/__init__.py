@@ -25,4 +25,11 @@ __getattr__, __dir__, __all__ = lazy(__name__,
         effective_guidance Effective strength_of equal_constant scaled
         match_strength''',
     sweep_figures='ENOUGH Value Report evaluate',
-    report='COLUMNS HEADS STYLE plot_tradeoff report_text report_html')
+    report='COLUMNS HEADS STYLE plot_tradeoff report_text report_html',
+    scores='Score Known SCORES named_score describe as_uint8',
+    networks='hub_size', preferences='elsewhere',
+    own_scores='TableScore function_score table_scores find_scores score_list',
+    score_file='SCORES_FILE Row read_scores add_scores tidy_scores',
+    named_features='FEATURES Features find_features',
+    other_programs='read_words', any_images='Picture open_pixels found_pictures pictures',
+    scored_folders='batches score_folder score_means means_text folder_features')
