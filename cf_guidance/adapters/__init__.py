@@ -25,4 +25,5 @@ __getattr__, __dir__, __all__ = lazy(__name__,
     hosted_plans='HostedPlan',
     engine='HostedEngine is_pipeline',
     loading='layout_of load_pieces load_pipeline loaded_by precision_of',
-    reruns='rerun_hosted')
+    reruns='rerun_hosted',
+    saved_calls='call_recipe save_call save_guided')
