@@ -15,6 +15,7 @@ from PIL import Image
 from ..checks import a_pipeline, checked, whole
 from .arguments import embedded, empty_text, keep_files, known_call, scale_of
 from .arguments import takes, told_call
+from .fetching import is_full, what_to_try
 from .fingerprints import pipeline_fingerprint
 from .hosted_plans import HostedPlan, lent
 from .memo import Memo
@@ -174,8 +175,13 @@ def _pixels(image):
 def call_for(self:HostedEngine,
     run:Run, # One image to make
 ): # What the pipeline returns
-    "Call the pipeline for a run"
-    with torch.no_grad(): return self.pipe(**self.arguments(run))
+    "Call the pipeline for a run; a full memory is an error that says what to try"
+    try:
+        with torch.no_grad(): return self.pipe(**self.arguments(run))
+    except (MemoryError, RuntimeError) as e:
+        if not is_full(e): raise
+        raise MemoryError(f'{type(self.pipe).__name__} must fit into memory: {what_to_try(e)}, or '
+                          'a smaller size') from e
 
 # %% ../../nbs/adapters/15_engine.ipynb #9ec69c6e
 @patch
