@@ -50,10 +50,10 @@ def test_a_sweep_goes_on_from_it(tmp_path):
     "A sweep in the folder takes the image for its own"
     pipe = as_pipeline(get_sd_pieces('shapes-weak', device='cpu'))
     image, host = drawn(pipe, {'eta': .5}, 'a red star', guidance('cfg', g=5.), seed=1)
-    host.save(image, tmp_path)
+    when = (kept := host.save(image, tmp_path)).stat().st_mtime_ns
     sweep = Sweep(pipe, prompt='a red star', schedule=[5., 6.], seed=1, steps=4, call={'eta': .5})
     quiet(sweep.run, tmp_path, progress=False)
-    assert [c.made for c in sweep.cells] == [True, True] and sweep.done == 8
+    assert sweep.cells[0].file == kept and kept.stat().st_mtime_ns == when
     assert len([*tmp_path.glob('images/*.png')]) == 2
     assert np.array_equal(np.asarray(Image.open(sweep.cells[0].file)), np.asarray(image))
 

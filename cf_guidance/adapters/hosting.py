@@ -275,6 +275,7 @@ def _clear(self:Host):
     self.run, self.pending, self.last = None, [], {}
     # whether a step read `u`; whether it ever differed from `t`
     self.heard, self.apart = False, None
+    self.steps, self.many = [], 1
 
 # %% ../../nbs/adapters/04_hosting.ipynb #16addaca
 @patch

@@ -19,7 +19,7 @@ from ..pieces.parts import Pieces
 from ..records.image_files import save_image, write_image
 from ..records.recipes import guidance_entries, sampler_config
 from ..records.store import open_folder, write_metadata
-from ..sampling.loop import Run
+from ..sampling.runs import Run
 from ..sampling.settings import Settings
 from ..schedules.steps import Step
 
@@ -111,7 +111,7 @@ def _read(host, image):
     recipe = _as_told(engine.recipe(run), image, {**_unknown(host), **lost, **odd})
     return recipe, told_call(call)[1]
 
-_CALLED = kind('an open or closed `guided` whose pipeline was called', lambda val: val.given)
+_CALLED = kind('a `guided` whose pipeline was called', lambda val: val.steps)
 _IMAGE = kind('a PIL image', lambda val: val.size and callable(val.getpixel))
 
 @checked(host=_CALLED, image=_IMAGE)
