@@ -4,7 +4,6 @@ import pytest, torch
 from diffusers import DiffusionPipeline
 from cf_guidance.adapters import as_pipeline, layout_of, load_pipeline, loading
 from cf_guidance.pieces import get_sd_pieces
-from cf_guidance.schedules import constant
 from cf_guidance.sweeps import Sweep
 
 NAME = 'someone/a-model'
@@ -16,7 +15,8 @@ def hub(tmp_path, monkeypatch):
     as_pipeline(get_sd_pieces('shapes-weak', device='cpu')).save_pretrained(home)
     files = [SimpleNamespace(rfilename=p.relative_to(home).as_posix(), size=p.stat().st_size)
              for p in home.rglob('*') if p.is_file()]
-    said = SimpleNamespace(home=home, asked=[], fetch=lambda name, **how: own(str(home), **{**how, 'local_files_only': True}))
+    def fetch(name, **how): return own(str(home), **{**how, 'local_files_only': True})
+    said = SimpleNamespace(home=home, asked=[], fetch=fetch)
     def info(name, files_metadata): said.asked.append(name); return SimpleNamespace(siblings=files)
     monkeypatch.setattr('huggingface_hub.model_info', info)
     monkeypatch.setattr('huggingface_hub.hf_hub_download', lambda name, file: str(home/file))
@@ -34,14 +34,14 @@ def test_said_before(hub, capsys):
     hub.fetch = watched
     pipe = load_pipeline(NAME, device='cpu')
     assert type(pipe).__name__ == layout_of(NAME) == 'StableDiffusionPipeline' and hub.asked == [NAME]
-    assert f'Fetching ' in seen[0] and f'files of {NAME}, {hub.bytes/1e6:.1f} MB' in seen[0]
+    assert 'Fetching ' in seen[0] and f'files of {NAME}, {hub.bytes/1e6:.1f} MB' in seen[0]
 
 def test_nothing_is_asked(hub):
     "A folder asks nobody"
     load_pipeline(str(hub.home), device='cpu')
     assert hub.asked == []
 
-@pytest.mark.parametrize('error', [ConnectionError('no way\nthere'), TimeoutError('too late'), RuntimeError('of some kind')])
+@pytest.mark.parametrize('error', [ConnectionError('no way\nthere'), TimeoutError('late'), RuntimeError('odd')])
 def test_broken_off(hub, error):
     "A fetch that fails is one line, which says that it goes on"
     def fails(name, **how): raise error
@@ -85,4 +85,5 @@ def test_too_big(hub, error, monkeypatch):
 
 def test_offload_that_cannot_be(hub):
     "Offloading wants accelerate and a device; where it cannot be, that is one line"
-    with pytest.raises(ValueError, match='`offload` must be "none" here'): load_pipeline(str(hub.home), device='cpu', offload='model')
+    with pytest.raises(ValueError, match='`offload` must be "none" here'):
+        load_pipeline(str(hub.home), device='cpu', offload='model')

@@ -123,8 +123,8 @@ def _read(name, path):
     try:
         with Image.open(path.expanduser()) as im: return _in_colour(im.copy())
     except (OSError, ValueError, RuntimeError) as e:
-        raise ValueError(f'`{name}` of `call` must be an image, or the path of one that can be read; '
-                         f'got {str(path)!r}: {e}') from None
+        raise ValueError(f'`{name}` of `call` must be an image, or the path of one that can be '
+                         f'read; got {str(path)!r}: {e}') from None
 
 # %% ../../nbs/adapters/13_arguments.ipynb #36340716
 def scale_of(

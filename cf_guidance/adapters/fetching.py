@@ -14,6 +14,7 @@ from ..checks import checked
 # %% ../../nbs/adapters/15b_fetching.ipynb #4c3318a7
 _TEXTS = '.json', '.txt', '.model', '.jinja'
 
+@checked()
 def hub_files(
     name:str, # A model of the hub
 )->list: # A pair of name and bytes for each of its files

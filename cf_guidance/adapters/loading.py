@@ -104,7 +104,8 @@ def _offloaded(pipe, offload, device):
     try: (by_parts if offload == 'model' else by_layers)(device=device)
     except (ImportError, RuntimeError) as e:
         if is_full(e): raise
-        raise ValueError(f'`offload` must be "none" here; {offload!r} cannot be: {one_line(e)}') from e
+        raise ValueError(
+            f'`offload` must be "none" here; {offload!r} cannot be: {one_line(e)}') from e
     return pipe
 
 def _foretell(name):
@@ -119,7 +120,8 @@ def _fetched(name, kind, local):
     how = dict(dtype=kind, local_files_only=local, use_safetensors=True)
     try: return DiffusionPipeline.from_pretrained(name, **how)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f'`model` {name!r} was not loaded; what was fetched of it is kept') from None
+        raise KeyboardInterrupt(
+            f'`model` {name!r} was not loaded; what was fetched of it is kept') from None
     except Exception as e:
         if is_full(e): raise
         kept = '' if local else ' (what was fetched is kept, and the same call goes on from there)'

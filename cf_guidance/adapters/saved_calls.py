@@ -50,7 +50,7 @@ def _besides(host):
 def _no_negative(host, call):
     "What stood in the place of no negative prompt, where a sweep would tell the pipeline otherwise"
     text, pipe = _one(host.given.get('negative_prompt')), host.pipe
-    if text or 'negative_prompt' not in takes(pipe) or 'negative_prompt' in embedded(call): return {}
+    if text or 'negative_prompt' not in {*takes(pipe)} - embedded(call): return {}
     return {} if text == empty_text(pipe) else {'negative_prompt': text}
 
 def _sized(call, image):
@@ -166,10 +166,10 @@ _NO_PIPE = 'the guider was not given its pipeline'
 
 def _of_pipe(pipe):
     "What a recipe says of the model and the sampler of a guider's pipeline"
-    name, scheduler = str(getattr(pipe, '_pretrained_model_name_or_path', None) or 'unnamed'), pipe.scheduler
+    name, scheduler = getattr(pipe, '_pretrained_model_name_or_path', None), pipe.scheduler
     model = pipeline_fingerprint(pipe, without=('scheduler', 'guider'))
-    return dict(model=model, model_name=name, dtype=dtype_of(pipe), sampler=type(scheduler).__name__,
-                sampler_config=sampler_config(scheduler))
+    return dict(model=model, model_name=str(name or 'unnamed'), dtype=dtype_of(pipe),
+                sampler=type(scheduler).__name__, sampler_config=sampler_config(scheduler))
 
 def _parts(pipe):
     "The parts of a pipeline that weak predictions may read"

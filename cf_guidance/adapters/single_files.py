@@ -35,8 +35,8 @@ def _shapes(path):
         with safe_open(path, 'pt') as f:
             return {k: torch.empty(f.get_slice(k).get_shape(), device='meta') for k in f.keys()}
     except (OSError, SafetensorError) as e:
-        raise ValueError(f'`model` must be a .safetensors file that is whole; got {str(path)!r}: {e}'
-                         ) from None
+        raise ValueError(
+            f'`model` must be a .safetensors file that is whole; got {str(path)!r}: {e}') from None
 
 def _check_is_model(path, shapes):
     "Refuse a file of a few weights, to be added to a model"
@@ -53,7 +53,8 @@ def likely_config(
     _check_is_model(path, shapes := _shapes(path))
     try: return fetch_diffusers_config(shapes)['pretrained_model_name_or_path']
     except (LookupError, AttributeError) as e:
-        raise ValueError(f'`model` must be of a kind that diffusers knows; got {str(path)!r}: {e}') from e
+        raise ValueError(
+            f'`model` must be of a kind that diffusers knows; got {str(path)!r}: {e}') from e
 
 # %% ../../nbs/adapters/15a_single_files.ipynb #32c8862d
 @checked()
@@ -79,7 +80,8 @@ def _class(name):
     import diffusers
     cls = getattr(diffusers, name, None)
     if hasattr(cls, 'from_single_file'): return cls
-    raise ValueError(f'`config` must be of a pipeline that diffusers makes of one file; got one of {name}')
+    raise ValueError(
+        f'`config` must be of a pipeline that diffusers makes of one file; got one of {name}')
 
 def _lacks(net, missing):
     "Those weights that a network did not get, under any of the names that it has for them"
@@ -126,7 +128,8 @@ def load_single_file(
     except (MemoryError, torch.OutOfMemoryError): raise
     except Exception as e:
         why = (str(e).strip() or type(e).__name__).splitlines()[0]
-        raise ValueError(f'`model` must fit its `config`; {path!r} as a {layout} of {config!r}: {why}') from e
+        raise ValueError(
+            f'`model` must fit its `config`; {path!r} as a {layout} of {config!r}: {why}') from e
     _check_whole([*lost, *_on_meta(pipe)], path)
     pipe.register_to_config(_name_or_path=str(path))
     return pipe

@@ -38,8 +38,8 @@ def _report(sweep, folder, grid=True):
 
 # %% ../../nbs/cli/05_sweep_command.ipynb #ca2a1140
 def cfg_sweep(
-    # The built-in model ('scenes'), a folder, a .safetensors file, or a hub name, of any pipeline of
-    # diffusers; several with commas
+    # The built-in model ('scenes'), a folder, a .safetensors file, or a hub name, of any pipeline
+    # of diffusers; several with commas
     model:str='scenes',
     # What the images should show, several with || between them; the model's own prompt by default
     prompt:str='',
@@ -83,8 +83,8 @@ def cfg_sweep(
     # What makes the images: auto, our own loop for models in Stable Diffusion's layout and the
     # model's pipeline for all others; or hosted, its pipeline
     engine:str='auto',
-    # Further arguments of the pipeline's call, such as 'mask_image=mask.png strength=.4,.6'; several
-    # values are an axis
+    # Further arguments of the pipeline's call, such as 'mask_image=mask.png strength=.4,.6';
+    # several values are an axis
     call:str='',
     # For a model that is one file, which holds weights alone: a folder or a hub name of the same
     # kind of model
