@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt, numpy as np, pytest, torch
 from diffusers import StableDiffusionPipeline
 from diffusers.guiders import ClassifierFreeGuidance
 from PIL import Image
+from safetensors.torch import save_file
 from cf_guidance import adapters, checks, cli, evaluation, pieces, plots, records, sampling, schedules
 from cf_guidance import sweeps, transforms, widgets, worlds
 from test_odd_input import ODD, WORDS
@@ -54,6 +55,9 @@ def made_world(folder):
     w.pipe = adapters.as_pipeline(w.small)
     w.engine = adapters.HostedEngine(w.pipe, sampling.Settings(steps=1))
     w.engine.begin()
+    with adapters.guided(w.pipe, w.tfm) as w.host: w.drawn = w.pipe('oak', num_inference_steps=1).images[0]
+    save_file({'weight': torch.zeros(1)}, file := folder.parent/'one.safetensors')
+    w.one_file = str(file)
     made = dict(prompt='a red star', tfm=w.tfm, pieces=w.small, steps=1, sampler='ddim')
     w.small_png = records.save_image(Image.new('RGB', (32, 32)), records.recipe(**made), folder.parent/'small')
     w.flat = lambda images: np.asarray(images).reshape(len(images), -1)[:, :3].astype(float)
@@ -172,7 +176,7 @@ def calls(w):
         # records
         library_version=dict(root='torch'), sound_recipe={}, known_sampler={}, known_recipe=dict(given=('pieces',)),
         export_schedule={}, to_infotext={}, recipe=dict(steps=2, sampler='ddim'), what_counts={}, uncalled={},
-        image_id={}, remove_abandoned={}, note_rows={}, save_image={}, looked_at={}, read_record={}, read_recipe={},
+        image_id={}, remove_abandoned={}, note_rows={}, save_image={}, write_image=dict(path=w.folder.parent/'written.png'), looked_at={}, read_record={}, read_recipe={},
         read_frames={}, strip_of=dict(frames=[w.image]*2), frame_size=dict(size=(32, 32), frames=1), frames_in={},
         clip_file={}, write_clip=dict(frames=[w.image]*2), is_large={}, thumbnail_file={}, write_thumbnail={},
         renew_thumbnail={}, old_thumbnails={},
@@ -186,7 +190,9 @@ def calls(w):
         tensor_bytes=dict(x=tensor(2)),
         digest=dict(x=[1]), takes=dict(pipe=w.pipe), known_call=dict(pipe=w.pipe, call={}), told_call=dict(call={}),
         read_call=dict(told=[1]), layout_of=dict(name='shapes-weak'), precision_of={}, loaded_by=dict(pipe=w.pipe),
-        pipeline_fingerprint=dict(pipe=w.pipe),
+        pipeline_fingerprint=dict(pipe=w.pipe), call_recipe=dict(host=w.host, image=w.drawn),
+        save_call=dict(host=w.host, image=w.drawn, path=w.folder.parent/'called.png'),
+        config_of=dict(path=w.one_file, config='owner/name'), is_single_file=dict(name=w.one_file),
         load_pieces=dict(name='shapes-weak', device='cpu'),
         load_pipeline=dict(name='shapes-weak', device='cpu', local=True),
         Host=dict(pipe=w.pipe), as_pipeline=dict(cls=StableDiffusionPipeline),

@@ -175,9 +175,10 @@ def _component(x):
 @checked(pipe=a_pipeline)
 def pipeline_fingerprint(
     pipe, # A diffusers pipeline
+    without:tuple=('scheduler',), # Components that are no part of the model
 )->str: # 16 hexadecimal digits
     "Hash what a pipeline is made of, without its scheduler"
-    parts = {k: v for k, v in pipe.components.items() if v is not None and k != 'scheduler'}
+    parts = {k: v for k, v in pipe.components.items() if v is not None and k not in without}
     own = {k: v for k, v in pipe.config.items() if k[0] != '_' and k not in pipe.components}
     said = json.dumps([type(pipe).__name__, plain_numbers(own)], sort_keys=True)
     h = hashlib.sha256(said.encode())

@@ -9,6 +9,7 @@ __all__ = ['ScheduledGuider']
 import copy, weakref
 from contextlib import ExitStack
 from functools import wraps
+from importlib import import_module
 import torch
 from fastcore.basics import patch
 from diffusers.guiders.guider_utils import BaseGuidance, GuiderOutput
@@ -66,6 +67,22 @@ class ScheduledGuider(BaseGuidance):
         "Write the guider as JSON; an error if its transform has no name"
         as_data(self.tfm)
         super().save_config(save_directory, push_to_hub, **kwargs)
+    @property
+    def steps(self):
+        "The steps of the run, or nothing where none has begun"
+        if self._last is None: return []
+        n, run = self._num_inference_steps, self._run
+        if run is None: return [Step(k, n) for k in range(n)]
+        calls = {s: k for k, s in reversed([*enumerate(run.calls)])}
+        return [_step_of(run, k, run.times[k]) for k in sorted(calls.values())]
+    def save(self,
+        image, # The PIL image that the pipeline made
+        path, # A PNG, or the folder of a sweep
+        **told # What its call was told, which a guider does not see: `prompt`, `seed` and others
+    ):
+        "Write an image with all that is known of what made it"
+        by = import_module('cf_guidance.adapters.saved_calls').save_guided
+        return by(self, image, path, **told)
     @property
     def num_conditions(self):
         "How many predictions a step may need, at most"

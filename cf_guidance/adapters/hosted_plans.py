@@ -160,8 +160,8 @@ class HostedPlan:
         run, sight, first = self.runs[i], self.engine.sight, self.engine.calls[0]
         alike = run.prompts == (run.negative_prompt,)      # it cannot be known which is which
         both = sight.whole or alike
-        said = [_with_both(run, step, said) if both or sight.apart and step == first else said
-                for step, said in zip(self.engine.steps, self.scripts[i])]
+        said = [_with_both(run, step, said) if both or sight.apart and k == first else said
+                for k, (step, said) in enumerate(zip(self.engine.steps, self.scripts[i]))]
         return [_told_apart(run, s) for s in said]
 
     def _counted(self):

@@ -6,41 +6,64 @@
 __all__ = ['OWN_LAYOUT', 'PRECISIONS', 'OFFLOADS', 'layout_of', 'precision_of', 'load_pipeline', 'loaded_by', 'load_pieces']
 
 # %% ../../nbs/adapters/16_loading.ipynb #5c09ad73
-import json
+import json, sys
 from pathlib import Path
 from weakref import WeakKeyDictionary
 import torch
 from ..checks import a_pipeline, checked, kind, known_path, near, some_names
+from .fetching import is_full, one_line, said_of_fetching, to_fetch
+from .fetching import what_to_try
 from .pipelines import as_pipeline
+from .single_files import config_of, is_single_file, load_single_file
 from ..pieces.core import SHIPPED, best_device, get_sd_pieces, is_here, reachable
+from ..pieces.parts import Pieces
+from ..pieces.schedulers import get_scheduler
 
 # %% ../../nbs/adapters/16_loading.ipynb #7c0b639c
 OWN_LAYOUT = 'StableDiffusionPipeline'       # what our own loop makes images with
 
-def _index(name):
+def _index(name, what='model'):
     "The path of the file that says what a model is made of"
-    folder = known_path('model', name)
+    folder = known_path(what, name)
     if folder.is_dir(): return folder/'model_index.json'
     from huggingface_hub import hf_hub_download
     try: return Path(hf_hub_download(reachable(name), 'model_index.json'))
-    except ValueError as e: raise ValueError(str(e).replace('`model_name`', '`model`')) from e
+    except ValueError as e: raise ValueError(str(e).replace('`model_name`', f'`{what}`')) from e
 
-@checked()
-def layout_of(
-    name:str, # A model of the package, a folder, or a model of the hub
-)->str: # Such as 'StableDiffusionXLPipeline'
-    "Find out which class of pipeline a model is of"
-    if name in SHIPPED: return OWN_LAYOUT
-    # our own loop needs the parts alone, and says which is missing
-    if not (path := _index(name)).is_file(): return OWN_LAYOUT
+def _said(path, name):
+    "What the file says that says what a model is made of"
     try: said = json.loads(path.read_text())
     except (OSError, ValueError) as e:
         raise ValueError(f'`model` must have a file model_index.json that can be read; got {name!r}: '
                          f'{e}') from e
-    cls = said.get('_class_name') if isinstance(said, dict) else None
+    return said if isinstance(said, dict) else {}
+
+@checked()
+def layout_of(
+    name:str, # A model of the package, a folder, a .safetensors file, or a model of the hub
+    config:str=None, # For a single file: the model whose config it goes with, as in `config_of`
+)->str: # Such as 'StableDiffusionXLPipeline'
+    "Find out which class of pipeline a model is of"
+    if name in SHIPPED: return OWN_LAYOUT
+    what, name = _named(name, config)
+    # our own loop needs the parts alone, and says which is missing
+    if not (path := _index(name, what)).is_file(): return OWN_LAYOUT
+    cls = _said(path, name).get('_class_name')
     if isinstance(cls, str): return cls
     raise ValueError(
-        f'`model` must name its class in model_index.json; got {name!r}, which has {cls!r:.80}')
+        f'`{what}` must name its class in model_index.json; got {name!r}, which has {cls!r:.80}')
+
+def _named(name, config):
+    "The name of what says how a model is made: the model itself, or the config of a single file"
+    if is_single_file(name): return 'config', config_of(name, config)
+    _check_no_config(name, config)
+    return 'model', name
+
+def _check_no_config(name, config):
+    "Refuse a config beside a model that has its own"
+    if config is not None:
+        raise ValueError(f'`config` must be left out, since {name!r} is no single file and has its own; '
+                         f'got {config!r}')
 
 # %% ../../nbs/adapters/16_loading.ipynb #4c974fe3
 PRECISIONS = {'float32': torch.float32, 'float16': torch.float16, 'bfloat16': torch.bfloat16}
@@ -77,39 +100,57 @@ def _with_loras(pipe, loras):
 def _offloaded(pipe, offload, device):
     "A pipeline on its device, as a whole, or part by part when it is needed"
     if offload == 'none': return pipe.to(device)
-    if offload == 'model': pipe.enable_model_cpu_offload(device=device)
-    else: pipe.enable_sequential_cpu_offload(device=device)
+    by_parts, by_layers = pipe.enable_model_cpu_offload, pipe.enable_sequential_cpu_offload
+    try: (by_parts if offload == 'model' else by_layers)(device=device)
+    except (ImportError, RuntimeError) as e:
+        if is_full(e): raise
+        raise ValueError(
+            f'`offload` must be "none" here; {offload!r} cannot be: {one_line(e)}') from e
     return pipe
 
+def _foretell(name):
+    "Say how much a model of the hub is, before it is fetched"
+    parts = [k for k, v in _said(_index(name), name).items() if isinstance(v, list) and v[0]]
+    if words := said_of_fetching(name, to_fetch(name, parts)): print(words, file=sys.stderr)
+
 def _fetched(name, kind, local):
-    "The pipeline, as diffusers loads it"
+    "The pipeline, as diffusers loads it; a fetch that is broken off goes on from there"
     from diffusers import DiffusionPipeline
-    try: return DiffusionPipeline.from_pretrained(name, dtype=kind, local_files_only=local)
-    except (OSError, ValueError, EnvironmentError) as e:
+    if not local: _foretell(name)
+    how = dict(dtype=kind, local_files_only=local, use_safetensors=True)
+    try: return DiffusionPipeline.from_pretrained(name, **how)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f'`model` {name!r} was not loaded; what was fetched of it is kept') from None
+    except Exception as e:
+        if is_full(e): raise
+        kept = '' if local else ' (what was fetched is kept, and the same call goes on from there)'
         raise ValueError(f'`model` must be a folder or a model of the hub that diffusers loads; got '
-                         f'{name!r}: {str(e).splitlines()[0]}') from e
+                         f'{name!r}: {one_line(e)}{kept}') from e
 
 @checked(device=kind('a device of PyTorch', torch.device), lora=some_names)
 def load_pipeline(
-    name:str, # A folder, or a model of the hub
+    name:str, # A folder, a .safetensors file, or a model of the hub
     dtype:str='auto', # 'float32', 'float16', 'bfloat16', or 'auto', as in `precision_of`
     device:str=None, # Where it runs; the best device there is by default
     offload:str='none', # What waits on the CPU: 'none', 'model' (parts), 'sequential' (layers)
     lora=(), # LoRAs by name, each with `:weight` behind it where that is not 1
     compile:bool=False, # Compile the network
     local:bool=False, # Ask no server
+    config:str=None, # For a single file: the model whose config it goes with, as in `config_of`
 ): # A diffusers pipeline
     "Load a pipeline by its name"
     if offload not in OFFLOADS: near('`offload`', offload, OFFLOADS)
     kind, device = precision_of(dtype, device), device or best_device()
-    try: pipe = _in_place(_found(name, kind, local), lora, offload, device)
-    except (MemoryError, torch.OutOfMemoryError) as e:
-        raise ValueError(f'`model` must fit into memory; {name!r} does not: try offload="model" or '
-                         f'"sequential", or dtype="float16" ({str(e).splitlines()[0]})') from e
+    try: pipe = _in_place(_found(name, kind, local, config), lora, offload, device)
+    except (MemoryError, RuntimeError) as e:
+        if not is_full(e): raise
+        raise ValueError(
+            f'`model` must fit into memory; {name!r} does not: {what_to_try(e)}') from e
     if compile: _compile(pipe)
     _LOADED[pipe] = dict(name=_whole_name(name), dtype=dtype, device=device, offload=offload,
                          lora=tuple(f'{_whole_name(k)}:{w}' for k, w in map(_lora, lora)),
-                         compile=compile, local=local)
+                         compile=compile, local=local, config=config and _whole_name(config))
     return pipe
 
 _LOADED = WeakKeyDictionary()        # what each pipeline was loaded by
@@ -126,11 +167,19 @@ def loaded_by(
     "Tell what a pipeline was loaded by"
     return _LOADED.get(pipe)
 
-def _found(name, kind, local):
-    "The pipeline of a name: of a model of the package, in a folder, or on the hub"
+def _found(name, kind, local, config):
+    "The pipeline of a name: of a model of the package, in a file or a folder, or on the hub"
+    if name not in SHIPPED and is_single_file(name): return _of_file(name, kind, local, config)
+    _check_no_config(name, config)
     if name in SHIPPED: return as_pipeline(get_sd_pieces(name, kind))
     folder = known_path('model', name)
     return _fetched(str(folder) if folder.is_dir() else name, kind, local or is_here(name))
+
+def _of_file(name, kind, local, config):
+    "The pipeline in a single file"
+    config, path = config_of(name, config), str(known_path('model', name))
+    layout = layout_of(name, config)
+    return load_single_file(path, config, layout, kind, local or is_here(config))
 
 def _in_place(pipe, lora, offload, device):
     "A pipeline with its LoRAs, where it is to run"
@@ -145,9 +194,12 @@ def _compile(pipe):
 # %% ../../nbs/adapters/16_loading.ipynb #38d2c81c
 @checked()
 def load_pieces(
-    name:str, # A model in Stable Diffusion's layout: of the package, a folder, or of the hub
+    # A model in Stable Diffusion's layout: of the package, a folder, a .safetensors file, or of the
+    # hub
+    name:str,
     dtype:str='auto', # 'float32', 'float16', 'bfloat16'; 'auto' is float16 on a GPU, else float32
     device:str=None, # Where it runs; the best device there is by default
+    config:str=None, # For a single file: the model whose config it goes with, as in `config_of`
     **more # What only a pipeline can do
 ): # Pieces, as `get_sd_pieces` gives them
     "Load a model for our own loop"
@@ -156,4 +208,15 @@ def load_pieces(
                          f'loop has none; got {more}')
     kind = precision_of(dtype, device)
     if dtype == 'auto' and kind is torch.bfloat16: kind = torch.float16
+    if name not in SHIPPED and is_single_file(name):
+        return _pieces_of(_of_file(name, kind, False, config), name, device)
+    _check_no_config(name, config)
     return get_sd_pieces(name, kind, device=device)
+
+def _pieces_of(pipe, name, device):
+    "The parts of a pipeline as pieces, with the sampler that `get_sd_pieces` takes"
+    nets = [net.to(device or best_device()).eval().requires_grad_(False)
+            for net in (pipe.text_encoder, pipe.vae, pipe.unet)]
+    pieces = Pieces(pipe.tokenizer, *nets, get_scheduler('lms', pipe.scheduler.config))
+    vars(pieces).update(name=str(name))
+    return pieces

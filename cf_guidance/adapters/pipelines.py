@@ -6,18 +6,15 @@
 __all__ = ['guided', 'as_pipeline']
 
 # %% ../../nbs/adapters/05_pipelines.ipynb #ae3b9c57
-import json
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from fastcore.basics import patch
-from PIL.PngImagePlugin import PngInfo
 from ..checks import a_class, checked
 # what a host does at a call of the network, and at a step of the scheduler
 from . import network_calls, scheduler_steps, step_guidance
 from .hosting import OPEN, Host
 from ..pieces.core import Pieces, is_here
-from ..records.recipes import note_rows
-from ..records.store import RECORD, write_whole
 from ..sampling.beginnings import built_in
 # for a script: one line imports both
 from ..transforms.methods import guidance
@@ -55,30 +52,13 @@ def as_pipeline(
 
 # %% ../../nbs/adapters/05_pipelines.ipynb #7f59d169
 @patch
-def _png_texts(self:Host):
-    "What a PNG holds beside the image: the steps, the prompts, the pipeline and the transform"
-    info = PngInfo()
-    texts = note_rows(self.record.rows) or {RECORD: '[]'}
-    for key, text in texts.items(): info.add_text(key, text, zip=True)
-    for k in ('prompt', 'negative_prompt'):
-        if said := self.given.get(k):
-            info.add_itxt(k, said if isinstance(said, str) else json.dumps(said))
-    info.add_itxt('guidance', f'{self.name}: {self.record.tfm!r}')
-    return info
-
-@patch
 def save(self:Host,
-    image, # A PIL image of the last call
-    path, # Name of the PNG
+    image, # The PIL image that the last call made
+    path, # A PNG, or the folder of a sweep, where the image gets its name
 )->Path: # Where it is
-    "Write an image with what its steps saw, which `read_record` reads"
-    if self.record is None or self.given is None:
-        raise ValueError(
-            '`record` must be True, and the pipeline called, for an image to be saved with what '
-            'its steps saw'
-        )
-    info = self._png_texts()
-    return write_whole(path, lambda f: image.save(f, format='png', pnginfo=info))
+    "Write an image with all that made it, for `rerun`, and what its steps saw, for `read_record`"
+    # the room's page that can do it stands below this one
+    return import_module('cf_guidance.adapters.saved_calls').save_call(self, image, path)
 
 @patch
 def __repr__(self:Host):

@@ -7,7 +7,7 @@ __all__ = ['rerun_hosted']
 
 # %% ../../nbs/adapters/17_reruns.ipynb #ef17fc3b
 from pathlib import Path
-from .arguments import read_call
+from .arguments import folder_of, read_call
 from .engine import HostedEngine, is_pipeline
 from .fingerprints import forget
 from .loading import load_pipeline
@@ -30,7 +30,7 @@ def _again(r, pipe, folder):
     "The engine that a recipe tells of"
     settings = Settings(steps=r['steps'], sampler=known_sampler(r), exact=r.get('exact', False),
                         pos_by=r['host']['pos_by'])
-    return HostedEngine(pipe, settings, read_call(r['host']['call'], folder))
+    return HostedEngine(pipe, settings, read_call(r['host']['call'], folder), by_hand=True)
 
 def _parts(r):
     "What of a recipe counts, with what it says of the pipeline entry by entry"
@@ -53,7 +53,7 @@ def rerun_hosted(
     progress:bool=True, # Show a progress bar
 ): # A PIL image
     "Make an image of a pipeline again"
-    engine = _again(recipe, _pipeline(recipe, pipe), Path(path).parent.parent)
+    engine = _again(recipe, _pipeline(recipe, pipe), folder_of(path))
     run = Run(recipe['prompt'], tfm, recipe['seed'], recipe['negative_prompt'])
     engine = engine.of([run])
     engine.begin()

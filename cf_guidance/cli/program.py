@@ -47,3 +47,4 @@ def call_typed(
     args = _typed(f)
     try: f(**args)
     except (ValueError, OSError) as e: sys.exit(printable(f'{f.__name__}: {e}'))
+    except KeyboardInterrupt as e: sys.exit(printable(f'{f.__name__}: stopped; {e}'.rstrip('; ')))

@@ -38,8 +38,8 @@ def _report(sweep, folder, grid=True):
 
 # %% ../../nbs/cli/05_sweep_command.ipynb #ca2a1140
 def cfg_sweep(
-    # The built-in model ('scenes'), a folder, or a hub name, of any pipeline of diffusers; several
-    # with commas
+    # The built-in model ('scenes'), a folder, a .safetensors file, or a hub name, of any pipeline
+    # of diffusers; several with commas
     model:str='scenes',
     # What the images should show, several with || between them; the model's own prompt by default
     prompt:str='',
@@ -85,9 +85,12 @@ def cfg_sweep(
     # What makes the images: auto, our own loop for models in Stable Diffusion's layout and the
     # model's pipeline for all others; or hosted, its pipeline
     engine:str='auto',
-    # Further arguments of the pipeline's call, such as 'guidance_scale=5 strength=.4,.6'; several
-    # values are an axis
+    # Further arguments of the pipeline's call, such as 'mask_image=mask.png strength=.4,.6';
+    # several values are an axis
     call:str='',
+    # For a model that is one file, which holds weights alone: a folder or a hub name of the same
+    # kind of model
+    config:str='',
     dtype:str='auto', # Precision of the model: float32, float16, bfloat16, or auto, by the device
     device:str='', # Where it runs: cuda, mps or cpu; the best there is by default
     # What of a pipeline waits on the CPU until it is needed: none, model (its parts), sequential
@@ -108,7 +111,8 @@ def cfg_sweep(
     if version or list: return _say_about(version)
     axes = typed_axes(model, prompt, negative_prompt, seed, sampler, steps, size, transform,
                       schedule, sweep, base, prompts, image, strength, pos_by)
-    todo = _planned(how, axes, call, _how_loaded(engine, dtype, device, offload, lora, compile))
+    todo = _planned(how, axes, call, _how_loaded(engine, dtype, device, offload, lora, compile,
+                                                config))
     a_count(0)('workers', workers)
     made = dict(record=record, fps=_rate(fps), workers=workers or None, ray=ray or None)
     rows = dict(batch_size=batch_size or None, exact=exact)
@@ -126,15 +130,16 @@ def _chosen(name, val, known):
     if val not in known: near(f'`{name}`', val, known)
     return val
 
-def _how_loaded(engine, dtype, device, offload, lora, compile):
+def _how_loaded(engine, dtype, device, offload, lora, compile, config=''):
     "How a model is to be loaded, where that is otherwise than usual"
     _chosen('engine', engine, ['auto', 'hosted'])
     _chosen('dtype', dtype, ['auto', 'float32', 'float16', 'bfloat16'])
     _chosen('offload', offload, ['none', 'model', 'sequential'])
     loras = parse_values(lora, words='whole') if lora else []
     said = dict(engine=engine, dtype=dtype, device=device or None, offload=offload, lora=loras,
-                compile=compile)
-    usual = dict(engine='auto', dtype='auto', device=None, offload='none', lora=[], compile=False)
+                compile=compile, config=config or None)
+    usual = dict(engine='auto', dtype='auto', device=None, offload='none', lora=[], compile=False,
+                 config=None)
     return {k: v for k, v in said.items() if v != usual[k]}
 
 def _rate(fps):
@@ -160,10 +165,10 @@ def _foretell(todo, out, rows):
     rest = '  ...\n' if len(todo.cells) > 60 else ''
     say(f'{rest}{todo.explain(folder=out, **rows)}\nNothing made (--dry-run).')
 
-def _stopped(todo, folder):
-    "End the program that a reader interrupted"
-    done = sum(c.made for c in todo.cells)
-    sys.exit(f'cfg_sweep: stopped; {done} of {len(todo.cells)} images are in {folder}, and the '
+def _stopped(todo, folder, why):
+    "End the program that a reader interrupted, perhaps while a model was fetched"
+    done, why = sum(c.made for c in todo.cells), f' ({why})' if f'{why}' else ''
+    sys.exit(f'cfg_sweep: stopped{why}; {done} of {len(todo.cells)} images are in {folder}, and the '
              'same command goes on from there')
 
 def _make(todo, out, rows, **how):
@@ -173,7 +178,7 @@ def _make(todo, out, rows, **how):
     if rows['batch_size'] is not None: whole('batch_size', rows['batch_size'], 1)
     folder = open_folder(out)
     try: todo.run(folder, **rows, **how)
-    except KeyboardInterrupt: _stopped(todo, folder)
+    except KeyboardInterrupt as e: _stopped(todo, folder, e)
     return folder
 
 def main():

@@ -101,10 +101,12 @@ def parse_values(
     return [v for part in _divided(text, words) for v in _values_of(part, words, whole)]
 
 # %% ../../nbs/cli/01_values.ipynb #2c485749
+_NAME, _PATH = r'[A-Za-z][\w .-]*', r'[\w .:~/\\+-]*\.[A-Za-z]\w+'
+
 def _as_param(v):
-    "A number as it is; words that are a name, `True` or `False`"
+    "A number as it is; words that are a name, the path of a file, `True` or `False`"
     if not isinstance(v, str): return v
-    if not re.fullmatch(r'[A-Za-z][\w .-]*', v): raise ValueError
+    if not re.fullmatch(f'{_NAME}|{_PATH}', v): raise ValueError
     return {'true': True, 'false': False}.get(v.lower(), v)
 
 def _param_values(text, whole):

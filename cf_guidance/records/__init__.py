@@ -21,7 +21,7 @@ __getattr__, __dir__, __all__ = lazy(__name__,
     thumbnails='''
         THUMBNAIL is_large thumbnail_file write_thumbnail renew_thumbnail old_thumbnails''',
     recipes='CALLED recipe what_counts uncalled image_id',
-    image_files='save_image looked_at read_record read_recipe read_frames',
+    image_files='save_image write_image looked_at read_record read_recipe read_frames',
     metadata='write_metadata',
     failures='add_failures write_failures',
     first_release='former_images',

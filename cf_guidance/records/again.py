@@ -16,7 +16,7 @@ from ..pieces.inputs import embedded, init_image
 from .first_release import today_of
 from .image_files import read_recipe
 from .recipes import recipe, what_counts
-from .schema import known_recipe, known_sampler
+from .schema import known_recipe, known_sampler, sound_unknown
 from ..sampling.images import built_in, generate
 from ..transforms.methods import TRANSFORMS
 
@@ -70,6 +70,13 @@ def _check_entries(path, r):
             f'{", ".join(lacks)}'
         )
 
+def _check_all_known(path, r):
+    "Refuse a recipe that says itself what it does not know"
+    if said := r.get('unknown'):
+        words = '; '.join(f'{k} ({v})' for k, v in sorted(sound_unknown(said).items()))
+        raise ValueError(f'`path` must be an image whose recipe knows all that made it; that of '
+                         f'{str(path)!r} does not know {words}')
+
 def _check_size(path, r):
     "Refuse a recipe that is of another size than its image"
     with Image.open(path) as im: size = im.size
@@ -80,6 +87,7 @@ def _check_size(path, r):
 def _whole_recipe(path, given):
     "Read and check the recipe in an image; what is `given` beside it need not be known"
     r = read_recipe(path)
+    _check_all_known(path, r)
     _check_entries(path, r)
     known_recipe(r, given)
     _check_size(path, r)

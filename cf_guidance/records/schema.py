@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_STEPS', 'MAX_SIDE', 'MAX_TEXT', 'MAX_BRACKETS', 'MAX_COUNT', 'MAX_NUMBER', 'DTYPES', 'MAX_DEEP', 'sound_recipe',
-           'known_sampler', 'known_recipe']
+           'sound_unknown', 'known_sampler', 'known_recipe']
 
 # %% ../../nbs/records/02_schema.ipynb #4f9728d1
 import inspect, re
@@ -85,7 +85,7 @@ def sound_recipe(
 _HASH = re.compile('[0-9a-f]{16}')
 _BEGUN = 'init_image', 'strength', 'pos_by'      # what a run that begins with an image has
 _EVERY = {'version', 'model', 'rule', 'title', 'labels', 'exact', 'weak_model', 'embeds',
-          'host', *_CLIP, *_BEGUN}.union(*_KINDS.values())
+          'host', 'unknown', 'pixels', *_CLIP, *_BEGUN}.union(*_KINDS.values())
 
 def _hash(name, val):
     _must(isinstance(val, str) and _HASH.fullmatch(val), name, '16 hexadecimal digits', val)
@@ -132,6 +132,23 @@ def _called(r):
     _must(isinstance(r.get('exact', False), bool), 'exact', 'True or False', r.get('exact'))
     _hashed(r)
     if 'host' in r: _known_host(r['host'])
+    _known_unknown(r)
+
+def _known_unknown(r):
+    "Check what a recipe says that it does not know, and the hash of its image, which goes with it"
+    if 'pixels' in r: _hash('pixels', r['pixels'])
+    if 'unknown' in r: sound_unknown(r['unknown'])
+
+@checked()
+def sound_unknown(
+    said, # The entry `unknown` of a recipe
+)->dict: # The same
+    "Check what a recipe says that it does not know"
+    sound = isinstance(said, dict) and all(map(_is_text, [*said, *said.values()]))
+    _must(sound and said, 'unknown', 'a dict of texts of at most 1,000 characters', said)
+    return said
+
+def _is_text(val): return isinstance(val, str) and len(val) <= 1000
 
 def _sound_begin(r):
     "Check how a run begins with an image"

@@ -69,7 +69,7 @@ class Sweep:
         call:dict=None, # Further arguments of a pipeline's call, such as {'eta': .5}
         axes:dict=None, # Arguments of its call that are axes, such as {'strength': [.4, .6]}
         # How models are loaded by their names: `engine` ('auto' or 'hosted'), and for
-        # `load_pipeline` dtype, device, offload, lora, compile
+        # `load_pipeline` dtype, device, offload, lora, compile, config
         load:dict=None,
         **params # Parameters of the schedules that are named, and of the transforms
     ):
@@ -305,7 +305,8 @@ def _groups(self:Sweep, pieces=None, **fields):
 def _loaded(model, engine='auto', **how):
     "Pieces for our own loop, where a model has its layout, or else a pipeline"
     if engine not in ('auto', 'hosted'): near('`engine`', engine, ['auto', 'hosted'])
-    if engine == 'auto' and layout_of(model) == OWN_LAYOUT: return load_pieces(model, **how)
+    own = engine == 'auto' and layout_of(model, how.get('config')) == OWN_LAYOUT
+    if own: return load_pieces(model, **how)
     return load_pipeline(model, **how)
 
 @patch
