@@ -176,7 +176,8 @@ def calls(w):
         # records
         library_version=dict(root='torch'), sound_recipe={}, known_sampler={}, known_recipe=dict(given=('pieces',)),
         export_schedule={}, to_infotext={}, recipe=dict(steps=2, sampler='ddim'), what_counts={}, uncalled={},
-        image_id={}, remove_abandoned={}, note_rows={}, save_image={}, write_image=dict(path=w.folder.parent/'written.png'), looked_at={}, read_record={}, read_recipe={},
+        image_id={}, remove_abandoned={}, note_rows={}, save_image={}, looked_at={}, read_record={}, read_recipe={},
+        write_image=dict(path=w.folder.parent/'written.png'),
         read_frames={}, strip_of=dict(frames=[w.image]*2), frame_size=dict(size=(32, 32), frames=1), frames_in={},
         clip_file={}, write_clip=dict(frames=[w.image]*2), is_large={}, thumbnail_file={}, write_thumbnail={},
         renew_thumbnail={}, old_thumbnails={},
