@@ -14,7 +14,10 @@ import numpy as np
 from PIL import Image, ImageOps
 from ..checks import a_dict, a_text, a_word, any_of, checked, known_path, made_of
 from .other_programs import read_words
+from ..records.chunks import KEY
+from ..records.clips import frames_in
 from ..records.folders import axis_value, found_cells, sweep_axes
+from ..records.schema import sound_recipe
 from ..schedules.export import read_json
 
 # %% ../../nbs/evaluation/06a_any_images.ipynb #61eea983
@@ -38,9 +41,16 @@ def _on_black(im):
     im = im.convert('RGBA')
     return Image.alpha_composite(Image.new('RGBA', im.size, 'black'), im).convert('RGB')
 
+def _count(im):
+    "How many frames an image holds, by its recipe; one where it has none"
+    said = im.info.get(KEY)
+    if not isinstance(said, str): return 1
+    try: return sound_recipe(read_json(said)).get('frames', 1)
+    except ValueError: return 1
+
 def _frames(im):
-    "The frames of an image; it is the only one"
-    return [_on_black(im)]
+    "The frames of a clip; another image is the only one"
+    return frames_in(_on_black(im), _count(im))
 
 @checked(path=any_of(a_word, made_of(Path)))
 def open_frames(
