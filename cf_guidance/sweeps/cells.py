@@ -14,8 +14,9 @@ from PIL import Image
 from ..checks import a_count, a_function, a_maker, checked, known_path, list_of, made_of
 from ..checks import renamed
 from ..pieces.core import looked_once
-from ..records.clips import MAX_FPS
+from ..records.clips import MAX_FPS, frames_in
 from .engines import engine_of
+from ..records.image_files import read_recipe
 from ..records.store import add_failures, image_id, kept_file
 from ..records.store import open_folder, place_of
 from ..records.store import save_image, write_failures, write_metadata
@@ -42,6 +43,12 @@ class Cell:
         if self._image is None and self.file is not None:
             with Image.open(self.file) as im: return im.convert('RGB')
         return self._image
+
+    @property
+    def frames(self): # PIL images: those of a clip, or the image; none where nothing is made
+        image = self.image
+        if self.file is not None: return frames_in(image, read_recipe(self.file).get('frames', 1))
+        return [] if image is None else image.info.get('frames', [image])
 
 # %% ../../nbs/sweeps/03_cells.ipynb #93097055
 @contextmanager

@@ -22,9 +22,9 @@ def label_words(
 def _cut(vals, most): return [vals[i:i + most] for i in range(0, len(vals), most)]
 
 def _seen(c):
-    "Image of a cell, and why there is none"
-    try: return dict(image=c.image, failed=c.failed)
-    except OSError as e: return dict(image=None, failed=e)
+    "Image of a cell, of a clip its first frame, and why there is none"
+    try: return dict(image=next(iter(c.frames), None), failed=c.failed)
+    except (OSError, ValueError) as e: return dict(image=None, failed=e)
 
 def _is_grid(sweep):
     "Whether the places are all of those that two axes or more have"
@@ -118,7 +118,7 @@ def _turns(sweep, x, y, page, size, most):
 
 def _blank(cells):
     "A white image of the size of the first that is made"
-    first = next((c.image for c in cells if c.made), Image.new('L', (8, 8)))
+    first = next((c.frames[0] for c in cells if c.made), Image.new('L', (8, 8)))
     return np.full((first.height, first.width), 255, np.uint8)
 
 def _curves(cells):
