@@ -179,11 +179,14 @@ def _inches(size):
     between('size', size, .1, 100)
     return size
 
+# where a title stands; without it matplotlib looks for a free place at each drawing, which takes long
+_ABOVE = 1.
+
 def _title(ax, said, size):
     "A title in lines that are no wider than the image"
     fontsize = max(8, 9*size/1.9)
     lines = wrap('' if said is None else str(said), int(size*72/(.6*fontsize)))
-    ax.set_title('\n'.join(lines), fontsize=fontsize, parse_math=False)
+    ax.set_title('\n'.join(lines), fontsize=fontsize, parse_math=False, y=_ABOVE)
 
 def _show(ax, img, title, size):
     "One image on its axes, enlarged smoothly"
@@ -203,6 +206,7 @@ def _small_curve(ax, vals, lo, hi):
     below.axhline(1, color=GREY, lw=.7, ls=':')
     below.set_ylim(lo - .3, hi + .5)
     below.set_axis_off()
+    below.set_title('', y=_ABOVE)
 
 # %% ../nbs/02_plots.ipynb #44c4716a
 def _title_each(titles, n):
@@ -229,7 +233,7 @@ def image_grid(
     _one_each('schedules', schedules, n, 'images')
     high = size*(1.3 if schedules is None else 1.6)
     axes = axes_for(ax, rows, cols, (size*cols, rows*high), dpi=dpi)
-    for place in axes.flat: place.set_axis_off()
+    for place in axes.flat: place.set_axis_off(); place.set_title('', y=_ABOVE)
     for place, img, title in zip(axes.flat, images, titles): _show(place, img, title, size)
     if schedules is not None: _small_curves(axes.flat, schedules)
     return axes
