@@ -106,14 +106,14 @@ def test_two_processes_in_one_folder(tmp_path, warm):
 
 def test_interrupted_by_hand(tmp_path, warm, run):
     "Ctrl-C ends with one line, the lists in order, and the same command goes on"
-    proc = warm.start(CALL, *SMALL, '--steps', '60', '--out', tmp_path)
+    proc = warm.start(CALL, *SMALL, '--steps', '20', '--out', tmp_path)
     while not ids(tmp_path) and proc.poll() is None: time.sleep(.01)
     proc.kill(signal.SIGINT); proc.wait()
     said = proc.stderr
     n = len(ids(tmp_path))
     assert proc.returncode == 1 and f'stopped; {n} of 12 images are in' in said and 'Traceback' not in said
     assert 0 < n < 12 and len((tmp_path/'metadata.jsonl').read_text().splitlines()) == n
-    assert run(tmp_path, '--steps', '60').returncode == 0 and len(
+    assert run(tmp_path, '--steps', '20').returncode == 0 and len(
         ids(tmp_path)) == 12 and (tmp_path/'grid.png').is_file()
 
 @pytest.fixture
