@@ -54,7 +54,7 @@ MORE = {
         'expect(1, rest.most, len(rest.waves), len(left), a_pass, 0,':
         'expect(2, rest.most, max(2, len(rest.waves)), len(left), a_pass, start,'
     },
-    'tutorials/two_trees': {'n=1000': 'n=4000', ', 750': ', 3000'},
+    'tutorials/two_trees': {'n=2000': 'n=4000', ', 1500': ', 3000'},
     'widgets/04_explorer': {'list(TRANSFORMS)[::3]': 'TRANSFORMS'},
     'worlds/03_mixture_pieces': {'1500': '4000', 'steps=30': 'steps=50', 'draw(1000': 'draw(4000', '2/1000': '2/4000'},
 }
