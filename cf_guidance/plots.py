@@ -179,7 +179,7 @@ def _inches(size):
     between('size', size, .1, 100)
     return size
 
-# where a title stands; without it matplotlib looks for a free place at each drawing, which takes long
+# where a title stands; else matplotlib looks for a free place at each drawing, which takes long
 _ABOVE = 1.
 
 def _title(ax, said, size):

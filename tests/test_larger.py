@@ -46,7 +46,8 @@ MORE = {
     'sweeps/05_cluster': {'workers=1,': 'workers=min(2, os.cpu_count()),'},
     'transforms/10_perturbed': {"('blocks', 'a part')": "('whole', 'blocks', 'a part')", 'range(3))': 'range(6))',
                                 'len(out) == 3': 'len(out) == 6'},
-    'transforms/14_diagnostics': {'list(TRANSFORMS)[::3]': 'TRANSFORMS', 'seeds=list(range(4))': 'seeds=list(range(8))'},
+    'transforms/14_diagnostics': {'list(TRANSFORMS)[::3]': 'TRANSFORMS',
+                                  'seeds=list(range(4))': 'seeds=list(range(8))'},
     'tutorials/claims': {'[::4][:3]': '[::4][:5]'},
     'tutorials/how_much': {'(2, 110)': '(2, 85, 110, 150, 190)'},
     'tutorials/many_machines': {
