@@ -216,7 +216,8 @@ def calls(w):
         jackknife=dict(stat=lambda rows: 1., prompts=['a', 'b']),
         Comparison=dict(effect=w.estimate, wins=1, losses=0, ties=0, sign=.5, wilcoxon=.5, between=.1, within=.1),
         variances=dict(scores=w.scores), compare=dict(a=w.scores, b={k: v + 1 for k, v in w.scores.items()}),
-        paired=dict(a=w.scores, b=w.scores), Paired=dict(diffs={('a', 1): 1.}, scale=1.), sign_flip=dict(values=[1., 2.]),
+        paired=dict(a=w.scores, b=w.scores), Paired=dict(diffs={('a', 1): 1.}, scale=1.),
+        sign_flip=dict(values=[1., 2.]),
         Flips=dict(p=.5, differ=2), max_t=dict(methods=dict(m=w.scores), base=w.scores, times=99),
         difference=dict(a=w.scores, b=w.scores), tost=dict(a=w.scores, b=w.scores, margin=.1),
         verdict=dict(a=w.scores, b=w.scores), Designed=dict(value=1.), design_of=dict(scores=w.scores),
@@ -299,9 +300,11 @@ ALSO = dict(
     mean_interval=dict(values='prompts'),
     accuracy=dict(rows='prompts'), variances=dict(scores='prompts'), distances=dict(prompts='made'),
     ScheduledGuider=dict(tfm='data'), host_run=dict(timestep='pipe'), sound_recipe=dict(recipe='prompt'),
-    Memo=dict(most='memo_bytes'), layout_of=dict(name='model'), load_pieces=dict(name='model_name'),
+    Memo=dict(most='memo_bytes'), layout_of=dict(name='model'), config_of=dict(path='model'),
+    load_pieces=dict(name='model_name'),
     load_pipeline=dict(name='model'), engine_of=dict(model='pieces'), groups_of=dict(rows='prompts'),
-    max_t=dict(methods='a', base='b'), known_recipe=dict(recipe='prompt', given='pieces'), experiments=dict(steps='num_steps'))
+    max_t=dict(methods='a', base='b'), known_recipe=dict(recipe='prompt', given='pieces'),
+    experiments=dict(steps='num_steps'))
 
 CALLED = 'callback', 'warn', 'tfm'                      # functions that are not given in a plain call
 

@@ -1,5 +1,5 @@
 "What the repository promises about itself"
-import csv, gzip, json, re, subprocess, sys, zlib
+import ast, csv, gzip, json, re, subprocess, sys, zlib
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -109,3 +109,15 @@ def test_scene_gates(tmp_path, forks):
     (tmp_path/'gates.jsonl').write_text(''.join(lines[:3]))
     assert len(forks.script(*args).stdout.splitlines()) == 12
     assert (tmp_path/'gates.jsonl').read_text() == ''.join(lines)
+
+def test_imports_have_cells_of_their_own():
+    "The site runs the cells that import, before it has run any other"
+    mixed = []
+    for nb in nbs:
+        for c in json.loads(nb.read_text())['cells']:
+            code = ''.join(c['source'])
+            if c['cell_type'] != 'code' or code.startswith(('#| hide', '#| export', '%', '!')): continue
+            kinds = [isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.parse(code).body]
+            # where a folder of the repository is put on the path, imports follow it
+            if any(kinds) and not all(kinds) and 'sys.path' not in code: mixed.append((nb.name, c['id']))
+    assert mixed == []

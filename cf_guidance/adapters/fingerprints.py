@@ -10,7 +10,7 @@ import hashlib, inspect, json, os, uuid, weakref
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 import torch
-from ..checks import a_pipeline, checked
+from ..checks import a_pipeline, checked, some_names
 from .batches import unwrapped
 from .memo import tensor_bytes
 from ..pieces.fingerprint import plain_numbers
@@ -172,7 +172,7 @@ def _cuts(tok):
 def _component(x):
     return _of_network(x) if isinstance(x, torch.nn.Module) else _of_other(x)
 
-@checked(pipe=a_pipeline)
+@checked(pipe=a_pipeline, without=some_names)
 def pipeline_fingerprint(
     pipe, # A diffusers pipeline
     without:tuple=('scheduler',), # Components that are no part of the model

@@ -212,23 +212,26 @@ def _across(turn, theta, along):
     least = torch.where(along > 0, 0, torch.finfo(along.dtype).eps**.5)
     return turn.sin()/theta.sin().where(theta.sin() > least, torch.inf)
 
-@rule(space='sample', neutral={'g': 1})
+def _is_t(g, angle): return g <= 1 or angle == 0
+def _turn_reads(g, angle): return {'t'} if _is_t(g, angle) else {'u', 't'}
+
+@rule(space='sample', neutral={'g': 1}, reads=_turn_reads)
 def adg(
-    u, # Unconditional prediction, (b, ...)
+    u, # Unconditional prediction, (b, ...); may be `None` where nothing turns
     t, # Conditional prediction, same shape
     g:GUIDANCE=7., # Guidance scale; below 1 it counts as 1
     angle:Usual(0, 3.14)=1.0472, # Bound on the turn, in radians, pi/3 in the paper
 ): # Guided prediction, same shape
     "Turn from `t` on, away from `u`, by up to `g - 1` times the angle between them (Jin et al., arXiv 2506.11039)"
     between('angle', angle, 0, 3.15)
-    if g == 1 and t is not None: return t
+    if _is_t(g, angle) and t is not None: return t
     check_pair(u, t)
     # so that no product overflows
     v, unit = unit_of(t), unit_of(u)
     along = inner(v, unit).to(v.dtype)
     e = v - along*unit
     theta = torch.atan2(norm_of(e), along)
-    turn = (max(g - 1, 0)*theta).clamp(max=angle)
+    turn = ((g - 1)*theta).clamp(max=angle)
     return ((turn.cos()*v + _across(turn, theta, along)*e)*norm_of(t)).to(t.dtype)
 
 @transform(adg)
