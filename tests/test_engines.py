@@ -184,6 +184,22 @@ def test_at_most(name, exact, every):
         made = swept(sweep, exact=exact)
         assert not [c.failed for c in made.cells if c.failed] and 0 < made.made <= most
 
+def test_two_experts():
+    "A schedule may turn at the boundary of Wan's two networks: above it both predictions, below it `t` alone"
+    pipe, call, texts = told('WanPipeline+two')
+    edge, asked = pipe.config.boundary_ratio*1000, []
+    for net in (pipe.transformer, pipe.transformer_2):
+        net.register_forward_hook(lambda net, args, out: asked.append(net))
+    above = constant(3.).within_timesteps(edge, 1000)
+    made = swept(Sweep(pipe, prompt=texts[0], schedule=[3., above], seed=1, steps=6, call=call), record=True)
+    assert not any(c.failed for c in made.cells) and (pixels(made.cells[0]) != pixels(made.cells[1])).any()
+    rows = made.cells[1].image.info['record']
+    high = [r['timestep'] >= edge for r in rows]
+    assert 0 < sum(high) < 6 and [r['g'] for r in rows] == [3. if h else 1. for h in high]
+    # the first network makes both predictions once for both images; below, the two have parted
+    first, second = [sum(net is x for x in asked) for net in (pipe.transformer, pipe.transformer_2)]
+    assert (first, second) == (2*sum(high), 3*(6 - sum(high)) - 1)
+
 def test_a_cache_is_not_shared():
     "What keeps something from call to call is asked each time, and that is said before and after"
     from diffusers import FirstBlockCacheConfig
