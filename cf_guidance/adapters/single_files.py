@@ -6,6 +6,7 @@
 __all__ = ['is_single_file', 'likely_config', 'config_of', 'load_single_file']
 
 # %% ../../nbs/adapters/15a_single_files.ipynb #47340325
+import threading
 from contextlib import contextmanager
 import torch
 from ..checks import checked, known_path
@@ -89,17 +90,21 @@ def _lacks(net, missing):
     there = {id(v) for k, v in held.items() if k not in missing}
     return [k for k in missing if k in held and id(held[k]) not in there]
 
+_ONE = threading.Lock()          # one file at a time listens to what networks load
+
 @contextmanager
 def _noted():
-    "In this block, which weights networks lack when they load the others"
-    own, lost = torch.nn.Module.load_state_dict, []
-    def load_state_dict(self, *args, **kwargs):
-        out = own(self, *args, **kwargs)
-        lost.extend(f'{type(self).__name__}.{k}' for k in _lacks(self, {*out.missing_keys}))
-        return out
-    torch.nn.Module.load_state_dict = load_state_dict
-    try: yield lost
-    finally: torch.nn.Module.load_state_dict = own
+    "In this block, which weights networks of this thread lack when they load the others"
+    with _ONE:
+        own, lost, here = torch.nn.Module.load_state_dict, [], threading.get_ident()
+        def load_state_dict(self, *args, **kwargs):
+            out = own(self, *args, **kwargs)
+            if threading.get_ident() == here:
+                lost.extend(f'{type(self).__name__}.{k}' for k in _lacks(self, {*out.missing_keys}))
+            return out
+        torch.nn.Module.load_state_dict = load_state_dict
+        try: yield lost
+        finally: torch.nn.Module.load_state_dict = own
 
 def _on_meta(pipe):
     "Weights that were never filled, where accelerate makes networks empty"
