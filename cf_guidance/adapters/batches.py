@@ -7,7 +7,7 @@ __all__ = ['BATCHED', 'WHOLE', 'LISTS', 'shaped', 'tensors', 'halved', 'unwrappe
            'predicted', 'with_predicted']
 
 # %% ../../nbs/adapters/01_batches.ipynb #3e86a5e3
-import inspect
+import functools, inspect
 from functools import partial
 import torch
 
@@ -121,13 +121,16 @@ def _known_processors(parts):
     return all(p.__module__.startswith('diffusers.models') for p in used)
 
 # %% ../../nbs/adapters/01_batches.ipynb #a7fac65e
+# that of a method of a class, which a network is called by at every step
+_signature = functools.lru_cache(256)(inspect.signature)
+
 def arguments(
     f, # A method as its class has it
     args:tuple, # What it is called with by position, without `self`
     kwargs:dict, # By name
 )->dict: # Arguments by name
     "Name every argument of a call"
-    bound = inspect.signature(f).bind(None, *args, **kwargs)
+    bound = _signature(f).bind(None, *args, **kwargs)
     first, *names = bound.arguments
     res = {k: bound.arguments[k] for k in names}
     for k, p in bound.signature.parameters.items():

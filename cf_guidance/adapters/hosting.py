@@ -276,6 +276,7 @@ def _clear(self:Host):
     # whether a step read `u`; whether it ever differed from `t`
     self.heard, self.apart = False, None
     self.steps, self.many = [], 1
+    self.kept_by = {}                              # whether a network keeps something, by its id
 
 # %% ../../nbs/adapters/04_hosting.ipynb #16addaca
 @patch

@@ -33,11 +33,19 @@ def _want(self:Host, given, net):
     return {k for k in needs if k != 'weak' and how_of(self.tfm, k, step) is None} or {'t'}
 
 @patch
+def keeps(self:Host,
+    net, # A network of the pipeline
+)->bool:
+    "Whether a network keeps something; looked at once in a call of the pipeline"
+    if id(net) not in self.kept_by: self.kept_by[id(net)] = keeps(net)
+    return self.kept_by[id(net)]
+
+@patch
 def _alone(self:Host, want, net):
     "The one prediction that a doubled batch is wanted for, or `None` where it is run whole"
     if self.two != 'halves' or self.pending or len(want) != 1: return None
     # the scheduler gets the learned variance of `t`
-    if want == {'u'} and self.learned or keeps(net): return None
+    if want == {'u'} and self.learned or self.keeps(net): return None
     return next(iter(want))
 
 @patch
@@ -46,7 +54,7 @@ def _skipped(self:Host, want, net):
     if self.two != 'calls': return False
     place = len(self.pending)
     here = ('u', 't')[place != self.u]
-    return here not in want and place in self.last and not keeps(net)
+    return here not in want and place in self.last and not self.keeps(net)
 
 def place_of(
     name:str, # 'u', 't' or 'weak'

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import torch
 from fastcore.basics import patch
 from ..checks import a_pipeline, checked
-from .batches import arguments, halved, keeps, predicted
+from .batches import arguments, halved, predicted
 from .batches import told_time, with_predicted
 # with all of its methods
 from .pipelines import Host
@@ -40,7 +40,6 @@ class SharingHost(Host):
         self.rows = 0                                  # that the network was given
         self.remarks, self.told = {}, lambda: None     # on calls; what is called after each call
         self.unshared = {}                             # why a network is not shared, by its class
-        self.kept_by = {}                              # whether a network keeps something, by id
 
     def guide(self,
         tfm, # The transform of the next call
@@ -50,19 +49,11 @@ class SharingHost(Host):
         self.record = Recorded(tfm) if record else None
         self.tfm = self.record or tfm
 
-    def _clear(self):
-        super()._clear()
-        self.kept_by = {}
     def _remark(self, words): self.remarks[words] = True
-
-    def _keeps(self, net):
-        "Whether a network keeps something; looked at once in a call of the pipeline"
-        if id(net) not in self.kept_by: self.kept_by[id(net)] = keeps(net)
-        return self.kept_by[id(net)]
 
     def _key(self, net, given, *more):
         "What a network is asked; `None` where that cannot be told, or its answer may change"
-        alive = self._keeps(net)
+        alive = self.keeps(net)
         asked = None if alive else digest([given, *more])
         if asked is not None: return id(net), asked
         self.unshared[type(net).__name__] = _KEEPS if alive else _MORE
@@ -94,7 +85,7 @@ class SharingHost(Host):
     def _halves(self, made):
         "The arguments of each of two rows; `None` where the batch is not doubled, or cannot be cut"
         if self.two != 'halves' or self.pending or not self.timed: return None
-        if self._keeps(made.net): return None
+        if self.keeps(made.net): return None
         halves = [halved(made.given, made.rows, k) for k in (0, 1)]
         return None if None in halves else halves
 
@@ -138,7 +129,7 @@ def _ways(self:SharingHost):
 @patch
 def _side(self:SharingHost, call, net, args, kwargs):
     "One call of an encoder"
-    if self._elsewhere() or not self.inside or self._keeps(net): return call(*args, **kwargs)
+    if self._elsewhere() or not self.inside or self.keeps(net): return call(*args, **kwargs)
     return self._once((id(net), digest([args, kwargs])), partial(call, *args, **kwargs))
 
 @patch
