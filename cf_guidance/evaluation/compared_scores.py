@@ -6,14 +6,15 @@
 __all__ = ['is_higher_better', 'Held', 'Compared', 'compare_scores', 'compared_row', 'compared_heads', 'design_text', 'open_ends',
            'compared_text', 'method_diversity']
 
-# %% ../../nbs/evaluation/07a_compared_scores.ipynb #9ba68ef1
+# %% ../../nbs/evaluation/07a_compared_scores.ipynb #dad8bec2
 from dataclasses import dataclass, field
 import numpy as np
 from ..checks import a_count, a_dict, a_flag, a_function, a_rng, a_text, any_of, checked
 from ..checks import made_of, near, or_none, positive, some_names
-from .comparisons import holm
+from .comparisons import holm, variances
 from .equivalence import Verdict, verdict
 from .metrics import vendi
+from .power import how_many
 from .score_pairs import Arranged, arranged, as_pictures, baseline_of
 from .scored_folders import folder_features
 from .scores import Score
@@ -54,7 +55,7 @@ def _numbers(held, name):
     lost = sum(map(len, vals.values())) - sum(map(len, kept.values()))
     return {k: float(np.mean(vs)) for k, vs in kept.items() if vs}, lost
 
-# %% ../../nbs/evaluation/07a_compared_scores.ipynb #d5ab3f2c
+# %% ../../nbs/evaluation/07a_compared_scores.ipynb #05f0818e
 @dataclass(frozen=True)
 class Held:
     "A method that is held against the baseline"
@@ -81,21 +82,33 @@ class Compared:
 
 _TURNED = {'better': 'worse', 'worse': 'better'}
 
-def _why_open(told, corrected, margin):
+def _enough(diffs, margin):
+    "How many prompts would show that there is no difference, were there none"
+    between, within = variances(diffs)
+    seeds = max(1, round(len(diffs)/len({k[0] for k in diffs})))
+    return how_many(0, between, 0. if np.isnan(within) else within, [seeds], margin=margin)[seeds]
+
+def _too_wide(effect, diffs, margin):
+    "What is to be said of an interval that holds 0"
+    said = f'its interval holds 0, and is too wide to say that there is no difference of {margin:g}'
+    if effect.design != 'own': return said
+    return f'{said}; were there none, {_enough(diffs, margin)} prompts would show it 4 times in 5'
+
+def _why_open(told, words, corrected, diffs):
     "Why a verdict is not settled"
-    if told.words in _TURNED:
-        return f'{told.words} by its interval, but p is {corrected:.2g} among all methods'
-    if told.effect.why: return told.effect.why
-    return f'its interval holds 0, and is too wide to say that there is no difference of {margin:g}'
+    if words in _TURNED:
+        return f'{words} by its interval alone, but its corrected p is {corrected:.2g}'
+    return told.effect.why or _too_wide(told.effect, diffs, told.margin)
 
 def _held(a, b, margin, higher, flips, corrected):
     "How a method is held against the baseline"
     told = verdict(a, b, margin)
     words = told.words if higher else _TURNED.get(told.words, told.words)
-    open_ = words == 'not settled' or words in _TURNED and corrected > .05
-    why = _why_open(told, corrected, margin) if open_ else ''
-    if open_: words = 'not settled'
-    return Held(words, told, flips.p, flips.how, corrected, paired(a, b).diffs, why)
+    diffs = paired(a, b).diffs
+    if words == 'not settled' or words in _TURNED and corrected > .05:
+        why = _why_open(told, words, corrected, diffs)
+        return Held('not settled', told, flips.p, flips.how, corrected, diffs, why)
+    return Held(words, told, flips.p, flips.how, corrected, diffs)
 
 def _common(vals, base):
     "The scores of each method and of the baseline for those pairs that both have"
