@@ -22,7 +22,7 @@ from .sign_flips import max_t, paired, sign_flip
 from .statistics import Estimate, mean_interval
 from .two_way import interval_by_design
 
-# %% ../../nbs/evaluation/07a_compared_scores.ipynb #d2b98642
+# %% ../../nbs/evaluation/07a_compared_scores.ipynb #5f533939
 def _short(name): return name.partition('@')[0]
 
 def _full_name(score, names):
@@ -45,8 +45,8 @@ def is_higher_better(
     "Say whether more is better"
     from cf_guidance.evaluation.scores import SCORES
     from cf_guidance.evaluation import networks, preferences                # whose scores are there
-    known = SCORES.get(name.partition(':')[0])
-    return known is None or known.higher
+    ends = name.partition(':')[0], _short(name).rpartition(':')[2]         # of a table the column
+    return next((SCORES[k].higher for k in ends if k in SCORES), True)
 
 def _numbers(held, name):
     "The mean score of each pair of a method, and how many images have none"
@@ -133,7 +133,7 @@ def _against(both, margin, higher, rng):
     return {k: _held(a, b, margin, higher, flips[k], corrected[k])
             for k, (a, b) in both.items()}, how
 
-# %% ../../nbs/evaluation/07a_compared_scores.ipynb #3d45331e
+# %% ../../nbs/evaluation/07a_compared_scores.ipynb #d237cbfc
 def _pair_words(name, vals, base, base_name, pairs):
     "What is to be said of pairs of which one image is missing"
     alone, gone = len(vals.keys() - base.keys()), len(base.keys() - vals.keys())
@@ -196,7 +196,8 @@ def compare_scores(
     rng=0, # Seed, or a numpy Generator, where swaps are drawn
 )->Compared:
     "Hold every method against one baseline, pair by pair"
-    pictures, given = as_pictures(shown), getattr(score, 'higher', None)
+    pictures = as_pictures(shown)
+    given = None if hasattr(score, 'look_up') else getattr(score, 'higher', None)
     known = _scores_of(pictures)
     name = _full_name(getattr(score, 'name', score), known)
     found = arranged(pictures, axis or '', pairs, besides=[name] if a_dict.fits(shown[0]) else ())
