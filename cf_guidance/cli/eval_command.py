@@ -102,18 +102,21 @@ def _arranged(folder, axis, baseline, pairs, **rest):
 
 def _varied(res, features, rng):
     "How different the images of a prompt are, and what is to be said of it"
-    if features is None: return {}, []
+    if features is None: return {}, ''
     from cf_guidance.evaluation.compared_scores import method_diversity
     varied = method_diversity(res.found, features, rng)
-    if not varied: return {}, ['diversity is left out: no method has two images of a prompt']
-    each = '; '.join(f'{k} {e}' for k, e in varied.items())
-    return varied, [f'Different images of a prompt, by {features.name}: {each}']
+    if not varied: return {}, 'Diversity is left out: no method has two images of a prompt.'
+    return varied, f'Diversity is the number of different images of a prompt, by {features.name}.'
 
-def _page(folder, results, varied, notes):
+def _varied_text(varied, said):
+    "The same for a terminal"
+    return '\n'.join([said, *(f'{k}: {e}' for k, e in varied.items())])
+
+def _page(folder, results, varied, said):
     "Write the page of the scores; its file"
     from cf_guidance.evaluation.score_report import score_html
     from cf_guidance.records.store import write_whole
-    page = score_html(results, f'Scores of {folder.resolve().name}', varied, notes)
+    page = score_html(results, f'Scores of {folder.resolve().name}', varied, [said]*bool(said))
     return write_whole(folder/'scores.html', lambda f: f.write(page.encode(errors='replace')))
 
 def _score(folder, score, margins, features, **how):
@@ -126,10 +129,10 @@ def _score(folder, score, margins, features, **how):
     from cf_guidance.evaluation.scored_folders import score_folder
     shown = score_folder(folder, [s for s, _ in scores])
     results = [compare_scores(shown, s, margin=m, **how) for s, m in scores]
-    varied, notes = _varied(results[0], features, how['rng'])
+    varied, said = _varied(results[0], features, how['rng'])
     folder = known_path('folder', folder)
-    page = _page(folder, results, varied, notes)
-    say('\n\n'.join([*map(compared_text, results), *notes,
+    page = _page(folder, results, varied, said)
+    say('\n\n'.join([*map(compared_text, results), *[_varied_text(varied, said)]*bool(said),
                      f'The scores: {(folder/SCORES_FILE).absolute()}\nThe page: {page.absolute()}']))
 
 

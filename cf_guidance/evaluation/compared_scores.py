@@ -55,7 +55,7 @@ def _numbers(held, name):
     lost = sum(map(len, vals.values())) - sum(map(len, kept.values()))
     return {k: float(np.mean(vs)) for k, vs in kept.items() if vs}, lost
 
-# %% ../../nbs/evaluation/07a_compared_scores.ipynb #05f0818e
+# %% ../../nbs/evaluation/07a_compared_scores.ipynb #5e93b0bf
 @dataclass(frozen=True)
 class Held:
     "A method that is held against the baseline"
@@ -123,7 +123,9 @@ def _corrected(both, ps, rng):
     "The corrected p of each method, and by which correction"
     if len(ps) < 2: return ps, ''
     if not _same_pairs(both): return holm(ps), 'Holm'
-    return max_t({k: a for k, (a, _) in both.items()}, next(iter(both.values()))[1], rng), 'max-T'
+    base = next(iter(both.values()))[1]
+    found = max_t({k: a for k, (a, _) in both.items()}, base, rng)
+    return {k: max(p, ps[k]) for k, p in found.items()}, 'max-T'      # swaps by lot may fall short
 
 def _against(both, margin, higher, rng):
     "How each method is held against the baseline, and by which correction"

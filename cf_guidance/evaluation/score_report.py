@@ -59,7 +59,7 @@ def plot_forest(
     return set_look(ax, xlabel=f'{_shortened(res.score)}, difference to '
                                f'{_shortened(res.baseline)} ({way} is better)')
 
-# %% ../../nbs/evaluation/07b_score_report.ipynb #7c67926b
+# %% ../../nbs/evaluation/07b_score_report.ipynb #fd6021b2
 def _curves(res, varied):
     "The constant schedules in order of their strength, for each combination of what else differs"
     groups, axes = {}, res.found.axes
@@ -96,6 +96,7 @@ def plot_quality(
     if rest: _draw_points(ax, res, varied, rest, color=LINES[1][0], fmt='s', label='others')
     if curves and rest: ax.legend(frameon=False, fontsize=8)
     way = '' if res.higher else ', less is better'
+    if not res.higher: ax.invert_yaxis()
     return set_look(ax, xlabel='different images of a prompt (Vendi)',
                     ylabel=f'{_shortened(res.score)}{way}')
 
@@ -159,16 +160,16 @@ def _pairs_html(res, name):
     title = escape(f'{name} and {res.baseline}')
     return f'<details{state}><summary>{title}</summary>{body}</details>'
 
-# %% ../../nbs/evaluation/07b_score_report.ipynb #8d5a9353
+# %% ../../nbs/evaluation/07b_score_report.ipynb #47b8b75b
 _STYLE = (
-    'h2{margin-top:2.5em;border-top:2px solid #ddd;padding-top:.6em;overflow-wrap:anywhere}'
+    'body{max-width:76em}h2{margin-top:2.5em;border-top:2px solid #ddd;padding-top:.6em;overflow-wrap:anywhere}'
     '.pairs{display:flex;flex-wrap:wrap;gap:1em}figure{margin:0;width:18em;max-width:100%}'
     '.two{display:grid;grid-template-columns:1fr 1fr;gap:4px}.two a{color:inherit}'
     '.two img{display:block;width:100%;aspect-ratio:1;object-fit:contain;background:#f4f4f4;'
     'image-rendering:auto}.two span,figcaption{font-size:.8em;overflow-wrap:anywhere}'
     'summary{cursor:pointer;font-weight:600;margin:.6em 0;overflow-wrap:anywhere}'
     'h4{margin:.6em 0 .3em}.plots{display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start}'
-    '.plots img{max-width:min(100%,34em)}'
+    '.plots img{width:34em}'
 )
 
 def _plot_html(alt, draw, size):
@@ -179,22 +180,22 @@ def _plots_html(res, varied):
     "The forest plot, and quality against diversity"
     parts = []
     if res.against:
-        size = 6, _forest_height(len(res.against))
+        size = 5.5, _forest_height(len(res.against))
         parts.append(_plot_html('differences to the baseline, with the margin',
                                 lambda ax: plot_forest(res, ax), size))
     if len({*varied} & {*res.means}) > 1:
         parts.append(_plot_html(f'{res.score} against diversity',
-                                lambda ax: plot_quality(res, varied, ax), (6, 4.2)))
+                                lambda ax: plot_quality(res, varied, ax), (5.5, 4)))
     return f'<div class="plots">{"".join(parts)}</div>' if parts else ''
+
+_ORDER = 0, 6, 3, 4, 5, 2, 7, 1          # the verdict first, which narrow windows must show
 
 def _table_html(res, varied):
     "The table of methods, with their diversity where it was asked for"
-    rows = [compared_row(res, k) for k in res.found.methods]
-    heads = compared_heads(res)
-    if varied:
-        heads = [*heads[:3], 'diversity', *heads[3:]]
-        rows = [[*r[:3], str(varied.get(r[0], '')), *r[3:]] for r in rows]
-    return html_table(heads, rows)
+    rows = [[*compared_row(res, k), str(varied.get(k, ''))] for k in res.found.methods]
+    heads = [*compared_heads(res), 'diversity']
+    filled = [k for k in _ORDER if any(r[k] for r in rows)]
+    return html_table([heads[k] for k in filled], [[r[k] for k in filled] for r in rows])
 
 def _open_html(res):
     "What was not settled, and what is left out"
