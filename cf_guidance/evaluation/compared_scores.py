@@ -57,7 +57,7 @@ def _numbers(held, name):
     lost = sum(map(len, vals.values())) - sum(map(len, kept.values()))
     return {k: float(np.mean(vs)) for k, vs in kept.items() if vs}, lost
 
-# %% ../../nbs/evaluation/07a_compared_scores.ipynb #52743e22
+# %% ../../nbs/evaluation/07a_compared_scores.ipynb #54f468f4
 @dataclass(frozen=True)
 class Held:
     "A method that is held against the baseline"
@@ -91,16 +91,16 @@ def _enough(diffs, margin):
     return how_many(0, between, 0. if np.isnan(within) else within, [seeds], margin=margin)[seeds]
 
 def _too_wide(effect, diffs, margin):
-    "What is to be said of an interval that holds 0"
-    said = ('its interval holds 0, and is too wide to say that there is no difference of '
+    "What is to be said where an interval holds 0"
+    said = ('the interval holds 0, and is too wide to say that there is no difference of '
             f'{margin:g}'.replace(' 0.', ' .'))
-    if effect.design != 'own': return f'{said}; seeds of its own for each prompt would narrow it'
+    if effect.design != 'own': return f'{said}; seeds of their own for prompts would narrow it'
     return f'{said}; were there none, {_enough(diffs, margin)} prompts would show it 4 times in 5'
 
 def _why_open(told, words, corrected, diffs):
     "Why a verdict is not settled"
     if words in _TURNED:
-        return f'{words} by its interval alone, but its corrected p is {corrected:.2g}'
+        return f'{words} by the interval alone, but the corrected p is {corrected:.2g}'
     return told.effect.why or _too_wide(told.effect, diffs, told.margin)
 
 def _held(a, b, margin, higher, flips, corrected):

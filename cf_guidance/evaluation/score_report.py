@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['plot_forest', 'plot_quality', 'score_html']
 
-# %% ../../nbs/evaluation/07b_score_report.ipynb #c670df3f
+# %% ../../nbs/evaluation/07b_score_report.ipynb #84c1cacc
 import math
+from itertools import cycle
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
@@ -19,7 +20,7 @@ from .score_pairs import constants
 from ..plots import GREY, LINES, plt, set_look
 from ..records.thumbnails import thumbnail_file
 
-# %% ../../nbs/evaluation/07b_score_report.ipynb #f7da29d5
+# %% ../../nbs/evaluation/07b_score_report.ipynb #beac290a
 _COLOURS = {'better': LINES[2][0], 'worse': LINES[1][0], 'not settled': GREY}
 
 def _colour(words): return _COLOURS.get(words, LINES[0][0])
@@ -38,7 +39,7 @@ def _draw_method(ax, row, h):
     ax.annotate(h.words, (e.value, row), xytext=(0, 7), textcoords='offset points', ha='center',
                 fontsize=8, color=colour)
 
-def _forest_height(n): return .9 + .42*max(1, n)
+def _forest_height(n): return 1.1 + .42*max(1, n)
 
 @checked(ax=an_axes)
 def plot_forest(
@@ -56,28 +57,45 @@ def plot_forest(
     ax.set_yticks(range(len(rows)), [_shortened(k) for k, _ in rows], parse_math=False)
     ax.set_ylim(len(rows) - .5, -.7)
     way = 'more' if res.higher else 'less'
-    return set_look(ax, xlabel=f'{_shortened(res.score)}, difference to '
-                               f'{_shortened(res.baseline)} ({way} is better)')
+    return set_look(ax, xlabel=f'{_shortened(res.score)} ({way} is better)\n'
+                               f'difference to {_shortened(res.baseline)}')
 
-# %% ../../nbs/evaluation/07b_score_report.ipynb #fd6021b2
+# %% ../../nbs/evaluation/07b_score_report.ipynb #f182c664
+def _beside(res, name):
+    "Where a method stands on the axes besides that of its strength, in words"
+    at = zip(res.found.axes, res.found.values[name])
+    return ', '.join(str(v) for k, v in at if k not in ('schedule', 'cfg_scale'))
+
 def _curves(res, varied):
     "The constant schedules in order of their strength, for each combination of what else differs"
-    groups, axes = {}, res.found.axes
-    for name, g in sorted(constants(res.found).items(), key=lambda kv: kv[1]):
-        at = tuple(v for k, v in zip(axes, res.found.values[name])
-                   if k not in ('schedule', 'cfg_scale'))
-        if name in varied and name in res.means: groups.setdefault(at, []).append(name)
-    return [*groups.values()]
+    groups = {}
+    for name, _ in sorted(constants(res.found).items(), key=lambda kv: kv[1]):
+        if name in varied and name in res.means:
+            groups.setdefault(_beside(res, name), []).append(name)
+    return groups
+
+def _marks(res):
+    "The name of each method, or its number where names are long"
+    short = all(len(k) <= 10 for k in res.found.methods)
+    return {k: k if short else str(i) for i, k in enumerate(res.found.methods, 1)}
 
 def _draw_points(ax, res, varied, names, **look):
     "Methods by their diversity and their mean, with both intervals"
     ex, ey = [varied[k] for k in names], [res.means[k] for k in names]
-    ax.errorbar([e.value for e in ex], [e.value for e in ey], elinewidth=.8, ms=5,
+    ax.errorbar([e.value for e in ex], [e.value for e in ey], elinewidth=.6, ms=5,
                 xerr=np.hstack([_reaches(e) for e in ex]),
                 yerr=np.hstack([_reaches(e) for e in ey]), **look)
     for k, x, y in zip(names, ex, ey):
-        ax.annotate(_shortened(k, 20), (x.value, y.value), xytext=(5, 5), fontsize=8,
+        ax.annotate(_marks(res)[k], (x.value, y.value), xytext=(5, 5), fontsize=8,
                     textcoords='offset points', parse_math=False)
+
+def _draw_curves(ax, res, varied):
+    "The constant schedules; their names"
+    curves, looks = _curves(res, varied), [look for look in LINES if look != LINES[1]]
+    for (beside, names), (colour, style) in zip(curves.items(), cycle(looks)):
+        label = f'constant, {_shortened(beside)}' if beside else 'constant'
+        _draw_points(ax, res, varied, names, color=colour, marker='o', ls=style, lw=1.2, label=label)
+    return {k for names in curves.values() for k in names}
 
 @checked(varied=a_dict, ax=an_axes)
 def plot_quality(
@@ -87,14 +105,11 @@ def plot_quality(
 ):
     "Draw the mean score of each method against its diversity, the constant schedules as curves"
     if ax is None: _, ax = plt.subplots(figsize=(5, 3.6), dpi=80, layout='constrained')
-    curves = _curves(res, varied)
-    for i, names in enumerate(curves):
-        label = 'constant' if len(curves) == 1 else f'constant {i + 1}'
-        _draw_points(ax, res, varied, names, color=LINES[0][0], fmt='o-', lw=1.2, label=label)
-    drawn = {k for names in curves for k in names}
+    drawn = _draw_curves(ax, res, varied)
     rest = [k for k in res.means if k in varied and k not in drawn]
     if rest: _draw_points(ax, res, varied, rest, color=LINES[1][0], fmt='s', label='others')
-    if curves and rest: ax.legend(frameon=False, fontsize=8)
+    if drawn:
+        for text in ax.legend(frameon=False, fontsize=8).get_texts(): text.set_parse_math(False)
     way = '' if res.higher else ', less is better'
     if not res.higher: ax.invert_yaxis()
     return set_look(ax, xlabel='different images of a prompt (Vendi)',
@@ -160,7 +175,7 @@ def _pairs_html(res, name):
     title = escape(f'{name} and {res.baseline}')
     return f'<details{state}><summary>{title}</summary>{body}</details>'
 
-# %% ../../nbs/evaluation/07b_score_report.ipynb #47b8b75b
+# %% ../../nbs/evaluation/07b_score_report.ipynb #aaef8746
 _STYLE = (
     'body{max-width:76em}h2{margin-top:2.5em;border-top:2px solid #ddd;padding-top:.6em;overflow-wrap:anywhere}'
     '.pairs{display:flex;flex-wrap:wrap;gap:1em}figure{margin:0;width:18em;max-width:100%}'
@@ -188,12 +203,13 @@ def _plots_html(res, varied):
                                 lambda ax: plot_quality(res, varied, ax), (5.5, 4)))
     return f'<div class="plots">{"".join(parts)}</div>' if parts else ''
 
-_ORDER = 0, 6, 3, 4, 5, 2, 7, 1          # the verdict first, which narrow windows must show
+_ORDER = 8, 0, 6, 3, 4, 5, 2, 7, 1       # the verdict first, which narrow windows must show
 
 def _table_html(res, varied):
     "The table of methods, with their diversity where it was asked for"
-    rows = [[*compared_row(res, k), str(varied.get(k, ''))] for k in res.found.methods]
-    heads = [*compared_heads(res), 'diversity']
+    number = lambda k: '' if k == (mark := _marks(res)[k]) else mark
+    rows = [[*compared_row(res, k), str(varied.get(k, '')), number(k)] for k in res.found.methods]
+    heads = [*compared_heads(res), 'diversity', '']
     filled = [k for k in _ORDER if any(r[k] for r in rows)]
     return html_table([heads[k] for k in filled], [[r[k] for k in filled] for r in rows])
 
