@@ -7,7 +7,8 @@ from PIL.PngImagePlugin import PngInfo
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from cf_guidance import cli
-from cf_guidance.evaluation import compare_scores, find_scores, open_pixels, pictures, read_scores, score_folder, score_means
+from cf_guidance.evaluation import compare_scores, find_scores, open_pixels, pictures, read_scores, score_folder
+from cf_guidance.evaluation import score_means
 from cf_guidance.pieces.core import MODELS
 from cf_guidance.worlds import ideal, prompt_set
 from forks import Forks
@@ -172,8 +173,8 @@ def planted(folder, prompts=20, seeds=2, own=True):
             luck, seed = rng.normal(0, 8), 1000*p*own + s
             for cfg, more in ((3, rng.integers(-1, 2)), (5, 0), (7, 26 + rng.normal(0, 8))):
                 info = PngInfo()
-                info.add_text('parameters', f'prompt <b>{p}</b>\nSteps: 20, Sampler: Euler a, CFG scale: {cfg}, Seed: {seed}, '
-                              'Size: 64x64, Model hash: 0123abcd, Model: other, Version: v1.10.1')
+                info.add_text('parameters', f'prompt <b>{p}</b>\nSteps: 20, Sampler: Euler a, CFG scale: {cfg}, '
+                              f'Seed: {seed}, Size: 64x64, Model hash: 0123abcd, Model: other, Version: v1.10.1')
                 pixels = np.full((64, 64, 3), int(120 + luck + more), np.uint8)
                 pixels[16:48, 16:48, cfg % 3] //= 2
                 Image.fromarray(pixels).save(folder/f'{p:02d}-{s}-{cfg}.png', pnginfo=info)
@@ -207,7 +208,8 @@ def test_three_methods_with_planted_effects(tmp_path, capsys):
     assert '&lt;b&gt;' in page and '<b>' not in page and 'no difference within .02' in page
     # a margin for each score: within half of the range nothing matters
     wide, _ = evaluated(folder, capsys, score=names, baseline='5', margin='.5, .02')
-    assert [row_of(t, '7').split('  ')[-1].strip() for t in wide.split('\n\n')[:2]] == ['no difference within .5', 'worse']
+    ends = [row_of(t, '7').split('  ')[-1].strip() for t in wide.split('\n\n')[:2]]
+    assert ends == ['no difference within .5', 'worse']
 
 def test_shared_seeds_and_missing_pairs_are_said(tmp_path, capsys):
     folder = planted(tmp_path/'images', 12, 3, own=False)
@@ -222,7 +224,8 @@ REFUSED = [
     (dict(pairs='seed'), '`pairs` must have prompt'), (dict(pairs='prompt,sead'), '`pairs` must be one of'),
     (dict(baseline='55'), "(nearest: 5)"), (dict(features='wurld'), '(nearest: world)'),
     (dict(axis='seed'), '`axis` must not be one of `pairs`'), (dict(score=','), '`score` must name a score'),
-    (dict(score='', margin='.1'), '`margin` belongs to scores'), (dict(score='', features='world'), '`features` belongs')]
+    (dict(score='', margin='.1'), '`margin` belongs to scores'),
+    (dict(score='', features='world'), '`features` belongs')]
 
 @pytest.mark.parametrize('how, words', REFUSED, ids=[str(how) for how, _ in REFUSED])
 def test_refused_before_anything_is_scored(how, words, tmp_path):
@@ -244,7 +247,7 @@ def test_refused_before_anything_is_imported(args, forks):
 
 @pytest.mark.parametrize('width', (1100, 380))
 def test_page_in_a_browser(browser, tmp_path, capsys, width):
-    "Every picture is drawn, nothing is asked of a network, a click opens the image, and nothing is wider than the window"
+    "Every picture is drawn, no network is asked, a click opens the image, and nothing is wider than the window"
     folder = planted(tmp_path/'one #1')
     evaluated(folder, capsys, score=f'{folder}/mine.py:light', baseline='5', features='world')
     page, faults = browser.new_page(viewport=dict(width=width, height=900)), []

@@ -25,7 +25,8 @@ def cfg_eval(
     margin:str='.02',
     # With --score, what the images of a pair have in common, such as prompt,seed,sampler
     pairs:str='prompt,seed',
-    # With --score, the features that say how different the images of a prompt are: world, clip:my/folder, dino ...
+    # With --score, the features that say how different the images of a prompt are: world, dino,
+    # clip:my/folder ...
     features:str='',
 ):
     """Turn the images of a sweep into figures: a table, and a page report.html in the folder.
@@ -132,8 +133,9 @@ def _score(folder, score, margins, features, **how):
     varied, said = _varied(results[0], features, how['rng'])
     folder = known_path('folder', folder)
     page = _page(folder, results, varied, said)
-    say('\n\n'.join([*map(compared_text, results), *[_varied_text(varied, said)]*bool(said),
-                     f'The scores: {(folder/SCORES_FILE).absolute()}\nThe page: {page.absolute()}']))
+    files = f'The scores: {(folder/SCORES_FILE).absolute()}\nThe page: {page.absolute()}'
+    more = [_varied_text(varied, said)] if said else []
+    say('\n\n'.join([*map(compared_text, results), *more, files]))
 
 
 # %% ../../nbs/cli/07_eval_command.ipynb #5282bb59

@@ -22,7 +22,7 @@ from .sign_flips import max_t, paired, sign_flip
 from .statistics import Estimate, mean_interval
 from .two_way import interval_by_design
 
-# %% ../../nbs/evaluation/07a_compared_scores.ipynb #46e2eeb7
+# %% ../../nbs/evaluation/07a_compared_scores.ipynb #95567b7c
 def _short(name): return name.partition('@')[0]
 
 def _full_name(score, names):
@@ -50,14 +50,26 @@ def known_score(
     ends = name.partition(':')[0], _short(name).rpartition(':')[2]         # of a table the column
     return next((SCORES[k] for k in ends if k in SCORES), None)
 
-def _numbers(held, name):
-    "The mean score of each pair of a method, and how many images have none"
-    vals = {k: [p.scores.get(name, np.nan) for p in ps] for k, ps in held.items()}
-    kept = {k: [v for v in vs if v == v] for k, vs in vals.items()}
-    lost = sum(map(len, vals.values())) - sum(map(len, kept.values()))
-    return {k: float(np.mean(vs)) for k, vs in kept.items() if vs}, lost
+def _known(score):
+    "Whether more is better, and the range of a score"
+    known = known_score(score)
+    return (known.higher, known.lo, known.hi) if known else (True, -np.inf, np.inf)
 
-# %% ../../nbs/evaluation/07a_compared_scores.ipynb #54f468f4
+def _rated(pictures, name):
+    "The scores of those images that have one"
+    vals = [p.scores.get(name, np.nan) for p in pictures]
+    return [v for v in vals if v == v]
+
+def _numbers(held, name):
+    "The mean score of each pair of a method"
+    vals = {k: _rated(ps, name) for k, ps in held.items()}
+    return {k: float(np.mean(vs)) for k, vs in vals.items() if vs}
+
+def _lost(held, name):
+    "How many images of a method have no score"
+    return sum(len(ps) - len(_rated(ps, name)) for ps in held.values())
+
+# %% ../../nbs/evaluation/07a_compared_scores.ipynb #3f021bb1
 @dataclass(frozen=True)
 class Held:
     "A method that is held against the baseline"
@@ -113,10 +125,15 @@ def _held(a, b, margin, higher, flips, corrected):
         return Held('not settled', told, flips.p, flips.how, corrected, diffs, why)
     return Held(words, told, flips.p, flips.how, corrected, diffs)
 
+def _shared_part(a, b):
+    "The scores of two methods for those pairs that both have"
+    both = [k for k in a if k in b]
+    return {k: a[k] for k in both}, {k: b[k] for k in both}
+
 def _common(vals, base):
-    "The scores of each method and of the baseline for those pairs that both have"
-    return {k: ({q: x for q, x in v.items() if q in base}, {q: base[q] for q in v if q in base})
-            for k, v in vals.items()}
+    "The same of each method and the baseline, where there are such pairs"
+    parts = {k: _shared_part(v, vals[base]) for k, v in vals.items() if k != base}
+    return {k: ab for k, ab in parts.items() if ab[0]}
 
 def _same_pairs(both):
     "Whether all methods have the same pairs"
@@ -138,7 +155,7 @@ def _against(both, margin, higher, rng):
     return {k: _held(a, b, margin, higher, flips[k], corrected[k])
             for k, (a, b) in both.items()}, how
 
-# %% ../../nbs/evaluation/07a_compared_scores.ipynb #65903fd1
+# %% ../../nbs/evaluation/07a_compared_scores.ipynb #821394e7
 def _pair_words(name, vals, base, base_name, pairs):
     "What is to be said of pairs of which one image is missing"
     alone, gone = len(vals.keys() - base.keys()), len(base.keys() - vals.keys())
@@ -154,15 +171,17 @@ def _interval(vals, span):
     e = interval_by_design(vals, bounds=(0, 1) if {*vals.values()} <= {0, 1} else None)
     return replace(e, lo=float(np.clip(e.lo, *span)), hi=float(np.clip(e.hi, *span)))
 
-def _lost_words(lost):
+def _lost_words(found, name):
     "What is to be said of images without a number"
+    lost = {k: _lost(held, name) for k, held in found.methods.items()}
     return [f'{n} images of {k} have no number and are left out' for k, n in lost.items() if n]
 
 def _twice_words(found):
     "What is to be said of pairs of several images"
     many = sum(len(ps) > 1 for held in found.methods.values() for ps in held.values())
     told = 'seed' in found.pairs and not any('no seed' in n for n in found.notes)
-    return [f'{many} pairs have several images of one method, whose mean counts'] if many and told else []
+    if not many or not told: return []
+    return [f'{many} pairs have several images of one method, whose mean counts']
 
 def _design_words(against):
     "What is to be said of shared seeds"
@@ -171,20 +190,22 @@ def _design_words(against):
     return [f'all prompts share {seeds} seed{"s"*(seeds > 1)}: the intervals are over prompts and '
             'seeds, but p is for these seeds alone']
 
-def _compared(found, name, base, margin, higher, span, rng):
-    "The methods by one score"
-    read = {k: _numbers(held, name) for k, held in found.methods.items()}
-    vals, lost = {k: v for k, (v, _) in read.items()}, {k: n for k, (_, n) in read.items()}
+def _missing_words(vals, base, pairs):
+    "What is to be said of all methods, beside the baseline"
     others = {k: v for k, v in vals.items() if k != base}
-    both = {k: ab for k, ab in _common(others, vals[base]).items() if ab[0]}
-    against, how = _against(both, margin, higher, rng)
-    said = [w for k, v in others.items() if v and vals[base]
-            for w in _pair_words(k, v, vals[base], base, found.pairs)]
-    alone = [] if others else ['there is one method, and nothing to hold it against']
-    notes = [*alone, *_lost_words(lost), *_twice_words(found), *said, *_design_words(against)]
+    if not others: return ['there is one method, and nothing to hold it against']
+    return [w for k, v in others.items() if v and vals[base]
+            for w in _pair_words(k, v, vals[base], base, pairs)]
+
+def _compared(found, name, base, span, **how):
+    "The methods by one score"
+    vals = {k: _numbers(held, name) for k, held in found.methods.items()}
+    against, correction = _against(_common(vals, base), **how)
+    notes = [*found.notes, *_lost_words(found, name), *_twice_words(found),
+             *_missing_words(vals, base, found.pairs), *_design_words(against)]
     means = {k: _interval(v, span) for k, v in vals.items() if v}
-    return Compared(name, higher, found, base, margin, means, against, how,
-                    [*found.notes, *notes])
+    return Compared(name, how['higher'], found, base, how['margin'], means, against, correction,
+                    notes)
 
 _SCORE = any_of(a_text, made_of(Score))
 _NAMES = any_of(a_text, some_names)
@@ -205,26 +226,28 @@ def compare_scores(
     pictures, margin = as_pictures(shown), positive('margin', margin)
     name = _full_name(getattr(score, 'name', score), _scores_of(pictures))
     found = arranged(pictures, axis or '', pairs, besides=[name] if a_dict.fits(shown[0]) else ())
-    known = known_score(score if hasattr(score, 'name') else name)
-    span = (known.lo, known.hi) if known else (-np.inf, np.inf)
-    if higher is None: higher = known is None or known.higher
-    return _compared(found, name, baseline_of(found, baseline or ''), margin, bool(higher),
-                     span, rng)
+    better, *span = _known(score if hasattr(score, 'name') else name)
+    if higher is None: higher = better
+    return _compared(found, name, baseline_of(found, baseline or ''), span, margin=margin,
+                     higher=bool(higher), rng=rng)
 
-# %% ../../nbs/evaluation/07a_compared_scores.ipynb #d3417a9e
+# %% ../../nbs/evaluation/07a_compared_scores.ipynb #f4a231f1
+def _figure(e): return '' if e is None else str(Estimate(e.value, e.lo, e.hi))
+
+def _against_cells(h, several):
+    "Difference, p, corrected p, verdict"
+    return [_figure(h.verdict.effect), f'{h.p:.2g}', f'{h.corrected:.2g}'*several, h.words]
+
 @checked()
 def compared_row(
     res:Compared, # From `compare_scores`
     name:str, # Of a method
 )->list: # Texts: method, images, mean, difference, p, corrected p, verdict
     "Write what is known of one method"
-    figure = lambda e: str(Estimate(e.value, e.lo, e.hi))
     images = sum(map(len, res.found.methods[name].values()))
-    mean = figure(res.means[name]) if name in res.means else ''
-    h = res.against.get(name)
-    if h is None: return [name, str(images), mean, '', '', '', 'baseline'*(name == res.baseline)]
-    again = f'{h.corrected:.2g}' if res.correction else ''
-    return [name, str(images), mean, figure(h.verdict.effect), f'{h.p:.2g}', again, h.words]
+    begin = [name, str(images), _figure(res.means.get(name))]
+    if name in res.against: return begin + _against_cells(res.against[name], bool(res.correction))
+    return [*begin, '', '', '', 'baseline'*(name == res.baseline)]
 
 @checked()
 def compared_heads(
@@ -277,13 +300,18 @@ def compared_text(
     return '\n'.join([f'{res.score}: {design_text(res)}', *(_line(r, wide) for r in rows),
                       *(f'- {text}' for text in open_ends(res))])
 
-# %% ../../nbs/evaluation/07a_compared_scores.ipynb #5cdf21bf
+# %% ../../nbs/evaluation/07a_compared_scores.ipynb #c88d0b1d
 def _sets(held, places):
     "The numbers of the images of each prompt and what else tells pairs, where there are several"
     groups = {}
     for (prompt, _, *rest), ps in held.items():
         groups.setdefault((prompt, *rest), []).extend(places[p.name] for p in ps)
     return {k: ids for k, ids in groups.items() if len(ids) > 1}
+
+def _mean_vendi(feats, groups, rng):
+    "The mean of the Vendi scores of sets, with its interval over prompts"
+    vals = [vendi(feats[ids]) for ids in groups.values()]
+    return mean_interval(vals, [prompt for prompt, *_ in groups], rng)
 
 @checked(features=a_function, rng=a_rng, batch_size=a_count())
 def method_diversity(
@@ -294,10 +322,8 @@ def method_diversity(
 )->dict: # An `Estimate` for each method that has several images of a prompt, 1 to their number
     "Count the different images of a prompt, for each method"
     every = [p for held in found.methods.values() for ps in held.values() for p in ps]
-    sets = {k: _sets(held, {p.name: i for i, p in enumerate(every)})
-            for k, held in found.methods.items()}
+    places = {p.name: i for i, p in enumerate(every)}
+    sets = {k: _sets(held, places) for k, held in found.methods.items()}
     if not any(sets.values()): return {}
     feats = folder_features(every, features, batch_size)
-    return {k: mean_interval([vendi(feats[ids]) for ids in groups.values()],
-                             [prompt for prompt, *_ in groups], rng)
-            for k, groups in sets.items() if groups}
+    return {k: _mean_vendi(feats, groups, rng) for k, groups in sets.items() if groups}

@@ -139,7 +139,7 @@ def _usual(pictures, pairs):
     found, labels = _of_methods(pictures, pairs)
     return tuple(_telling(pictures, found)), pairs, _label_words(labels)
 
-# %% ../../nbs/evaluation/07_score_pairs.ipynb #000848e6
+# %% ../../nbs/evaluation/07_score_pairs.ipynb #6e0e75a4
 def typed_names(
     name:str, # The parameter, for the error
     names, # Names, or a text of them with commas between
@@ -197,6 +197,18 @@ def _without(pictures, names):
 
 _NAMES = any_of(a_text, some_names)
 
+def _known_axes(axes, pairs, pictures):
+    "Axes of methods and of pairs, after a look at them"
+    _all_known('axis', axes, pictures)
+    _all_known('pairs', pairs, pictures)
+    _no_overlap(axes, pairs)
+    return axes, pairs
+
+def _in_order(held, axes, pairs, notes):
+    "The images of each method with names for the methods"
+    names = _names([*held], axes)
+    return Arranged(axes, pairs, dict(zip(names, held)), dict(zip(names, held.values())), notes)
+
 @checked(shown=_ROWS, axis=_NAMES, pairs=_NAMES, besides=some_names)
 def arranged(
     shown, # From `found_pictures` or `score_folder`, or rows: dicts with a prompt and axes
@@ -206,15 +218,10 @@ def arranged(
 )->Arranged:
     "Put the images of a folder in order: methods, and the pairs of each"
     pictures = _without(as_pictures(shown), {*besides, 'file_name'})
-    axes, pairs = typed_names('axis', axis), typed_pairs(pairs)
-    for name, ks in dict(axis=axes, pairs=pairs).items(): _all_known(name, ks, pictures)
-    _no_overlap(axes, pairs)
+    axes, pairs = _known_axes(typed_names('axis', axis), typed_pairs(pairs), pictures)
     axes, pairs, said = _chosen(pictures, axes, pairs) if axes else _usual(pictures, pairs)
     seeds, more = _seed_words(pictures, pairs)
-    held = _grouped(pictures, axes, pairs, seeds)
-    names = _names([*held], axes)
-    return Arranged(axes, pairs, dict(zip(names, held)), dict(zip(names, held.values())),
-                    [*said, *more])
+    return _in_order(_grouped(pictures, axes, pairs, seeds), axes, pairs, [*said, *more])
 
 # %% ../../nbs/evaluation/07_score_pairs.ipynb #59adabc6
 _CONSTANT = re.compile(r'constant\D*(\d+\.?\d*|\.\d+)', re.I)

@@ -20,7 +20,7 @@ from .score_pairs import constants
 from ..plots import GREY, LINES, plt, set_look
 from ..records.thumbnails import thumbnail_file
 
-# %% ../../nbs/evaluation/07b_score_report.ipynb #beac290a
+# %% ../../nbs/evaluation/07b_score_report.ipynb #9ae2bbe2
 _COLOURS = {'better': LINES[2][0], 'worse': LINES[1][0], 'not settled': GREY}
 
 def _colour(words): return _COLOURS.get(words, LINES[0][0])
@@ -41,26 +41,33 @@ def _draw_method(ax, row, h):
 
 def _forest_height(n): return 1.1 + .42*max(1, n)
 
+def _forest_axes(res):
+    "The axes of a new figure for as many methods"
+    size = 5, _forest_height(len(res.against))
+    return plt.subplots(figsize=size, dpi=80, layout='constrained')[1]
+
+def _draw_margin(ax, margin):
+    "The margin as a band, and a line at 0"
+    ax.axvspan(-margin, margin, color='#e8e8e8', lw=0)
+    ax.axvline(0, color='#444444', lw=1)
+
+def _way(res): return 'more is better' if res.higher else 'less is better'
+
 @checked(ax=an_axes)
 def plot_forest(
     res:Compared, # From `compare_scores`
     ax=None, # Axes to draw on; a new figure by default
 ):
     "Draw the difference of each method to the baseline, with the margin"
-    rows = [*res.against.items()]
-    if ax is None:
-        size = 5, _forest_height(len(rows))
-        _, ax = plt.subplots(figsize=size, dpi=80, layout='constrained')
-    ax.axvspan(-res.margin, res.margin, color='#e8e8e8', lw=0)
-    ax.axvline(0, color='#444444', lw=1)
-    for i, (_, h) in enumerate(rows): _draw_method(ax, i, h)
-    ax.set_yticks(range(len(rows)), [_shortened(k) for k, _ in rows], parse_math=False)
-    ax.set_ylim(len(rows) - .5, -.7)
-    way = 'more' if res.higher else 'less'
-    return set_look(ax, xlabel=f'{_shortened(res.score)} ({way} is better)\n'
+    ax, n = _forest_axes(res) if ax is None else ax, len(res.against)
+    _draw_margin(ax, res.margin)
+    for i, h in enumerate(res.against.values()): _draw_method(ax, i, h)
+    ax.set_yticks(range(n), map(_shortened, res.against), parse_math=False)
+    ax.set_ylim(n - .5, -.7)
+    return set_look(ax, xlabel=f'{_shortened(res.score)} ({_way(res)})\n'
                                f'difference to {_shortened(res.baseline)}')
 
-# %% ../../nbs/evaluation/07b_score_report.ipynb #f182c664
+# %% ../../nbs/evaluation/07b_score_report.ipynb #25561ec8
 def _beside(res, name):
     "Where a method stands on the axes besides that of its strength, in words"
     at = zip(res.found.axes, res.found.values[name])
@@ -79,23 +86,28 @@ def _marks(res):
     short = all(len(k) <= 10 for k in res.found.methods)
     return {k: k if short else str(i) for i, k in enumerate(res.found.methods, 1)}
 
+_BESIDE = dict(xytext=(5, 5), textcoords='offset points', fontsize=8, parse_math=False)
+
 def _draw_points(ax, res, varied, names, **look):
     "Methods by their diversity and their mean, with both intervals"
     ex, ey = [varied[k] for k in names], [res.means[k] for k in names]
-    ax.errorbar([e.value for e in ex], [e.value for e in ey], elinewidth=.6, ms=5,
-                xerr=np.hstack([_reaches(e) for e in ex]),
-                yerr=np.hstack([_reaches(e) for e in ey]), **look)
-    for k, x, y in zip(names, ex, ey):
-        ax.annotate(_marks(res)[k], (x.value, y.value), xytext=(5, 5), fontsize=8,
-                    textcoords='offset points', parse_math=False)
+    px, py = [[e.value for e in es] for es in (ex, ey)]
+    bars = [np.hstack([_reaches(e) for e in es]) for es in (ex, ey)]
+    ax.errorbar(px, py, xerr=bars[0], yerr=bars[1], elinewidth=.6, ms=5, **look)
+    for k, *at in zip(names, px, py): ax.annotate(_marks(res)[k], at, **_BESIDE)
 
 def _draw_curves(ax, res, varied):
     "The constant schedules; their names"
     curves, looks = _curves(res, varied), [look for look in LINES if look != LINES[1]]
     for (beside, names), (colour, style) in zip(curves.items(), cycle(looks)):
         label = f'constant, {_shortened(beside)}' if beside else 'constant'
-        _draw_points(ax, res, varied, names, color=colour, marker='o', ls=style, lw=1.2, label=label)
+        look = dict(color=colour, marker='o', ls=style, lw=1.2, label=label)
+        _draw_points(ax, res, varied, names, **look)
     return {k for names in curves.values() for k in names}
+
+def _plain_legend(ax):
+    "A legend whose words are words"
+    for text in ax.legend(frameon=False, fontsize=8).get_texts(): text.set_parse_math(False)
 
 @checked(varied=a_dict, ax=an_axes)
 def plot_quality(
@@ -108,14 +120,12 @@ def plot_quality(
     drawn = _draw_curves(ax, res, varied)
     rest = [k for k in res.means if k in varied and k not in drawn]
     if rest: _draw_points(ax, res, varied, rest, color=LINES[1][0], fmt='s', label='others')
-    if drawn:
-        for text in ax.legend(frameon=False, fontsize=8).get_texts(): text.set_parse_math(False)
-    way = '' if res.higher else ', less is better'
+    if drawn: _plain_legend(ax)
     if not res.higher: ax.invert_yaxis()
     return set_look(ax, xlabel='different images of a prompt (Vendi)',
-                    ylabel=f'{_shortened(res.score)}{way}')
+                    ylabel=f'{_shortened(res.score)} ({_way(res)})')
 
-# %% ../../nbs/evaluation/07b_score_report.ipynb #43888c74
+# %% ../../nbs/evaluation/07b_score_report.ipynb #49e1b593
 _SHOWN = 3        # pairs at either end
 
 def _extremes(h, higher):
@@ -153,9 +163,9 @@ def _image_html(picture, name, score):
 
 def _pair_html(res, name, key):
     "One pair, the method to the left"
-    two = [(k, res.found.methods[k][key][0]) for k in (name, res.baseline)]
-    if not all(p.path.is_file() for _, p in two): return ''
-    images = ''.join(_image_html(p, k, res.score) for k, p in two)
+    two = {k: res.found.methods[k][key][0] for k in (name, res.baseline)}
+    if not all(p.path.is_file() for p in two.values()): return ''
+    images = ''.join(_image_html(p, k, res.score) for k, p in two.items())
     said = f'{res.against[name].diffs[key]:+.3g}: {_said(key, res.found.pairs)}'
     return (f'<figure><div class="two">{images}</div>'
             f'<figcaption>{escape(said)}</figcaption></figure>')
@@ -175,9 +185,10 @@ def _pairs_html(res, name):
     title = escape(f'{name} and {res.baseline}')
     return f'<details{state}><summary>{title}</summary>{body}</details>'
 
-# %% ../../nbs/evaluation/07b_score_report.ipynb #aaef8746
+# %% ../../nbs/evaluation/07b_score_report.ipynb #d0df5c7a
 _STYLE = (
-    'body{max-width:76em}h2{margin-top:2.5em;border-top:2px solid #ddd;padding-top:.6em;overflow-wrap:anywhere}'
+    'body{max-width:76em}h2{margin-top:2.5em;border-top:2px solid #ddd;padding-top:.6em;'
+    'overflow-wrap:anywhere}'
     '.pairs{display:flex;flex-wrap:wrap;gap:1em}figure{margin:0;width:18em;max-width:100%}'
     '.two{display:grid;grid-template-columns:1fr 1fr;gap:4px}.two a{color:inherit}'
     '.two img{display:block;width:100%;aspect-ratio:1;object-fit:contain;background:#f4f4f4;'
@@ -191,17 +202,22 @@ def _plot_html(alt, draw, size):
     "A plot within the page"
     return f'<img alt="{escape(alt)}" src="{plot_address(draw, size)}">'
 
+def _forest_html(res):
+    "The forest plot, where there is something to hold against"
+    if not res.against: return ''
+    size = 5.5, _forest_height(len(res.against))
+    said = 'differences to the baseline, with the margin'
+    return _plot_html(said, lambda ax: plot_forest(res, ax), size)
+
+def _quality_html(res, varied):
+    "Quality against diversity, where there are several methods"
+    if len({*varied} & {*res.means}) < 2: return ''
+    said = f'{res.score} against diversity'
+    return _plot_html(said, lambda ax: plot_quality(res, varied, ax), (5.5, 4))
+
 def _plots_html(res, varied):
-    "The forest plot, and quality against diversity"
-    parts = []
-    if res.against:
-        size = 5.5, _forest_height(len(res.against))
-        parts.append(_plot_html('differences to the baseline, with the margin',
-                                lambda ax: plot_forest(res, ax), size))
-    if len({*varied} & {*res.means}) > 1:
-        parts.append(_plot_html(f'{res.score} against diversity',
-                                lambda ax: plot_quality(res, varied, ax), (5.5, 4)))
-    return f'<div class="plots">{"".join(parts)}</div>' if parts else ''
+    "Both plots, or those of them that there are"
+    return f'<div class="plots">{_forest_html(res)}{_quality_html(res, varied)}</div>'
 
 _ORDER = 8, 0, 6, 3, 4, 5, 2, 7, 1       # the verdict first, which narrow windows must show
 
@@ -217,7 +233,8 @@ def _open_html(res):
     "What was not settled, and what is left out"
     ends = open_ends(res)
     if not ends: return '<h3>Not settled, or left out</h3><p>Nothing.</p>'
-    return f'<h3>Not settled, or left out</h3><ul>{"".join(f"<li>{escape(t)}</li>" for t in ends)}</ul>'
+    items = ''.join(f'<li>{escape(t)}</li>' for t in ends)
+    return f'<h3>Not settled, or left out</h3><ul>{items}</ul>'
 
 def _score_html(res, varied):
     "What one score says"
