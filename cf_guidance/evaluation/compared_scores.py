@@ -69,7 +69,7 @@ def _lost(held, name):
     "How many images of a method have no score"
     return sum(len(ps) - len(_rated(ps, name)) for ps in held.values())
 
-# %% ../../nbs/evaluation/07a_compared_scores.ipynb #3f021bb1
+# %% ../../nbs/evaluation/07a_compared_scores.ipynb #5a16e2ec
 @dataclass(frozen=True)
 class Held:
     "A method that is held against the baseline"
@@ -139,12 +139,16 @@ def _same_pairs(both):
     "Whether all methods have the same pairs"
     return len({frozenset(a) for a, _ in both.values()}) == 1
 
+def _jointly(both, rng):
+    "p with joint sign flips, where all methods have the same pairs"
+    base = next(iter(both.values()))[1]
+    return max_t({k: a for k, (a, _) in both.items()}, base, rng)
+
 def _corrected(both, ps, rng):
     "The corrected p of each method, and by which correction"
     if len(ps) < 2: return ps, ''
     if not _same_pairs(both): return holm(ps), 'Holm'
-    base = next(iter(both.values()))[1]
-    found = max_t({k: a for k, (a, _) in both.items()}, base, rng)
+    found = _jointly(both, rng)
     return {k: max(p, ps[k]) for k, p in found.items()}, 'max-T'      # swaps by lot may fall short
 
 def _against(both, margin, higher, rng):
@@ -155,13 +159,16 @@ def _against(both, margin, higher, rng):
     return {k: _held(a, b, margin, higher, flips[k], corrected[k])
             for k, (a, b) in both.items()}, how
 
-# %% ../../nbs/evaluation/07a_compared_scores.ipynb #821394e7
+# %% ../../nbs/evaluation/07a_compared_scores.ipynb #b944cd45
+def _no_pair_words(name, base_name, pairs):
+    "What is to be said of a method that has no pair with the baseline"
+    return [f'{name} has no pair with {base_name}: none of its images has the '
+            f'{" and ".join(pairs)} of one of the other; pairs by prompt alone may do']
+
 def _pair_words(name, vals, base, base_name, pairs):
     "What is to be said of pairs of which one image is missing"
     alone, gone = len(vals.keys() - base.keys()), len(base.keys() - vals.keys())
-    if alone == len(vals):
-        return [f'{name} has no pair with {base_name}: none of its images has the '
-                f'{" and ".join(pairs)} of one of the other; pairs by prompt alone may do']
+    if alone == len(vals): return _no_pair_words(name, base_name, pairs)
     if not alone + gone: return []
     return [f'{name} and {base_name} have {len(vals) - alone} pairs in common; {alone} of {name} '
             f'and {gone} of {base_name} are left out']
@@ -231,7 +238,7 @@ def compare_scores(
     return _compared(found, name, baseline_of(found, baseline or ''), span, margin=margin,
                      higher=bool(higher), rng=rng)
 
-# %% ../../nbs/evaluation/07a_compared_scores.ipynb #f4a231f1
+# %% ../../nbs/evaluation/07a_compared_scores.ipynb #be18459f
 def _figure(e): return '' if e is None else str(Estimate(e.value, e.lo, e.hi))
 
 def _against_cells(h, several):
@@ -260,13 +267,17 @@ def compared_heads(
 _OVER = {'own': '{n} prompts', 'crossed': '{n} prompts and {seeds} shared seeds',
          'partly crossed': '{n} prompts and {seeds} partly shared seeds'}
 
+def _over(res):
+    "What the intervals of the differences are over, each once"
+    effects = [h.verdict.effect for h in res.against.values() if not h.verdict.effect.why]
+    return dict.fromkeys(_OVER[e.design].format(n=e.n, seeds=e.seeds) for e in effects)
+
 @checked()
 def design_text(
     res:Compared, # From `compare_scores`
 )->str:
     "Say what the intervals are over, and which images make a pair"
-    effects = [h.verdict.effect for h in res.against.values()]
-    over = dict.fromkeys(_OVER[e.design].format(n=e.n, seeds=e.seeds) for e in effects if not e.why)
+    over = _over(res)
     way = 'more' if res.higher else 'less'
     pairs = f'pairs by {", ".join(res.found.pairs)}'
     return f'{way} is better; {pairs}; ' + (f'95% intervals over {" or ".join(over)}' if over
@@ -300,13 +311,15 @@ def compared_text(
     return '\n'.join([f'{res.score}: {design_text(res)}', *(_line(r, wide) for r in rows),
                       *(f'- {text}' for text in open_ends(res))])
 
-# %% ../../nbs/evaluation/07a_compared_scores.ipynb #c88d0b1d
+# %% ../../nbs/evaluation/07a_compared_scores.ipynb #631c25ac
+def _several(groups): return {k: ids for k, ids in groups.items() if len(ids) > 1}
+
 def _sets(held, places):
     "The numbers of the images of each prompt and what else tells pairs, where there are several"
     groups = {}
-    for (prompt, _, *rest), ps in held.items():
-        groups.setdefault((prompt, *rest), []).extend(places[p.name] for p in ps)
-    return {k: ids for k, ids in groups.items() if len(ids) > 1}
+    for key, ps in held.items():
+        groups.setdefault((key[0], *key[2:]), []).extend(places[p.name] for p in ps)
+    return _several(groups)
 
 def _mean_vendi(feats, groups, rng):
     "The mean of the Vendi scores of sets, with its interval over prompts"

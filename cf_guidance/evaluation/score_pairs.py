@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['Arranged', 'typed_names', 'typed_pairs', 'as_pictures', 'arranged', 'constants', 'baseline_of']
 
-# %% ../../nbs/evaluation/07_score_pairs.ipynb #68dfaebb
+# %% ../../nbs/evaluation/07_score_pairs.ipynb #e007105e
 import math, re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from ..checks import a_dict, a_text, any_of, checked, kind, list_of, made_of, near
+from ..checks import a_dict, a_real, a_text, any_of, checked, list_of, made_of, near
 from ..checks import some_names
 from .any_images import Picture
 
@@ -57,7 +57,7 @@ def _telling(pictures, axes):
         if _differs_within(pictures, k, found): found.append(k)
     return found
 
-# %% ../../nbs/evaluation/07_score_pairs.ipynb #b0070168
+# %% ../../nbs/evaluation/07_score_pairs.ipynb #823d574e
 @dataclass(frozen=True)
 class Arranged:
     "The images of each method, by their pairs"
@@ -83,10 +83,11 @@ def _as_number(val):
     try: return float(val)
     except (TypeError, ValueError): return math.nan
 
+def _rank(val, num): return (1, 0, _text(val)) if math.isnan(num) else (0, num, '')
+
 def _order(place):
     "Numbers by size, then words"
-    nums = [_as_number(v) for v in place]
-    return [(1, 0, _text(v)) if math.isnan(x) else (0, x, '') for v, x in zip(place, nums)]
+    return [_rank(v, _as_number(v)) for v in place]
 
 def _names(places, axes):
     "A name for each method"
@@ -139,17 +140,25 @@ def _usual(pictures, pairs):
     found, labels = _of_methods(pictures, pairs)
     return tuple(_telling(pictures, found)), pairs, _label_words(labels)
 
-# %% ../../nbs/evaluation/07_score_pairs.ipynb #6e0e75a4
+# %% ../../nbs/evaluation/07_score_pairs.ipynb #e5f51487
+def _divided(names):
+    "The parts of a text with commas; anything else as it is"
+    if not isinstance(names, str): return names
+    return [k.strip() for k in names.split(',') if k.strip()]
+
+def _each_once(name, names):
+    "Refuse a name that comes twice"
+    twice = [k for k, n in Counter(names).items() if n > 1]
+    if twice: raise ValueError(f'`{name}` must name an axis once; got {twice[0]!r} more than once')
+
 def typed_names(
     name:str, # The parameter, for the error
     names, # Names, or a text of them with commas between
 )->tuple:
     "Take names of axes"
-    if isinstance(names, str): names = [k.strip() for k in names.split(',') if k.strip()]
-    names = tuple(some_names(name, names))
-    twice = [k for k, n in Counter(names).items() if n > 1]
-    if not twice: return names
-    raise ValueError(f'`{name}` must name an axis once; got {twice[0]!r} more than once')
+    names = tuple(some_names(name, _divided(names)))
+    _each_once(name, names)
+    return names
 
 def typed_pairs(
     pairs, # Names, or a text of them with commas between; the prompt among them
@@ -173,15 +182,18 @@ def _no_overlap(axes, pairs):
 
 _ROWS = any_of(list_of(made_of(Picture), 1), list_of(a_dict, 1))
 
+def _row_numbers(row):
+    "The numbers of a row that may be scores"
+    return {str(k): float(v) for k, v in row.items()
+            if a_real.fits(v) and abs(v) < 1e300 and k not in ('seed', 'steps')}
+
 def _as_picture(row, i):
     "A row of a table as an image, whose numbers may be scores"
     if not isinstance(row.get('prompt'), str):
         raise ValueError(f'`shown` must have a prompt in each row; got none in row {i}')
-    nums = {str(k): float(v) for k, v in row.items()
-            if isinstance(v, (int, float)) and k not in ('seed', 'steps')}
     axes = {str(k): v for k, v in row.items() if k != 'prompt'}
     name = str(row.get('file_name') or f'row {i}')
-    return Picture(Path(name), name, row['prompt'], axes, nums)
+    return Picture(Path(name), name, row['prompt'], axes, _row_numbers(row))
 
 @checked(shown=_ROWS)
 def as_pictures(
@@ -223,7 +235,7 @@ def arranged(
     seeds, more = _seed_words(pictures, pairs)
     return _in_order(_grouped(pictures, axes, pairs, seeds), axes, pairs, [*said, *more])
 
-# %% ../../nbs/evaluation/07_score_pairs.ipynb #59adabc6
+# %% ../../nbs/evaluation/07_score_pairs.ipynb #124eb869
 _CONSTANT = re.compile(r'constant\D*(\d+\.?\d*|\.\d+)', re.I)
 
 def _scale(val):
@@ -231,14 +243,16 @@ def _scale(val):
     found = _CONSTANT.search(val) if isinstance(val, str) else None
     return float(found[1]) if found else _as_number(val)
 
+def _strength(axes, at):
+    "The guidance scale of a method; NaN where it has no constant one"
+    return next((_scale(v) for k, v in zip(axes, at) if k in ('schedule', 'cfg_scale')), math.nan)
+
 @checked()
 def constants(
     found:Arranged, # From `arranged`
 )->dict: # The guidance scale of each method whose schedule is constant
     "Find the methods with a constant schedule"
-    k = next((i for i, k in enumerate(found.axes) if k in ('schedule', 'cfg_scale')), None)
-    if k is None: return {}
-    scales = {name: _scale(at[k]) for name, at in found.values.items()}
+    scales = {name: _strength(found.axes, at) for name, at in found.values.items()}
     return {name: g for name, g in scales.items() if not math.isnan(g)}
 
 @checked()

@@ -67,7 +67,7 @@ def plot_forest(
     return set_look(ax, xlabel=f'{_shortened(res.score)} ({_way(res)})\n'
                                f'difference to {_shortened(res.baseline)}')
 
-# %% ../../nbs/evaluation/07b_score_report.ipynb #25561ec8
+# %% ../../nbs/evaluation/07b_score_report.ipynb #295f1614
 def _beside(res, name):
     "Where a method stands on the axes besides that of its strength, in words"
     at = zip(res.found.axes, res.found.values[name])
@@ -88,13 +88,16 @@ def _marks(res):
 
 _BESIDE = dict(xytext=(5, 5), textcoords='offset points', fontsize=8, parse_math=False)
 
+def _name_points(ax, names, px, py):
+    for name, *at in zip(names, px, py): ax.annotate(name, at, **_BESIDE)
+
 def _draw_points(ax, res, varied, names, **look):
     "Methods by their diversity and their mean, with both intervals"
     ex, ey = [varied[k] for k in names], [res.means[k] for k in names]
     px, py = [[e.value for e in es] for es in (ex, ey)]
     bars = [np.hstack([_reaches(e) for e in es]) for es in (ex, ey)]
     ax.errorbar(px, py, xerr=bars[0], yerr=bars[1], elinewidth=.6, ms=5, **look)
-    for k, *at in zip(names, px, py): ax.annotate(_marks(res)[k], at, **_BESIDE)
+    _name_points(ax, [_marks(res)[k] for k in names], px, py)
 
 def _draw_curves(ax, res, varied):
     "The constant schedules; their names"
@@ -125,41 +128,44 @@ def plot_quality(
     return set_look(ax, xlabel='different images of a prompt (Vendi)',
                     ylabel=f'{_shortened(res.score)} ({_way(res)})')
 
-# %% ../../nbs/evaluation/07b_score_report.ipynb #49e1b593
+# %% ../../nbs/evaluation/07b_score_report.ipynb #ce2209d2
 _SHOWN = 3        # pairs at either end
+
+def _top(diffs, sign):
+    "The pairs with the largest differences of one sign"
+    some = [k for k in diffs if sign*diffs[k] > 0]
+    return sorted(some, key=lambda k: -sign*diffs[k])[:_SHOWN]
 
 def _extremes(h, higher):
     "The pairs in which a method is best, and those in which it is worst, against the baseline"
-    gains = {k: v if higher else -v for k, v in h.diffs.items()}
-    best, worst = sorted(gains, key=gains.get, reverse=True), sorted(gains, key=gains.get)
-    return ([k for k in best if gains[k] > 0][:_SHOWN],
-            [k for k in worst if gains[k] < 0][:_SHOWN])
+    ends = [_top(h.diffs, sign) for sign in (1, -1)]
+    return ends if higher else ends[::-1]
 
 def _is_newer(a, b):
     "Whether a file is there, and not older than another"
     try: return a.stat().st_mtime_ns >= b.stat().st_mtime_ns
     except OSError: return False
 
+def _address(name): return quote(Path(name).as_posix(), errors='surrogatepass')
+
 def _small(picture):
     "The address of a thumbnail where a sweep has made one, or else of the image"
-    name = Path(picture.name)
-    place = thumbnail_file(picture.path)
-    if name.parent.name == 'images' and _is_newer(place, picture.path):
-        name = name.parent.parent/'thumbs'/place.name
-    return quote(name.as_posix(), errors='surrogatepass')
+    name, place = Path(picture.name), thumbnail_file(picture.path)
+    made = name.parent.name == 'images' and _is_newer(place, picture.path)
+    return _address(name.parent.parent/'thumbs'/place.name if made else name)
 
 def _said(key, pairs):
     "What the images of a pair have in common, in words"
     rest = [k for k in pairs if k not in ('prompt', 'seed')]
-    seed = [f'seed {key[1]}'] if 'seed' in pairs and key[1] != key[0] else []
-    return ', '.join([str(key[0]), *seed, *(f'{k} {v}' for k, v in zip(rest, key[2:]))])
+    seed = 'seed' in pairs and key[1] != key[0]
+    told = zip(['seed']*seed + rest, key[1 if seed else 2:])
+    return ', '.join([str(key[0]), *(f'{k} {v}' for k, v in told)])
 
 def _image_html(picture, name, score):
     "An image that leads to its file, with the method and the number below"
     said = f'{name}: {picture.scores.get(score, math.nan):.3g}'
-    full = quote(picture.name, errors='surrogatepass')
-    return (f'<a href="{full}"><img loading="lazy" alt="{escape(said)}" src="{_small(picture)}">'
-            f'<span>{escape(said)}</span></a>')
+    return (f'<a href="{_address(picture.name)}"><img loading="lazy" '
+            f'alt="{escape(said)}" src="{_small(picture)}"><span>{escape(said)}</span></a>')
 
 def _pair_html(res, name, key):
     "One pair, the method to the left"
@@ -175,15 +181,17 @@ def _end_html(res, name, title, keys):
     pairs = ''.join(_pair_html(res, name, k) for k in keys)
     return f'<h4>{title}</h4><div class="pairs">{pairs}</div>' if pairs else ''
 
+def _details(title, body, is_open):
+    "A part that can be shut"
+    state = ' open' if is_open else ''
+    return f'<details{state}><summary>{escape(title)}</summary>{body}</details>'
+
 def _pairs_html(res, name):
     "The pairs that speak most for a method, and most against it"
     best, worst = _extremes(res.against[name], res.higher)
     body = (_end_html(res, name, 'Best pairs', best)
             + _end_html(res, name, 'Worst pairs', worst))
-    if not body: return ''
-    state = ' open' if len(res.against) < 4 else ''
-    title = escape(f'{name} and {res.baseline}')
-    return f'<details{state}><summary>{title}</summary>{body}</details>'
+    return _details(f'{name} and {res.baseline}', body, len(res.against) < 4) if body else ''
 
 # %% ../../nbs/evaluation/07b_score_report.ipynb #d0df5c7a
 _STYLE = (
