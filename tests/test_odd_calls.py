@@ -73,6 +73,8 @@ def made_world(folder):
     w.image.save(w.listed/'a.png')
     (w.listed/'prompts.txt').write_text('a red star')
     w.shown = evaluation.score_folder(w.listed, 'verifier', progress=False)
+    w.rows = [dict(prompt=p, seed=s, schedule=g, merit=float(s + g)) for p in 'abc' for s in (1, 2) for g in (1, 3)]
+    w.found, w.found_here = evaluation.compare_scores(w.rows, 'merit'), evaluation.arranged(w.shown)
     w.mine, w.table = folder.parent/'my.py', folder.parent/'table.csv'
     w.mine.write_text('def shine(images, prompts): return images.amax((1, 2, 3))')
     w.table.write_text('file_name,shine\na.png,.5\n')
@@ -250,6 +252,15 @@ def calls(w):
         batches=dict(pictures=w.shown), score_folder=dict(scores='verifier', folder=w.listed, progress=False),
         score_means=dict(pictures=w.shown), means_text=dict(means=evaluation.score_means(w.shown)),
         folder_features=dict(pictures=w.shown, features=evaluation.find_features('world')),
+        Arranged=dict(axes=('schedule',), pairs=('prompt',), values={}, methods={}), arranged=dict(shown=w.shown),
+        constants=dict(found=w.found.found), baseline_of=dict(found=w.found.found),
+        Held=dict(words='better', verdict=evaluation.verdict(w.scores, w.scores), p=.5, how='exact', corrected=.5,
+            diffs={}),
+        Compared=dict(score='merit', higher=True, found=w.found.found, baseline='1', margin=.1, means={}, against={}),
+        compare_scores=dict(shown=w.rows, score='merit'), compared_text=dict(res=w.found),
+        method_diversity=dict(found=w.found_here, features=evaluation.find_features('world')),
+        plot_forest=dict(res=w.found, ax=plt.gca()), plot_quality=dict(res=w.found, varied={}, ax=plt.gca()),
+        score_html=dict(results=[w.found]),
         # widgets
         curve_engine=dict(table=widgets.page_table(['linear'])),
         numbers=dict(text='1, 2'), parameter_controls={}, decimals=dict(c=dict(default=1., lo=0., hi=2.)),

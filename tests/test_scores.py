@@ -1,12 +1,14 @@
 "Scores of images that another program made: each is made once, whoever is killed; of large ones few are in memory"
-import csv, hashlib, random, shutil, time
+import csv, hashlib, inspect, random, re, shutil, time
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from cf_guidance.evaluation import find_scores, open_pixels, pictures, read_scores, score_folder, score_means
+from cf_guidance import cli
+from cf_guidance.evaluation import compare_scores, find_scores, open_pixels, pictures, read_scores, score_folder
+from cf_guidance.evaluation import score_means
 from cf_guidance.pieces.core import MODELS
 from cf_guidance.worlds import ideal, prompt_set
 from forks import Forks
@@ -158,6 +160,115 @@ def test_copied_folder_and_changed_image(folder, mine, tmp_path):
     shutil.copyfile(other, one)
     found = score_folder(copy, text, progress=False)
     assert len(asked()) == 301 and found[0].scores == found[1].scores
+
+LIGHT = 'def light(images, prompts): return images.mean((1, 2, 3))\n'
+DARK = 'def dark(images, prompts): return images.mean((1, 2, 3))\ndark.higher = False\n'
+
+def planted(folder, prompts=20, seeds=2, own=True):
+    "Another program's images: at a guidance scale of 7 lighter by 26 of 255, at 3 by 1 at most, than at 5"
+    folder.mkdir()
+    rng = np.random.default_rng(5)
+    for p in range(prompts):
+        for s in range(seeds):
+            luck, seed = rng.normal(0, 8), 1000*p*own + s
+            for cfg, more in ((3, rng.integers(-1, 2)), (5, 0), (7, 26 + rng.normal(0, 8))):
+                info = PngInfo()
+                info.add_text('parameters', f'prompt <b>{p}</b>\nSteps: 20, Sampler: Euler a, CFG scale: {cfg}, '
+                              f'Seed: {seed}, Size: 64x64, Model hash: 0123abcd, Model: other, Version: v1.10.1')
+                pixels = np.full((64, 64, 3), int(120 + luck + more), np.uint8)
+                pixels[16:48, 16:48, cfg % 3] //= 2
+                Image.fromarray(pixels).save(folder/f'{p:02d}-{s}-{cfg}.png', pnginfo=info)
+    (folder/'mine.py').write_text(LIGHT + DARK)
+    return folder
+
+def evaluated(folder, capsys, **how):
+    "What `cfg_eval` prints, and its page"
+    inspect.unwrap(cli.cfg_eval)(str(folder), **how)
+    return capsys.readouterr().out, (folder/'scores.html').read_text()
+
+def row_of(text, name): return next(l for l in text.splitlines() if l.startswith(f'{name} '))
+
+def test_three_methods_with_planted_effects(tmp_path, capsys):
+    "Better and no different are found, turned round where less is better; the figures are those of the library"
+    folder = planted(tmp_path/'images')
+    names = f'{folder}/mine.py:light,{folder}/mine.py:dark'
+    said, page = evaluated(folder, capsys, score=names, baseline='5')
+    light, dark = said.split('\n\n')[:2]
+    assert row_of(light, '7').endswith('better') and row_of(dark, '7').endswith('worse')
+    for text in (light, dark):
+        assert row_of(text, '3').endswith('no difference within .02') and row_of(text, '5').endswith('baseline')
+        assert '95% intervals over 20 prompts' in text and 'pairs by prompt, seed' in text
+    res = compare_scores(score_folder(folder, names, progress=False), 'mine.py:light', baseline='5')
+    vals = {k: {(p.prompt, p.axes['seed']): float(open_pixels(p.path).mean()) for p in pictures(folder)
+                if p.axes['cfg_scale'] == k} for k in (5, 7)}
+    want = np.mean([vals[7][k] - vals[5][k] for k in vals[5]])
+    # means of 12,288 floats
+    assert abs(res.against['7'].verdict.effect.value - want) < 1e-6 and abs(want - 26*(1 - 1/8)/255) < .02
+    assert f'{res.against["7"].p:.2g}' in row_of(light, '7').split()
+    assert '&lt;b&gt;' in page and '<b>' not in page and 'no difference within .02' in page
+    # a margin for each score: within half of the range nothing matters
+    wide, _ = evaluated(folder, capsys, score=names, baseline='5', margin='.5, .02')
+    ends = [row_of(t, '7').split('  ')[-1].strip() for t in wide.split('\n\n')[:2]]
+    assert ends == ['no difference within .5', 'worse']
+
+def test_shared_seeds_and_missing_pairs_are_said(tmp_path, capsys):
+    folder = planted(tmp_path/'images', 12, 3, own=False)
+    (folder/'03-1-7.png').unlink()
+    said, _ = evaluated(folder, capsys, score=f'{folder}/mine.py:light', baseline='5')
+    assert '12 prompts and 3 shared seeds' in said and 'all prompts share 3 seeds' in said
+    assert '7 and 5 have 35 pairs in common; 0 of 7 and 1 of 5 are left out' in said and 'after Holm' in said
+
+REFUSED = [
+    (dict(margin='0'), '`margin` must be above 0'), (dict(margin='a'), '`margin` must be a number'),
+    (dict(margin='.1,.2,.3'), '`margin` must be one number, or one for each of 1 scores'),
+    (dict(pairs='seed'), '`pairs` must have prompt'), (dict(pairs='prompt,sead'), '`pairs` must be one of'),
+    (dict(baseline='55'), "(nearest: 5)"), (dict(features='wurld'), '(nearest: world)'),
+    (dict(axis='seed'), '`axis` must not be one of `pairs`'), (dict(score=','), '`score` must name a score'),
+    (dict(score='', margin='.1'), '`margin` belongs to scores'),
+    (dict(score='', features='world'), '`features` belongs')]
+
+@pytest.mark.parametrize('how, words', REFUSED, ids=[str(how) for how, _ in REFUSED])
+def test_refused_before_anything_is_scored(how, words, tmp_path):
+    folder = planted(tmp_path/'images', 2, 1)
+    with pytest.raises(ValueError, match=re.escape(words)):
+        inspect.unwrap(cli.cfg_eval)(str(folder), **{'score': f'{folder}/mine.py:light', **how})
+    assert not (folder/'scores.csv').exists() and not (folder/'scores.html').exists()
+
+ROOMS = """import sys
+from cf_guidance.cli import main_eval
+try: main_eval()
+except SystemExit as e: print(e.code)
+print(sorted({m.split('.')[1] for m in sys.modules if m.startswith('cf_guidance.')}))"""
+
+@pytest.mark.parametrize('args', (('--margin', '0'), ('--pairs', 'seed'), ('--margin', '1-2 [0]')))
+def test_refused_before_anything_is_imported(args, forks):
+    said = forks.run(ROOMS, 'nowhere', '--score', 'verifier', *args).stdout.splitlines()
+    assert len(said) == 2 and args[0][2:] in said[0] and said[1] == "['checks', 'cli', 'rooms']"
+
+@pytest.mark.parametrize('width', (1100, 380))
+def test_page_in_a_browser(browser, tmp_path, capsys, width):
+    "Every picture is drawn, no network is asked, a click opens the image, and nothing is wider than the window"
+    folder = planted(tmp_path/'one #1')
+    evaluated(folder, capsys, score=f'{folder}/mine.py:light', baseline='5', features='world')
+    page, faults = browser.new_page(viewport=dict(width=width, height=900)), []
+    page.on('console', lambda m: faults.append(m.text))
+    page.on('pageerror', lambda e: faults.append(str(e)))
+    page.on('request', lambda r: None if r.url.startswith(('file:', 'data:')) else faults.append(r.url))
+    page.goto((folder/'scores.html').as_uri())
+    page.evaluate("document.querySelectorAll('img').forEach(i => i.loading = 'eager')")
+    page.wait_for_function("[...document.images].every(i => i.complete)")
+    sizes = page.evaluate("[...document.images].map(i => i.naturalWidth)")
+    assert len(sizes) == 2 + 2*len(page.query_selector_all('figure')) and all(sizes)
+    assert page.evaluate('document.documentElement.scrollWidth') <= width
+    rows = [[c.inner_text() for c in r.query_selector_all('td')] for r in page.query_selector_all('tbody tr')]
+    assert [(r[0], r[1]) for r in rows] == [('3', 'no difference within .02'), ('5', 'baseline'), ('7', 'better')]
+    first = page.query_selector('figure')
+    left, right = [a.get_attribute('href') for a in first.query_selector_all('a')]
+    assert left[:-5] == right[:-5] and right.endswith('-5.png')
+    first.query_selector('a').click()
+    page.wait_for_url(f'**/{left}')
+    assert page.evaluate('document.images[0].naturalWidth') == 64 and faults == []
+    page.close()
 
 MEMORY = '''
 "Scores the folder, and says by how much the memory in use grew at most, in MiB"

@@ -6,25 +6,39 @@
 __all__ = ['cfg_eval', 'main_eval']
 
 # %% ../../nbs/cli/07_eval_command.ipynb #78117146
-from ..checks import a_text
+from ..checks import a_number, a_text, any_of, positive, whole
 from .program import call_typed, say
+from .values import parse_values
 
 # %% ../../nbs/cli/07_eval_command.ipynb #379462c9
 def cfg_eval(
     folder:str, # Folder of a sweep, with images and metadata.jsonl; of any images with --score
-    # What was swept: schedule, rule, sampler, steps ...; the first that differs by default
+    # What was swept: schedule, rule, sampler, steps ...; the first that differs by default, and
+    # all that differ with --score, which takes several with commas between them
     axis:str='',
     baseline:str='', # Name of the value to hold the others against; the one named so, or the first
     seed:int=0, # Seed of the intervals and of the reference
     # Score the images by these instead, with commas between them: verifier, clip, my.py:reward,
     # scores.csv ...; any folder of images will do; list: say which there are
     score:str='',
+    # With --score, the smallest difference that would matter; with commas one for each score
+    margin:str='.02',
+    # With --score, what the images of a pair have in common, such as prompt,seed,sampler
+    pairs:str='prompt,seed',
+    # With --score, the features that say how different the images of a prompt are: world, dino,
+    # clip:my/folder ...
+    features:str='',
 ):
     """Turn the images of a sweep into figures: a table, and a page report.html in the folder.
 
-    Accuracy needs prompts in the words of the built-in model; intervals need several prompts, diversity several seeds."""
+    Accuracy needs prompts in the words of the built-in model; intervals need several prompts, diversity several seeds.
+    With --score any folder will do, and the page is scores.html."""
     if a_text('score', score) == 'list': return _say_list()
-    if score: return _score(folder, axis, score)
+    margins = _margins(margin)
+    _known_pairs(pairs)
+    if score: return _score(folder, score, margins, features, axis=axis, baseline=baseline,
+                            pairs=pairs, rng=whole('seed', seed, 0))
+    _without_score(margin=margin, pairs=pairs, features=features)
     from cf_guidance.records.store import write_whole
     from cf_guidance.evaluation.report import evaluate, report_html, report_text
     from cf_guidance.checks import known_path
@@ -33,20 +47,99 @@ def cfg_eval(
         known_path('folder', folder)/'report.html', lambda f: f.write(report_html(report).encode()))
     say(f'{report_text(report)}\n\nThe page: {page.absolute()}')
 
+
+# %% ../../nbs/cli/07_eval_command.ipynb #71ada623
+_USUAL = dict(margin='.02', pairs='prompt,seed', features='')
+
+def _margins(margin):
+    "The margins, as numbers above 0"
+    text = str(any_of(a_text, a_number)('margin', margin))
+    try: vals = parse_values(text)
+    except ValueError: vals = []
+    if not vals: raise ValueError('`margin` must be a number above 0, or one for each score with '
+                                  f'commas between them; got {margin!r}')
+    return [positive('margin', v) for v in vals]
+
+def _known_pairs(pairs):
+    "Refuse pairs of images that do not even share the prompt"
+    if 'prompt' in map(str.strip, a_text('pairs', pairs).split(',')): return
+    raise ValueError("`pairs` must have prompt among its names, such as prompt,seed; got "
+                     f'{pairs!r}')
+
+def _without_score(**given):
+    "Refuse what says something of scores alone"
+    for k, v in given.items():
+        if a_text(k, str(v)) != _USUAL[k]:
+            raise ValueError(f'`{k}` belongs to scores: give --score, too; got {v!r}')
+
 def _say_list():
     "Say which scores there are"
     from cf_guidance.evaluation.own_scores import score_list
     say(score_list())
 
-def _score(folder, axis, score):
-    "Score any images, keep the numbers, and say the means"
-    from cf_guidance.checks import known_path
-    from cf_guidance.evaluation.score_file import SCORES_FILE
-    from cf_guidance.evaluation.scored_folders import means_text, score_folder, score_means
-    found = score_folder(folder, score)
-    file = (known_path('folder', folder)/SCORES_FILE).absolute()
-    say(f'{means_text(score_means(found, axis))}\n\nThe scores: {file}')
 
+# %% ../../nbs/cli/07_eval_command.ipynb #b62d9806
+def _features(name):
+    "Features by name, or none"
+    if not a_text('features', name): return None
+    from cf_guidance.evaluation.named_features import find_features
+    return find_features(name)
+
+def _scores(text, margins):
+    "The scores of a text, and a margin for each"
+    from cf_guidance.evaluation.own_scores import find_scores
+    found = find_scores(text)
+    if not found: raise ValueError(f'`score` must name a score; got {text!r}')
+    if len(margins) == 1: margins = margins*len(found)
+    if len(margins) == len(found): return [*zip(found, margins)]
+    raise ValueError(f'`margin` must be one number, or one for each of {len(found)} scores; got '
+                     f'{len(margins)}')
+
+def _arranged(folder, axis, baseline, pairs, **rest):
+    "Refuse methods that the folder does not have, before anything is scored"
+    from cf_guidance.evaluation.any_images import found_pictures
+    from cf_guidance.evaluation.score_pairs import arranged, baseline_of
+    baseline_of(arranged(found_pictures(folder)[0], axis, pairs), baseline)
+
+def _varied(res, features, rng):
+    "How different the images of a prompt are, and what is to be said of it"
+    if features is None: return {}, ''
+    from cf_guidance.evaluation.compared_scores import method_diversity
+    varied = method_diversity(res.found, features, rng)
+    if not varied: return {}, 'Diversity is left out: no method has two images of a prompt.'
+    return varied, f'Diversity is the number of different images of a prompt, by {features.name}.'
+
+def _varied_text(varied, said):
+    "The same for a terminal"
+    return '\n'.join([said, *(f'{k}: {e}' for k, e in varied.items())])
+
+def _page(folder, results, varied, said):
+    "Write the page of the scores; its file"
+    from cf_guidance.evaluation.score_report import score_html
+    from cf_guidance.records.store import write_whole
+    page = score_html(results, f'Scores of {folder.resolve().name}', varied, [said]*bool(said))
+    return write_whole(folder/'scores.html', lambda f: f.write(page.encode(errors='replace')))
+
+def _score(folder, score, margins, features, **how):
+    "Score any images, keep the numbers, compare the methods, and write the page"
+    features, scores = _features(features), _scores(score, margins)
+    _arranged(folder, **how)
+    from cf_guidance.checks import known_path
+    from cf_guidance.evaluation.compared_scores import compare_scores, compared_text
+    from cf_guidance.evaluation.score_file import SCORES_FILE
+    from cf_guidance.evaluation.scored_folders import score_folder
+    shown = score_folder(folder, [s for s, _ in scores])
+    results = [compare_scores(shown, s, margin=m, **how) for s, m in scores]
+    varied, said = _varied(results[0], features, how['rng'])
+    folder = known_path('folder', folder)
+    page = _page(folder, results, varied, said)
+    files = f'The scores: {(folder/SCORES_FILE).absolute()}\nThe page: {page.absolute()}'
+    more = [_varied_text(varied, said)] if said else []
+    say('\n\n'.join([*map(compared_text, results), *more, files]))
+
+
+# %% ../../nbs/cli/07_eval_command.ipynb #5282bb59
 def main_eval():
     "Run `cfg_eval` from the command line"
     call_typed(cfg_eval)
+

@@ -52,7 +52,8 @@ def function_score(
     path = _file(file)
     mark = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
     rate = _found(_run(path), name, path)
-    return Score(f'{path.name}:{name}@{mark}', rate, says=f'the function {name} of {path.name}')
+    return Score(f'{path.name}:{name}@{mark}', rate, higher=getattr(rate, 'higher', True),
+                 says=f'the function {name} of {path.name}')
 
 # %% ../../nbs/evaluation/05c_own_scores.ipynb #589e278d
 _TABLE = re.compile(r'(.+\.csv)(?::(.+))?')
