@@ -11,24 +11,21 @@ from functools import partial
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np
 from fastcore.basics import patch
-from ..checks import a_dict, look_at, near, renamed, whole
+from ..checks import a_dict, look_at, near, renamed
 from .axes import AXIS_ORDER, BEGUN, DEFAULT_COS_PARAMS, SAMPLED, axis_values
 from .axes import image_values
-from .axes import makers, grid_points, size_of, transform_of, usual_g
+from .axes import grid_points, size_of, transform_of, usual_g
 from .cells import Cell, by_itself, fill, kept_folder, missing
 from .cluster import ray_images
 from ..pieces.inputs import known_strength, read_prompts
 from ..pieces.core import BUILT_IN
-from ..pieces.schedulers import get_scheduler
 from .pairs import COS_SWEEP, cos_harness, minimum_pairs, run, fresh
-from .engines import check_axes, check_model, engine_of
+from .engines import check_model, engine_of
 from .pages import label_words, pages_of
-from ..adapters.arguments import known_call
+from .sweep_checks import check_sweep, has_image, known_class, schedule_params
 from ..adapters.engine import is_pipeline
 from ..adapters.loading import OWN_LAYOUT, layout_of, load_pieces, load_pipeline
 from ..sampling.course import steps_left_out
-from ..transforms.methods import TRANSFORMS
-from ..transforms.core import rule_params, parameters
 from ..sampling.runs import Run
 from ..sampling.settings import Settings
 
@@ -81,7 +78,7 @@ class Sweep:
         check_model('pipe', pipe)
         self.pipe, self.call, self.load = pipe, dict(call or {}), dict(load or {})
         self._take(given, dict(axes or {}), params)
-        self._check()
+        check_sweep(self)
         self._place(how)
 
     def _take(self, given, told, params):
@@ -89,6 +86,7 @@ class Sweep:
         if is_pipeline(self.pipe): given, told = _to_pipeline(given, told)
         self.values = _all_values(given, {**told, **params})
         self.params, self.told, self.made, self.saved = list(params), list(told), 0, 0
+        self.taken = schedule_params(self.values['schedule'].values())
 
     def _place(self, how):
         "Put the values together, with a cell for each place"
@@ -107,12 +105,8 @@ class Sweep:
     @staticmethod
     def _usual(transform):
         "The usual `g` of the transforms, or `None`, each its own, where they differ"
-        usual = {usual_g(_known_class(t)) for t in axis_values('transform', transform).values()}
+        usual = {usual_g(known_class(t)) for t in axis_values('transform', transform).values()}
         return usual.pop() if len(usual) == 1 else {'usual': None}
-
-def _known_class(transform):
-    "The class of a transform, if it goes by a name that is known"
-    return TRANSFORMS.get(transform, transform) if isinstance(transform, str) else transform
 
 def _from_file(prompt):
     "The prompts in a file, or what is given in place of one"
@@ -129,80 +123,6 @@ def _all_values(given, params):
     return {k: axis_values(k, v) for k, v in axes.items()}
 
 # %% ../../nbs/sweeps/06_sweep.ipynb #4479ce88
-@patch
-def _check(self:Sweep):
-    "Refuse what cannot be"
-    known = self._known_params()
-    for k in self.params:
-        if k not in known: _refuse_param(k, known)
-    self._check_values()
-    self._check_call()
-
-@patch
-def _check_call(self:Sweep):
-    "Refuse what a pipeline is not to be told, before anything is loaded further"
-    for k in self.told:
-        if k in AXIS_ORDER and k != 'strength' or k in self.params:
-            raise ValueError(f'`axes` must leave `{k}` out, which is an axis of its own')
-    if both := [k for k in self.told if k in self.call]:
-        raise ValueError(f'`{both[0]}` cannot be in `call` and in `axes`')
-    if not is_pipeline(self.pipe): return
-    check_axes(self.pipe, self.call, {k: self.values[k] for k in self.told}, self.axes)
-    if self._begun() and 'image' in self.call:
-        raise ValueError('`image` cannot be an axis and in `call`')
-    for k in self.told:
-        for val in self.values[k].values(): known_call(self.pipe, {**self.call, k: val})
-    known_call(self.pipe, self.call)
-
-def _of_schedules(vals):
-    "What the schedules that are named take; the number of steps is an axis of its own"
-    known = makers()
-    named = [known[s] for s in vals if isinstance(s, str) and s in known]
-    return {p for make in named for p in rule_params(make)} - {'num_steps'}
-
-def _of_transforms(vals):
-    "What the rules of transforms take besides their scale, the schedule itself"
-    rules = [t for t in map(_known_class, vals) if hasattr(t, 'rule')]
-    return {p for t in rules for p in parameters(t)} - {'g'}
-
-@patch
-def _known_params(self:Sweep):
-    "What a parameter may be called: as one of the schedules that are named, or of the transforms"
-    self.taken = _of_schedules(self.values['schedule'].values())
-    return self.taken | _of_transforms(self.values['transform'].values())
-
-def _refuse_param(name, known):
-    "Say which schedule has a parameter, or else which name is the nearest"
-    if has := [k for k, f in makers().items() if name in rule_params(f)]:
-        raise ValueError(
-            f'`{name}` is a parameter of schedules: name one that has it, such as '
-            f'schedule={has[0]!r}'
-        )
-    near('an axis', name, [*AXIS_ORDER, *sorted(known)])
-
-@patch
-def _given(self:Sweep, axis):
-    "Those values of an axis that are not left to others"
-    return [v for v in self.values[axis].values() if v is not None]
-
-@patch
-def _check_values(self:Sweep):
-    "Refuse values that an axis cannot have"
-    for n in self.values['steps'].values(): whole('steps', n, 1)
-    for s in self._given('size'): size_of(s)
-    for s in self._given('sampler'): get_scheduler(s)
-    for by in self.values['pos_by'].values(): steps_left_out(1, None, by)
-    self._check_strength()
-
-@patch
-def _check_strength(self:Sweep):
-    lone = [] if 'strength' in self.told else self._given('strength')
-    if lone and not self._begun():
-        raise ValueError(f'`strength` belongs to an initial `image`; got {lone[0]!r} and no image')
-
-@patch
-def _begun(self:Sweep): return bool(self._given('image'))
-
 def _steps_counted(vals, hosted):
     "Number of the steps that a schedule of a place counts"
     n, by = vals['steps'], vals['pos_by']
@@ -215,7 +135,7 @@ def _labels(self:Sweep, place, vals):
     "What a place is called in the recipe of its image"
     labels = {k: place[k] for k in ('schedule', *self.told, *self.params)}
     if not isinstance(vals['transform'], str): labels['transform'] = place['transform']
-    if self._begun(): labels['initial image'] = place['image'] or 'none'
+    if has_image(self): labels['initial image'] = place['image'] or 'none'
     return labels
 
 def _is_named(schedule):
