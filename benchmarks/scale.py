@@ -9,15 +9,15 @@ from pathlib import Path
 from unittest.mock import patch
 
 root = Path(__file__).parent.parent
-sys.path[:0] = [str(root), str(root/'tests')]
+sys.path[:0] = [str(root), str(root/'tests'), str(root/'benchmarks')]
 import numpy as np, torch
 from PIL import Image
 from cf_guidance.cli.grid_pages import grid_files
 from cf_guidance.records import image_files
-from cf_guidance.sweeps import cells
 from cf_guidance.pieces import get_sd_pieces
 from cf_guidance.sweeps import Plan, Sweep
 from hosts import FLAGS, chromium
+from sharing import watched
 
 SHAPES = 'grid', 'pairs', 'one axis', 'own seeds'
 PARTS = {'planning': 'Plan', 'metadata': 'write_metadata', 'page': 'renew_viewer'}
@@ -64,8 +64,7 @@ def filled(shape, n, folder, pieces):
     "Run a sweep: seconds of this process, whole and by part, and how many image files were opened"
     clock, opened, own = Clock(), [], Image.open
     def counted(*args, **kwargs): opened.append(1); return own(*args, **kwargs)
-    parts = {f: clock(k, getattr(cells, f)) for k, f in PARTS.items()}
-    with patch.multiple(cells, **parts), patch.object(Plan, 'images', made), patch.object(Image, 'open', counted):
+    with watched(clock, PARTS), patch.object(Plan, 'images', made), patch.object(Image, 'open', counted):
         begin = time.process_time()
         sweep = swept(shape, n).run(folder, pieces, progress=False)
         took = time.process_time() - begin

@@ -1,6 +1,7 @@
 "What a sweep costs when equal work is done once: `python benchmarks/sharing.py` rewrites sharing.json, in about 20 minutes on two cores"
 import argparse, json, os, platform, resource, statistics, subprocess, sys, tempfile, time
 from collections import Counter
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from unittest.mock import patch
@@ -10,7 +11,7 @@ sys.path.insert(0, str(root))
 import diffusers, numpy as np, torch
 from diffusers import AutoencoderKL, LMSDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
-from cf_guidance.sweeps import cells
+from cf_guidance.sweeps import cells, engines
 from cf_guidance.pieces import Pieces, get_scheduler, get_sd_pieces, image_from_latents, latent_size
 from cf_guidance.sampling import count_calls
 from cf_guidance.sweeps import Plan
@@ -276,6 +277,15 @@ class Clock:
             return res
         return inside
 
+@contextmanager
+def watched(clock, parts):
+    "In this block `clock` takes the time of the parts of a sweep, functions of its engine or of its cells by name"
+    with ExitStack() as stack:
+        for name, f in parts.items():
+            module = cells if hasattr(cells, f) else engines
+            stack.enter_context(patch.object(module, f, clock(name, getattr(module, f))))
+        yield
+
 def fill(folder, n, pieces, clock, steps=5, sampler='ddim'):
     "Make a folder of `n` images, ten schedules to a seed"
     sweep = Sweep(prompt=PROMPTS[0], seed=list(range(n//10)), schedule=[cosine(5 + k/2, 1) for k in range(10)],
@@ -284,8 +294,7 @@ def fill(folder, n, pieces, clock, steps=5, sampler='ddim'):
         'planning': 'Plan', 'recipes': 'recipe', 'PNG': 'save_image', 'metadata': 'write_metadata',
         'viewer': 'renew_viewer'
     }
-    with patch.multiple(cells, **{f: clock(name, getattr(cells, f)) for name, f in parts.items()}):
-        sweep.run(folder, pieces, progress=False)
+    with watched(clock, parts): sweep.run(folder, pieces, progress=False)
     return sweep
 
 def filled(n, pieces):
