@@ -141,7 +141,7 @@ def told_time(
     given:dict, # Arguments of a network by name
 )->float: # `None` where it is not told
     "Find the timestep that a network is given"
-    names = 'timestep', 'timestep_ratio', 't'
+    names = 'timestep', 'timestep_ratio', 't', 'r'
     at = next((given[k] for k in names if given.get(k) is not None), None)
     return None if at is None else float(torch.as_tensor(at).flatten()[0])
 

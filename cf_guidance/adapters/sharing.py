@@ -210,7 +210,9 @@ def _see(self:SharingHost, net, given):
 @patch
 def _tell_steps(self:SharingHost, given):
     "Note the `Step` of each call that the pipeline is about to make"
-    if self._step(told_time(given) or 0.) is None: self.run.start = 0
+    at = told_time(given)
+    # a network that is told no time is at the beginning
+    if at is None or self._step(at) is None: self.run.start = 0
     run, self.seen = self.run, []
     for run.k in range(len(run.calls) - run.start):
         try: self.seen.append(self._step(run.times[run.start]))
