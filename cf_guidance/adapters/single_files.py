@@ -9,6 +9,7 @@ __all__ = ['is_single_file', 'likely_config', 'config_of', 'load_single_file']
 import threading
 from contextlib import contextmanager
 import torch
+from .fetching import is_full, one_line
 from ..checks import checked, known_path
 from ..pieces.core import is_here
 
@@ -130,11 +131,10 @@ def load_single_file(
     how = dict(config=config, torch_dtype=dtype, local_files_only=local)
     try:
         with _noted() as lost: pipe = cls.from_single_file(path, **how)
-    except (MemoryError, torch.OutOfMemoryError): raise
     except Exception as e:
-        why = (str(e).strip() or type(e).__name__).splitlines()[0]
-        raise ValueError(
-            f'`model` must fit its `config`; {path!r} as a {layout} of {config!r}: {why}') from e
+        if is_full(e): raise
+        raise ValueError(f'`model` must fit its `config`; {path!r} as a {layout} of {config!r}: '
+                         f'{one_line(e)}') from e
     _check_whole([*lost, *_on_meta(pipe)], path)
     pipe.register_to_config(_name_or_path=str(path))
     return pipe

@@ -61,7 +61,7 @@ def open_frames(
     import torch
     try:
         with Image.open(io.BytesIO(data) if data else path) as im: frames = _frames(im)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as e:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
         raise ValueError(f'`path` must be an image that can be read; got {str(path)!r}: {e}') from e
     return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
 

@@ -7,7 +7,7 @@ __all__ = ['SCORES_FILE', 'Row', 'state_of', 'unchanged', 'read_scores', 'add_sc
 
 # %% ../../nbs/evaluation/05d_score_file.ipynb #d32785f7
 import csv, hashlib, io, json, math, os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 try: import fcntl
@@ -104,12 +104,14 @@ def _fold(rows, row):
 @contextmanager
 def _held(folder):
     "Hold the lock of a folder; without one where there are no locks"
-    fd = None if fcntl is None else os.open(folder, os.O_RDONLY)
-    try:
-        try: fd is None or fcntl.flock(fd, fcntl.LOCK_EX)
-        except OSError: pass                            # a file system without locks
+    if fcntl is None:
         yield
-    finally: fd is None or os.close(fd)
+        return
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError): fcntl.flock(fd, fcntl.LOCK_EX)      # but for file systems without
+        yield
+    finally: os.close(fd)
 
 def _lines(path):
     "The whole lines of a file"
