@@ -1,5 +1,5 @@
 "What the repository promises about itself"
-import ast, csv, gzip, json, re, subprocess, sys, zlib
+import ast, importlib.util, json, re, subprocess, sys, zlib
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -77,23 +77,43 @@ def test_constraints_pin_every_requirement():
     pinned = {l.split('==')[0].lower() for l in (root/'constraints.txt').read_text().splitlines() if '==' in l}
     assert wanted <= pinned
 
-def test_evaluate(tmp_path, forks):
-    "The program behind the tutorials' rows, in small: it goes on from what is drawn, and gives the same file again"
-    args = [
-        root/'tools/evaluate.py', 'curve', tmp_path/'curve', '--every', '25', '--seeds', '2', '--steps', '2', '--work',
-        tmp_path/'work'
-    ]
-    forks.script(*args, '--part', '1/2')
-    assert len(list((tmp_path/'work').glob('*.npz'))) == 5 and not (tmp_path/'curve.json').exists()
-    forks.script(*args)
-    rows = list(csv.DictReader(gzip.open(tmp_path/'curve.csv.gz', 'rt')))
-    assert len(rows) == 10*8*2 and len({(r['method'], r['prompt'], r['seed']) for r in rows}) == len(rows)
-    assert all(float(r['effective']) == float(r['method'].split('@')[1])
-               for r in rows) and {r['all']
-                                   for r in rows} <= {'0', '1'}
-    first = (tmp_path/'curve.csv.gz').read_bytes()
-    forks.script(*args)
-    assert (tmp_path/'curve.csv.gz').read_bytes() == first
+def _tool(name):
+    "A program of `tools` as a module"
+    spec = importlib.util.spec_from_file_location(name, root/f'tools/{name}.py')
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+def test_evaluate(tmp_path, monkeypatch):
+    "The program behind the tutorials' rows, in small: it goes on from what is there, and what it scales is as strong as it says"
+    from cf_guidance.worlds import scene_prompts
+    tool = _tool('evaluate')
+    few = {part: [p.text for p in scene_prompts(part)][:24:6] for part in ('dev', 'test')}
+    monkeypatch.setattr(tool, 'prompts_of', lambda name, part: few[part])
+    lines = lambda: tool.beside(tool.claimed('scenes-weak', 'dpm', 4, 3., 2)[::4], (3,))
+    monkeypatch.setitem(tool.STUDIES, 'claims', lines)
+    def rows(*args):
+        monkeypatch.setattr(sys, 'argv', ['evaluate.py', 'claims', str(tmp_path/'rows.jsonl'), *args])
+        tool.main()
+        return [json.loads(s) for s in (tmp_path/'rows.jsonl').read_text().splitlines()]
+    first = rows('--part', '1/2')
+    every = rows()
+    assert every[:len(first)] == first and len(first) == 2 and rows() == every
+    assert [r['method'] for r in sorted(every, key=lambda r: r['method'])] == sorted(x.method for x in lines())
+    plain, *others = every
+    for r in others: assert abs(r['displacement'] - plain['displacement']) <= .031*plain['displacement'], r['method']
+    for r in every: assert set(r['all']) <= {'0', '1'} and len(r['all']) == 8 and len(r['vendi']) == 4
+    assert len({r['fingerprint'] for r in every}) == 1 and plain['g'] == [3.]*4 and plain['aside'] < .01
+
+def test_studies_of_evaluate():
+    "Each method is in a cell once, and what is to be as strong as a constant has it beside it"
+    tool = _tool('evaluate')
+    for name in ('curve', 'claims'):
+        names = [tool.name_of(line.key) for line in tool.STUDIES[name]()]
+        assert len({*names}) == len(names)
+    for line in tool.claims():
+        if line.like: assert (line.model, line.sampler, line.steps, f'constant {line.like:g}') in {
+            tool.name_of(x.key) for x in tool.claims() if x.noises == line.noises}
 
 def test_scene_gates(tmp_path, forks):
     "The program behind the gates of `scenes`, in small: a line for each sampler and strength, and it goes on from what is there"

@@ -35,7 +35,7 @@ def pages(site):
 
 WANTED = [
     f'{name}.html' for name in
-    ('index', 'tutorials/getting_started', 'gallery', 'changelog', 'schedules/schedules', 'plots',
+    ('index', 'tutorials/getting_started', 'gallery', 'changelog', 'schedules/schedules', 'plots/plots',
      'transforms/transforms', 'widgets/widgets', 'widgets/page', 'cli/cli', 'tutorials/dynamic_cfg_pt1')
 ]
 

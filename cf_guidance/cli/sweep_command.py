@@ -72,6 +72,7 @@ def cfg_sweep(
     base:str='', # Without schedule: parameters of the baseline that differ, such as 'min_val=0.5'
     # grid: all together; pairs: one change at a time from the first values; list: first with first
     how:str='grid',
+    own_noise:store_true=False, # Give each prompt noises of its own, which `seed` then counts
     # Folder for the images, metadata.jsonl, index.html and grid.png; finished images are used again
     out:str='cfg_sweep',
     # Rows that the network is given at a time; by the size of the images by default
@@ -112,7 +113,7 @@ def cfg_sweep(
     axes = typed_axes(model, prompt, negative_prompt, seed, sampler, steps, size, transform,
                       schedule, sweep, base, prompts, image, strength, pos_by)
     todo = _planned(how, axes, call, _how_loaded(engine, dtype, device, offload, lora, compile,
-                                                config))
+                                                config), own_noise)
     a_count(0)('workers', workers)
     made = dict(record=record, fps=_rate(fps), workers=workers or None, ray=ray or None)
     rows = dict(batch_size=batch_size or None, exact=exact)
@@ -153,11 +154,11 @@ def _told(call):
     return ({k: v[0] for k, v in said.items() if len(v) == 1},
             {k: v for k, v in said.items() if len(v) > 1})
 
-def _planned(how, axes, call='', load={}):
+def _planned(how, axes, call='', load={}, own_noise=False):
     "The sweep; its room is imported when all that was typed is known to be right"
     from cf_guidance.sweeps.core import Sweep
     fixed, swept = _told(call)
-    return Sweep(how=how, call=fixed, axes=swept, load=load, **axes)
+    return Sweep(how=how, own_noise=own_noise, call=fixed, axes=swept, load=load, **axes)
 
 def _foretell(todo, out, rows):
     "List what would be made, and say what it costs"

@@ -12,7 +12,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from ..checks import an_axes, checked
 from .sweep_figures import Report, evaluate
-from ..plots import LINES, set_look, plt
+import matplotlib.pyplot as plt
+from ..plots.looks import LINES, set_look
 
 # %% ../../nbs/evaluation/04_report.ipynb #4488da24
 def _has_all(report, name): return all(name in v.figures for v in report.values)

@@ -17,7 +17,8 @@ from .compared_scores import Compared, compared_heads, compared_row
 from .compared_scores import design_text, open_ends
 from .report import html_page, html_table, plot_address
 from .score_pairs import constants
-from ..plots import GREY, LINES, plt, set_look
+import matplotlib.pyplot as plt
+from ..plots.looks import GREY, LINES, set_look
 from ..records.thumbnails import thumbnail_file
 
 # %% ../../nbs/evaluation/07b_score_report.ipynb #9ae2bbe2

@@ -240,14 +240,20 @@ def _finer(places, vals):
 
 def _names(cells, plain):
     "Names of the axes that cells may have: the plain ones, the model, the rare ones, the image"
-    return dict.fromkeys((*plain, 'model', *_rare(cells), 'image'))
+    return dict.fromkeys((*plain, 'model', *_rare(cells), 'seed', 'image'))
+
+def _plain_names(cells):
+    "Names of the axes that count wherever cells differ; where noises are numbered, no seed does"
+    labelled = _labelled(cells)
+    seeds = ['seed']*('noise' in labelled)
+    return [k for k in ('schedule', *AXES, *labelled) if k not in seeds]
 
 @checked(cells=list_of(a_dict))
 def sweep_axes(
     cells:list, # From `sweep_cells`, and perhaps `sweep_failures`
 )->dict: # For each axis its values, in order
     "Find in what the images of a sweep differ"
-    places, res, plain = [()]*len(cells), {}, ('schedule', *AXES, *_labelled(cells))
+    places, res, plain = [()]*len(cells), {}, _plain_names(cells)
     for k in _names(cells, plain):
         vals = [axis_value(c, k) for c in cells]
         finer = _finer(places, vals)

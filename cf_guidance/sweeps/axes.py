@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['DEFAULT_COS_PARAMS', 'SAMPLED', 'BEGUN', 'AXIS_ORDER', 'MOST_PLACES', 'axis_values', 'image_values', 'grid_points',
-           'makers', 'usual_g', 'transform_of', 'size_of']
+           'own_seed', 'makers', 'usual_g', 'transform_of', 'size_of']
 
 # %% ../../nbs/sweeps/01_axes.ipynb #fc9b7436
-import inspect, math, re
+import hashlib, inspect, math, re
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -156,6 +156,17 @@ def grid_points(
     _countable(axes, how)
     if how in _HOW: return _HOW[how](axes)
     raise ValueError(f"`how` must be 'grid', 'pairs' or 'list'; got {how!r}")
+
+# %% ../../nbs/sweeps/01_axes.ipynb #e76cfe89
+@checked()
+def own_seed(
+    prompt:str, # What the image should show
+    noise:int, # Which of the prompt's own noises
+)->int: # 0 to 2**53 - 1
+    "Number a noise that no other prompt has"
+    whole('noise', noise, -2**63, 2**64 - 1)
+    digits = hashlib.sha256(f'{noise} {prompt}'.encode()).digest()
+    return int.from_bytes(digits[:8], 'big') >> 11
 
 # %% ../../nbs/sweeps/01_axes.ipynb #8f10de02
 @cache

@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np
 from fastcore.basics import patch
-from ..checks import a_dict, look_at, near, renamed
+from ..checks import a_dict, a_flag, look_at, near, renamed
 from .axes import AXIS_ORDER, BEGUN, DEFAULT_COS_PARAMS, SAMPLED, axis_values
-from .axes import image_values
-from .axes import grid_points, size_of, transform_of, usual_g
+from .axes import grid_points, image_values, own_seed, size_of, transform_of
+from .axes import usual_g
 from .cells import Cell, by_itself, fill, kept_folder, missing
 from .cluster import ray_images
 from ..pieces.inputs import known_strength, read_prompts
@@ -63,6 +63,9 @@ class Sweep:
         # 'grid': all together; 'pairs': one change at a time from the first values; 'list': first
         # with first
         how:str='grid',
+        # Give each prompt noises of its own: `seed` then counts them, as `own_seed` does. A figure
+        # over prompts needs that
+        own_noise:bool=False,
         call:dict=None, # Further arguments of a pipeline's call, such as {'eta': .5}
         axes:dict=None, # Arguments of its call that are axes, such as {'strength': [.4, .6]}
         # How models are loaded by their names: `engine` ('auto' or 'hosted'), and for
@@ -74,9 +77,11 @@ class Sweep:
                      prompt=_from_file(prompt), negative_prompt=_from_file(negative_prompt),
                      seed=seed, transform=transform, sampler=sampler, steps=steps, size=size,
                      model=model, schedule=self._usual(transform) if schedule is None else schedule)
-        look_at(dict(axes=axes, load=load, call=call), axes=a_dict, load=a_dict, call=a_dict)
+        look_at(dict(axes=axes, load=load, call=call, own_noise=own_noise), axes=a_dict,
+                load=a_dict, call=a_dict, own_noise=a_flag)
         check_model('pipe', pipe)
         self.pipe, self.call, self.load = pipe, dict(call or {}), dict(load or {})
+        self.own_noise = own_noise
         self._take(given, dict(axes or {}), params)
         check_sweep(self)
         self._place(how)
@@ -134,6 +139,7 @@ def _steps_counted(vals, hosted):
 def _labels(self:Sweep, place, vals):
     "What a place is called in the recipe of its image"
     labels = {k: place[k] for k in ('schedule', *self.told, *self.params)}
+    if self.own_noise: labels['noise'] = place['seed']
     if not isinstance(vals['transform'], str): labels['transform'] = place['transform']
     if has_image(self): labels['initial image'] = place['image'] or 'none'
     return labels
@@ -152,12 +158,18 @@ def _values_of(self:Sweep, labels):
     "The value that each label stands for, by axis"
     return {k: self.values[k][label] for k, label in labels.items()}
 
+def _own_seed(vals, label):
+    "The seed of a noise of a prompt's own; by its label, where it is no text"
+    prompt = vals['prompt'] if isinstance(vals['prompt'], str) else str(label)
+    return own_seed(prompt, vals['seed'])
+
 @patch
 def _cell(self:Sweep, place):
     "The cell of a place"
     vals = self._values_of(place)
     counted = {**vals, 'steps': _steps_counted(vals, is_pipeline(self.pipe))}
     tfm, title = transform_of(counted, self.params, self.taken)
+    if self.own_noise: vals = {**vals, 'seed': _own_seed(vals, place['prompt'])}
     if not _is_named(vals['schedule']): title = str(place['schedule'])
     return Cell(_run_of(vals, tfm), self._labels(place, vals), title)
 

@@ -10,7 +10,8 @@ from itertools import product
 import numpy as np
 from PIL import Image
 from ..checks import checked, kind, near, whole
-from ..plots import axes_grid, image_grid
+from ..plots.axes_grids import axes_grid
+from ..plots.image_grids import image_grid
 
 # %% ../../nbs/sweeps/05a_pages.ipynb #e64a97d3
 def label_words(

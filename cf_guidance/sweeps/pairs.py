@@ -14,7 +14,7 @@ from ..adapters.engine import is_pipeline
 from ..adapters.fingerprints import forget
 from .cells import Cell, fill, kept_folder
 from ..pieces.parts import Pieces
-from ..plots import show_image
+from ..plots.image_grids import show_image
 from ..schedules.release_2022 import get_cos_sched
 from ..transforms.core import GuidanceTfm
 from ..sampling.runs import Run

@@ -204,7 +204,7 @@ def _draw_lengths(ax, rows, looks):
 
 def _say(axes, named, outer):
     "What each of the four draws, and that the steps are whole; `outer`: at the lower ones alone"
-    from cf_guidance.plots import set_look
+    from cf_guidance.plots.looks import set_look
     titles = ('g: effective thick, asked thin, × no u', 'length of pred' if named else 'lengths',
               'cosine of u and t', 'saturation')
     for place, title in zip(axes.flat, titles):
@@ -227,7 +227,7 @@ def plot_record(
     ax=None, # Four axes to draw on; a new figure by default
 ): # Array of axes, 2 x 2
     "Draw what was noted at each call of the network, over the steps"
-    from cf_guidance.plots import LINES, axes_for
+    from cf_guidance.plots.looks import LINES, axes_for
     runs, axes = _runs(rows), axes_for(ax, 2, 2, (7.4, 3.8), dpi=70, sharex=True)
     looks = LINES*(1 + len(runs)//len(LINES))
     for k, (run, look) in enumerate(zip(runs.values(), looks)): _draw_run(axes, run, look, k)

@@ -9,7 +9,7 @@ __all__ = ['part_shares', 'coverage', 'energy_distance', 'plot_density', 'plot_s
 import torch
 import matplotlib.pyplot as plt
 from ..checks import a_tensor, an_axes, between, checked
-from ..plots import BLUE, LINES, set_look
+from ..plots.looks import BLUE, LINES, set_look
 from .mixture import Mixture
 
 # %% ../../nbs/worlds/02_mixture_plots.ipynb #9a419a91
