@@ -77,11 +77,11 @@ def _columns(report, every):
 def _versus(report):
     "What the comparisons say, a row for each"
     return [
-        [name, f'{c.effect}', f'{c.win_rate:.0%}', *(f'{v:.2g}' for v in (c.sign, c.wilcoxon, p))]
+        [name, f'{c.effect}', f'{c.win_rate:.0%}', *(f'{v:.2g}' for v in (c.flip, p))]
         for name, (c, p) in report.against.items()
     ]
 
-HEADS = ['accuracy', 'prompts won', 'sign test p', 'Wilcoxon p', 'after Holm']
+HEADS = ['accuracy', 'prompts won', 'sign-flip p', 'after Holm']
 
 def _line(row, wide): return '  '.join(w.ljust(n) for w, n in zip(row, wide)).rstrip()
 

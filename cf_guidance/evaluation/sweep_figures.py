@@ -34,7 +34,7 @@ class Report:
     axis:str # What was swept
     values:list # A `Value` for each
     baseline:str # Name of the value that the others are held against
-    against:dict # For each other value, the `Comparison` of accuracy and Wilcoxon's p after Holm
+    against:dict # For each other value, the `Comparison` of accuracy and its sign-flip p after Holm
     notes:list # What is left out, and why; texts
 
 def _without(axes, *names): return [a for a in axes if a not in names]
@@ -224,8 +224,8 @@ def _compared(base, others, rng):
     return _tried(lambda: {v.name: held(v) for v in others})
 
 def _corrected(found):
-    "Each comparison with Wilcoxon's p after Holm"
-    ps = holm({name: c.wilcoxon for name, c in found.items()})
+    "Each comparison with its sign-flip p after Holm"
+    ps = holm({name: c.flip for name, c in found.items()})
     return {name: (c, ps[name]) for name, c in found.items()}
 
 def _split(values, name):
@@ -264,7 +264,8 @@ def evaluate(
     real, why = _wanted(every, groups, features, rng)
     values, lacks = _values(every, groups, real, rng)
     base, against, left = _against(values, baseline, rng)
-    notes = [*unread, *_mixed(rest), *said, *why, *_few(every.prompts), *lacks, *left]
+    notes = [*unread, *_mixed(rest), *said, *why, *_few(every.prompts), *_shared(every.cells), *lacks,
+             *left]
     return Report(axis, values, base, against, _each_once(notes))
 
 def _walk(cells, counts):
@@ -337,6 +338,14 @@ def _no_distances(size, groups):
     if few < ENOUGH: return f'they want {ENOUGH} images of each value, and one has {few}'
     if size[0] == size[1]: return ''
     return 'the reference is drawn for square images alone'
+
+def _shared(cells):
+    "What is to be said of noises that several prompts have in common"
+    pairs = {(c['prompt'], c['seed']) for c in cells}
+    seeds = {s for _, s in pairs}
+    if len(seeds) == len(pairs): return []
+    return [f'prompts share {len(seeds)} seed{"s"*(len(seeds) > 1)}: intervals and p are for these '
+            'noises alone; own_noise=True gives each prompt its own']
 
 def _left_out(what, why): return [f'{what} are left out: {why}'] if why else []
 
