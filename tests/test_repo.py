@@ -21,6 +21,14 @@ def test_modules_and_notebooks_match():
     }
     assert made == there - {'__init__', '_modidx'}
 
+def test_tutorials_install_themselves_in_colab():
+    "Each begins with a cell that does nothing elsewhere, and brings the files that the page reads"
+    pages = [*(root/'nbs/tutorials').glob('*.ipynb'), root/'nbs/gallery.ipynb', root/'nbs/model_card.ipynb']
+    for nb in pages:
+        where = nb.parent.relative_to(root)
+        assert '! [ -e /content ] && git clone' in code(nb)[0] and f'/tmp/cfg/{where}/. .' in code(nb)[0], nb.name
+    assert len(pages) > 13
+
 def test_every_notebook_has_its_place_in_the_sidebar():
     listed = re.findall(r'- (\S+\.ipynb)', (root/'nbs/sidebar.yml').read_text())
     assert sorted(listed) == sorted(nb.relative_to(root/'nbs').as_posix() for nb in nbs)

@@ -56,6 +56,18 @@ def test_links_and_anchors(site, pages):
     assert broken == []
     assert sum(len(p.links) for p in pages.values()) > 500
 
+def test_pages_lead_to_their_source(site, pages):
+    "Each page has a link to the file that it is made from, and a tutorial one that opens it in Colab"
+    repo = 'github.com/enzokro/cf_guidance/blob/main/'
+    made = {'index.html', *pages} - {'404.html'}
+    for name in made:
+        links = [link for link in pages[name].links if repo in link and '/nbs/' in link]
+        source = next(link for link in links if link.startswith(f'https://{repo}')).partition(repo)[2]
+        assert (root/source).is_file() and re.sub(r'(?<!\w)\d+[a-z]*_', '', source)[4:].split('.')[0] == name[:-5], name
+        tutorial = name.startswith(('tutorials/', 'gallery', 'model_card'))
+        colab = f'https://colab.research.google.com/github/enzokro/cf_guidance/blob/main/{source}'
+        assert (colab in pages[name].links) == tutorial, name
+
 def test_signatures(site):
     "They name their parameters, and take no type from a default of None"
     texts = {p.relative_to(site).as_posix(): re.sub('<[^>]*>', '', p.read_text()) for p in site.rglob('*.html')}

@@ -17,6 +17,7 @@ from yaml import safe_load
 cfg = get_config()
 root, site = cfg.config_path, cfg.doc_host + cfg.doc_baseurl
 sys.path.insert(0, str(root))            # import the checkout, installed or not, as `nbdev_test` does
+COLAB = 'https://colab.research.google.com/github/'
 WIDGET = 'application/vnd.jupyter.widget-view+json'
 num = re.compile(r'(?<!\w)\d+[a-zA-Z0-9]*_(?=[\w.]+\.ipynb)')      # nbdev drops this prefix from page names
 
@@ -86,6 +87,16 @@ def mended(html):
     return re.sub(r'<img (?![^>]*\balt=)([^>]*>(?:(?!<img ).)*?<figcaption[^>]*>(.*?)</figcaption>)',
                   lambda m: f'<img alt="{re.sub("<[^>]*>", "", m[2])}" {m[1]}', html, flags=re.S)
 
+def to_source(html, file):
+    "The page with a link to its notebook's own file, and where there is a tutorial one that opens it in Colab"
+    repo = f'{cfg.user}/{cfg.repo}/blob/{cfg.branch}/nbs/'
+    link = re.compile(rf'href="https://github.com/{repo}([^"]+)" class="toc-action"( [^>]*)?>(.*?)</a>', re.S)
+    if not link.search(html): sys.exit(f'no link to the source of {file}')
+    page = f'href="https://github.com/{repo}{file}" class="toc-action"'
+    colab = f'</a></div><div class="action-links"><a class="toc-action" href="{COLAB}{repo}{file}">Open in Colab</a>'
+    tutorial = file.startswith(('tutorials/', 'gallery', 'model_card'))
+    return link.sub(lambda m: f'{page}{m[2] or ""}>{m[3]}' + (colab if tutorial else '</a>'), html, count=1)
+
 def processed():
     "The folder of the processed notebooks; made in a fork, which leaves without tidying up a shell for each of them"
     fork = get_context('fork').Process(target=proc_nbs, kwargs=dict(n_workers=0, force=True))
@@ -99,9 +110,14 @@ def docs():
     proc = processed()
     (root/'README.md').write_text(readme(json.loads((proc/cfg.readme_nb).read_text())))
     for f in [*proc.rglob('*.ipynb'), proc/'sidebar.yml']: f.write_text(num.sub('', f.read_text()))
-    for f in list(proc.rglob('*.ipynb')): f.rename(f.with_name(num.sub('', f.name)))
+    files = {f.relative_to(proc): f.relative_to(proc) for f in proc.rglob('*.qmd')}
+    for f in list(proc.rglob('*.ipynb')):
+        new = f.with_name(num.sub('', f.name))
+        files[new.relative_to(proc)] = f.rename(new) and f.relative_to(proc)
     subprocess.run([sys.executable, '-m', 'smalldocs.cli', 'render', str(proc), '-q'], check=True)
-    for f in (proc/cfg.doc_path.name).rglob('*.html'): f.write_text(mended(f.read_text()))
+    for new, file in files.items():
+        page = (proc/cfg.doc_path.name/new).with_suffix('.html')
+        page.write_text(to_source(mended(page.read_text()), file.as_posix()))
     shutil.rmtree(cfg.doc_path, ignore_errors=True)
     shutil.move(str(proc/cfg.doc_path.name), cfg.doc_path)
 
