@@ -65,4 +65,4 @@ def __repr__(self:Host):
     how = {'halves': 'one doubled batch', 'calls': 'two calls', None: 'not called yet'}[self.two]
     return (
         f'Host({self.name}: {how}, {self.calls} steps guided, '
-        f'{self.made} rows of the network made, {self.saved} saved)')
+        f'{self.made} network calls made, {self.saved} saved)')
