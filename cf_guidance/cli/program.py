@@ -6,7 +6,7 @@
 __all__ = ['printable', 'say', 'call_typed']
 
 # %% ../../nbs/cli/03_program.ipynb #76582cd4
-import sys
+import difflib, inspect, sys
 from fastcore.script import anno_parser
 
 # %% ../../nbs/cli/03_program.ipynb #479886d4
@@ -25,19 +25,49 @@ def say(
 # %% ../../nbs/cli/03_program.ipynb #36494786
 _FORMER = {'max_rows': 'batch_size'}        # options that have another name now
 
-def _underscored(word):
-    "An option by its name of today, with `_` for `-` in it; any other word as it is"
-    if not word.startswith('--'): return word
+# options as other programs call them
+_ALSO = {'guidance_scale': 'schedule', 'cfg_scale': 'schedule', 'cfg': 'schedule',
+         'schedules': 'schedule', 'transforms': 'transform', 'seeds': 'seed', 'samplers': 'sampler',
+         'scheduler': 'sampler', 'num_inference_steps': 'steps', 'negative': 'negative_prompt',
+         'output': 'out', 'output_dir': 'out', 'outdir': 'out'}
+
+def _dashed(name): return '--' + name.replace('_', '-')
+
+def _today(name, known):
+    "The name that an option has in this program; one that another program has is said"
+    if name in known: return name
+    now = _FORMER.get(name) or _ALSO.get(name)
+    if now not in known: return name
+    called = 'is called' if name in _FORMER else 'is taken for'
+    print(f'{_dashed(name)} {called} {_dashed(now)}' + ' now'*(name in _FORMER), file=sys.stderr)
+    return now
+
+def _known_option(name, known, program):
+    "End the program where there is no such option, with the nearest one"
+    if any(k.startswith(name) for k in known): return
+    close = difflib.get_close_matches(name, known, 1, .5)
+    nearest = f' (nearest: {_dashed(close[0])})' if close else ''
+    sys.exit(f'{program}: there is no option {_dashed(name)}{nearest}; --help lists all')
+
+def _option(word, known, program):
+    "An option by its name in this program, with `_` for `-` in it; any other word as it is"
+    if not word.startswith('--') or word == '--': return word
     name, equals, val = word[2:].partition('=')
-    name = name.replace('-', '_')
-    now = _FORMER.get(name, name)
-    if now != name: print(f'--{name} is called --{now} now'.replace('_', '-'), file=sys.stderr)
-    return '--' + now + equals + val
+    name = _today(name.replace('-', '_'), known)
+    _known_option(name, known, program)
+    return '--' + name + equals + val
+
+def _one_line(program):
+    "What ends the program in one line, where words cannot be read"
+    def stop(message): sys.exit(printable(f'{program}: {message}; --help lists all options'))
+    return stop
 
 def _typed(f):
     "The words of the command line, by the parameters of `f`"
-    words = [_underscored(w) for w in sys.argv[1:]]
-    args = vars(anno_parser(f, prog=f.__name__).parse_args(words))
+    known, program = [*inspect.signature(f).parameters, 'help', 'pdb', 'xtra'], f.__name__
+    parser = anno_parser(f, prog=program)
+    parser.error = _one_line(program)
+    args = vars(parser.parse_args([_option(w, known, program) for w in sys.argv[1:]]))
     return {k: v for k, v in args.items() if k not in ('pdb', 'xtra')}
 
 def call_typed(

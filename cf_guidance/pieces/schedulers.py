@@ -7,7 +7,7 @@ __all__ = ['SAMPLERS', 'REFUSED', 'scheduler_names', 'scheduler_class', 'sampler
            'scalings']
 
 # %% ../../nbs/pieces/01a_schedulers.ipynb #60eee0ca
-import copy, difflib, inspect
+import copy, difflib, inspect, re
 from functools import cache
 import torch, diffusers
 from ..checks import a_dict, a_time, checked
@@ -94,13 +94,35 @@ def _unknown_sampler(sampler):
     return ValueError(f'`sampler` must be a diffusers scheduler or one of {list(SAMPLERS)}; got '
                       f'{sampler!r}{_nearest_samplers(sampler)}')
 
+# what other programs call them, in small letters with `_` between the words
+_ALSO = {'euler_ancestral': 'euler_a', 'dpm_2': 'dpm2', 'uni_pc': 'unipc', 'plms': 'pndm'}
+# words after a name that choose the noise levels
+_SIGMAS = {'karras': 'use_karras_sigmas', 'exponential': 'use_exponential_sigmas',
+           'beta': 'use_beta_sigmas'}
+
+def _short_name(name):
+    "A sampler's short name and the word for its noise levels, or '', however they are written"
+    *words, last = re.sub(r'[\s_-]+', '_', str(name).strip().lower()).split('_')
+    words, levels = (words, last) if words and last in _SIGMAS else ([*words, last], '')
+    if words[0] == 'k': words = words[1:]                      # as k-diffusion's names begin
+    short = '_'.join(words).replace('dpmpp', 'dpm++')
+    return _ALSO.get(short, short), levels
+
+def _options(cls, levels, sampler):
+    "The option that chooses the noise levels, where a sampler has it"
+    if not levels: return {}
+    if _SIGMAS[levels] in _usual(cls): return {_SIGMAS[levels]: True}
+    raise ValueError(f'`sampler` must be one that has {_SIGMAS[levels]}, as Euler and DPM++ 2M do; '
+                     f'{cls.__name__} has not; got {sampler!r}')
+
 def _named(sampler):
-    "The class of a sampler by its short name, or by its own"
-    name = SAMPLERS.get(str(sampler).lower(), str(sampler))
+    "The class of a sampler by its short name, or by its own, and its options"
+    short, levels = _short_name(sampler)
+    name = SAMPLERS.get(short, str(sampler))
     if name in REFUSED: raise ValueError(f'`sampler` cannot be {name}: {REFUSED[name]}')
     found = scheduler_class(name)
-    if hasattr(found, 'set_timesteps'): return found
-    raise _unknown_sampler(sampler)
+    if not hasattr(found, 'set_timesteps'): raise _unknown_sampler(sampler)
+    return found, _options(found, levels, sampler) if short in SAMPLERS else {}
 
 @checked(config=a_dict)
 def get_scheduler(
@@ -110,8 +132,8 @@ def get_scheduler(
     "Find a sampler by name, or make a fresh one like the object given"
     known = hasattr(sampler, 'set_timesteps')
     if known and not isinstance(sampler, type): return type(sampler).from_config(sampler.config)
-    cls = sampler if known else _named(sampler)
-    return cls.from_config(_carried(config or {}, cls))
+    cls, options = (sampler, {}) if known else _named(sampler)
+    return cls.from_config(_carried(config or {}, cls), **options)
 
 # %% ../../nbs/pieces/01a_schedulers.ipynb #90cc1acf
 def _known_call(s, at):
