@@ -12,10 +12,9 @@ from .values import parse_params, parse_values
 
 # %% ../../nbs/cli/02_options.ipynb #c73b006a
 def _transform(name):
-    "The name of a transform that there is"
-    from cf_guidance.transforms.methods import TRANSFORMS
-    from cf_guidance.checks import near
-    if name not in TRANSFORMS: near('`transform`', name, TRANSFORMS)
+    "The name of a transform that there is, also with parameters"
+    from cf_guidance.transforms.methods import transform_class
+    transform_class(name)
     return name
 
 def _whole_params(*makers):
@@ -42,8 +41,8 @@ def _check_single(name, vals):
 def _unit(transform):
     "The usual scale of a transform, where that of plain guidance is 1"
     from cf_guidance.sweeps.axes import usual_g
-    from cf_guidance.transforms.methods import TRANSFORMS
-    return usual_g(TRANSFORMS[_transform(transform)])/7.5
+    from cf_guidance.transforms.methods import transform_class
+    return usual_g(transform_class(transform))/7.5
 
 def _in_unit(name, val, unit):
     "A parameter of 2022, in the unit of a transform where it is a guidance scale"
@@ -91,11 +90,16 @@ def _parts(text):
         else: parts[-1] += c
     return parts
 
+def _transforms(text):
+    "The transforms of a text: commas or `||` between them, but not those inside brackets"
+    parts = text.split('||') if '||' in text else _parts(text)
+    return [p.strip() for p in parts]
+
 def _of_transforms(tried, names):
     "Whether one of the parameters belongs to the transforms rather than to the schedules of 2022"
-    from cf_guidance.transforms.methods import TRANSFORMS
+    from cf_guidance.transforms.methods import transform_class
     from cf_guidance.transforms.core import parameters
-    return any(k in parameters(TRANSFORMS[n]) for n in names if n in TRANSFORMS for k in tried)
+    return any(k in parameters(transform_class(n)) for n in names for k in tried)
 
 def listing()->str:
     "Every schedule and transform by name, with its parameters and what it does"
@@ -168,8 +172,8 @@ def _swept(tried, axes):
 def _whole_of(transforms):
     "Parameters of these transforms and of the schedules that are whole numbers"
     from cf_guidance.sweeps.axes import makers
-    from cf_guidance.transforms.methods import TRANSFORMS
-    return _whole_params(*makers().values(), *[TRANSFORMS[t].rule for t in transforms])
+    from cf_guidance.transforms.methods import transform_class
+    return _whole_params(*makers().values(), *[transform_class(t).rule for t in transforms])
 
 def _words(text): return parse_values(text, words=True)
 
@@ -222,7 +226,7 @@ def typed_axes(
 )->dict: # Lists of values by the names of the axes, as `Sweep` takes them
     "Read the axes of a `Sweep` from the words of the command line"
     axes = dict(seed=parse_values(seed, whole=True), steps=parse_values(steps, whole=True),
-                transform=[_transform(str(t)) for t in _words(transform)])
+                transform=[_transform(t) for t in _transforms(transform)])
     axes |= _models(model)
     axes |= _prompts(prompt, prompts) | _begun(image, strength, pos_by)
     axes |= _how_made(negative_prompt, sampler, size)

@@ -17,7 +17,7 @@ from PIL import Image
 from ..checks import checked, near, Scale, whole
 from ..schedules.expressions import EXPRESSION_NAMES
 from ..pieces.inputs import init_image
-from ..transforms.methods import CURVES, TRANSFORMS
+from ..transforms.methods import CURVES, transform_class
 from ..schedules.core import Schedule, curve_name, lift
 from ..schedules.release_2022 import get_cos_sched
 from ..transforms.core import rule_params, options
@@ -218,12 +218,6 @@ def _named(name, make, unit, steps, own):
         return make(**{**_usual(name, make, unit, steps), **own})
     return round(unit, 6)*lift(make(**own))
 
-def _class_of(transform):
-    "The class of a transform that may go by its name"
-    if not isinstance(transform, str): return transform
-    if transform not in TRANSFORMS: near('`transform`', transform, TRANSFORMS)
-    return TRANSFORMS[transform]
-
 def _taken_out(own, make):
     "The parameters of a schedule, which are no longer in `own` then"
     return {k: own.pop(k) for k in [*own] if k in rule_params(make)}
@@ -272,7 +266,7 @@ def transform_of(
     taken, # Those parameters that belong to schedules
 )->tuple: # The transform, and what its schedule is called
     "Make the transform of a place, with its schedule"
-    cls, own = _class_of(place['transform']), {k: place[k] for k in params}
+    cls, own = transform_class(place['transform']), {k: place[k] for k in params}
     sched = _schedule_of(place, cls, own)
     _none_taken(own, taken, place['schedule'])
     return _made(cls, sched, own), repr(lift(sched, 'schedule'))

@@ -49,7 +49,8 @@ class Sweep:
         # A schedule, number, function, list in a list, or the name of one whose parameters are
         # axes: 'cosine', 'get_cos_sched' ...; the transform's usual `g` by default
         schedule=None,
-        transform='cfg', # Name of a transform, or a class
+        # Name of a transform, also with parameters, such as 'rescale(phi=.5)', or a class
+        transform='cfg',
         sampler=None, # As in `get_scheduler`; the model's own by default
         steps=50, # Number of steps
         # Width and height in pixels: a number, a pair, or '512x768'; the model's own by default
@@ -135,12 +136,16 @@ def _steps_counted(vals, hosted):
     left_out = steps_left_out(n, known_strength(vals['strength'], [vals['image']]), by)
     return n - left_out if by == 'step' else n
 
+def _has_label(transform):
+    "Whether a transform is more than the name of its rule"
+    return not isinstance(transform, str) or '(' in transform
+
 @patch
 def _labels(self:Sweep, place, vals):
     "What a place is called in the recipe of its image"
     labels = {k: place[k] for k in ('schedule', *self.told, *self.params)}
     if self.own_noise: labels['noise'] = place['seed']
-    if not isinstance(vals['transform'], str): labels['transform'] = place['transform']
+    if _has_label(vals['transform']): labels['transform'] = place['transform']
     if has_image(self): labels['initial image'] = place['image'] or 'none'
     return labels
 

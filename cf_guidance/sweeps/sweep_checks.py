@@ -14,14 +14,15 @@ from ..sampling.course import steps_left_out
 from .axes import AXIS_ORDER, makers, size_of
 from .engines import check_axes
 from ..transforms.core import parameters, rule_params
-from ..transforms.methods import TRANSFORMS
+from ..transforms.methods import TRANSFORMS, transform_class
 
 # %% ../../nbs/sweeps/05b_sweep_checks.ipynb #a1407059
 def known_class(
-    transform, # Name of a transform, or a class
+    transform, # Name of a transform, also with parameters, or a class
 ): # The class, if it goes by a name that is known
     "Find the class of a transform"
-    return TRANSFORMS.get(transform, transform) if isinstance(transform, str) else transform
+    given = isinstance(transform, str) and '(' in transform
+    return transform_class(transform) if given else TRANSFORMS.get(transform, transform)
 
 def schedule_params(
     schedules:list, # Values of the axis
