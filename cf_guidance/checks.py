@@ -127,6 +127,8 @@ def above_zero(
         raise ValueError(f'`{name}` must be above 0; got {val!r}')
 
 # %% ../nbs/00_checks.ipynb #3072cd07
+_MANY = 24        # names that are not listed where there is a nearest one
+
 def _nearest(val, known):
     "The name that is most like what came, in brackets; '' where none is"
     from difflib import get_close_matches             # which takes a while to import
@@ -140,7 +142,9 @@ def near(
 ):
     "Refuse a name, and say which is the nearest of those that are known"
     known = list(known)
-    raise ValueError(f'{name} must be one of {known}; got {val!r}{_nearest(val, known)}')
+    nearest = _nearest(val, known)
+    among = f'{len(known)} names' if nearest and len(known) > _MANY else known
+    raise ValueError(f'{name} must be one of {among}; got {val!r:.120}{nearest}')
 
 def known_path(
     name:str, # The parameter, for the error

@@ -16,7 +16,8 @@ def cfg_eval(
     # What was swept: schedule, rule, sampler, steps ...; the first that differs by default, and
     # all that differ with --score, which takes several with commas between them
     axis:str='',
-    baseline:str='', # Name of the value to hold the others against; the one named so, or the first
+    # Name of the value to hold the others against; the one named so, a constant, cfg, or the first
+    baseline:str='',
     seed:int=0, # Seed of the intervals and of the reference
     # Score the images by these instead, with commas between them: verifier, clip, my.py:reward,
     # scores.csv ...; any folder of images will do; list: say which there are

@@ -6,6 +6,7 @@
 __all__ = ['experiments', 'listing', 'typed_axes']
 
 # %% ../../nbs/cli/02_options.ipynb #2f75bea4
+import warnings
 from pathlib import Path
 from ..checks import a_count, checked
 from .values import parse_params, parse_values
@@ -65,6 +66,13 @@ def _asked_2022(sweep, base):
     _check_2022(own, tried)
     return tried, {k: v[0] for k, v in own.items()}
 
+def _fitting(swept, steps):
+    "What is tried where nothing is said: without the warm-ups that are as long as the run"
+    short = [v for v in swept['num_warmup_steps'] if v < steps]
+    if short == swept['num_warmup_steps']: return swept
+    warnings.warn(f'warm-ups of {steps} steps or more are left out; --steps 16 has all ten')
+    return {**swept, 'num_warmup_steps': short}
+
 @checked(steps=a_count())
 def experiments(
     transform:str='cfg', # Name of a transform
@@ -77,7 +85,8 @@ def experiments(
     usual, swept = _usual_2022(_unit(transform))
     tried, own = _asked_2022(sweep, base)
     params = {**usual, 'num_steps': steps, **own}
-    return [_baseline(params['max_val'], steps), *minimum_pairs(tried or swept, params)]
+    return [_baseline(params['max_val'], steps), *minimum_pairs(tried or _fitting(swept, steps),
+                                                                 params)]
 
 # %% ../../nbs/cli/02_options.ipynb #66a1b08d
 def _parts(text):
@@ -177,6 +186,11 @@ def _whole_of(transforms):
 
 def _words(text): return parse_values(text, words=True)
 
+def _whole_numbers(name, text):
+    "Whole numbers and ranges; an error names the option"
+    try: return parse_values(text, whole=True)
+    except ValueError as e: raise ValueError(f'`{name}`: {e}') from None
+
 def _models(text):
     "The axis of the models, if it is given; the built-in one alone needs no label"
     if not text: return {}
@@ -225,7 +239,7 @@ def typed_axes(
     pos_by:str='step', # 'step', 'sigma', or both with a comma
 )->dict: # Lists of values by the names of the axes, as `Sweep` takes them
     "Read the axes of a `Sweep` from the words of the command line"
-    axes = dict(seed=parse_values(seed, whole=True), steps=parse_values(steps, whole=True),
+    axes = dict(seed=_whole_numbers('seed', seed), steps=_whole_numbers('steps', steps),
                 transform=[_transform(t) for t in _transforms(transform)])
     axes |= _models(model)
     axes |= _prompts(prompt, prompts) | _begun(image, strength, pos_by)

@@ -6,8 +6,8 @@
 __all__ = ['printable', 'say', 'call_typed']
 
 # %% ../../nbs/cli/03_program.ipynb #76582cd4
-import difflib, inspect, sys
-from fastcore.script import anno_parser
+import difflib, inspect, sys, warnings
+from fastcore.script import anno_parser, store_true
 
 # %% ../../nbs/cli/03_program.ipynb #479886d4
 def printable(
@@ -27,6 +27,7 @@ _FORMER = {'max_rows': 'batch_size'}        # options that have another name now
 
 # options as other programs call them
 _ALSO = {'guidance_scale': 'schedule', 'cfg_scale': 'schedule', 'cfg': 'schedule',
+         'guidance': 'schedule', 'width': 'size', 'height': 'size', 'dir': 'folder',
          'schedules': 'schedule', 'transforms': 'transform', 'seeds': 'seed', 'samplers': 'sampler',
          'scheduler': 'sampler', 'num_inference_steps': 'steps', 'negative': 'negative_prompt',
          'output': 'out', 'output_dir': 'out', 'outdir': 'out'}
@@ -57,24 +58,57 @@ def _option(word, known, program):
     _known_option(name, known, program)
     return '--' + name + equals + val
 
-def _one_line(program):
+def _once_each(words, flags, program):
+    "End the program where an option is given twice, of which one would be lost"
+    names = [w.partition('=')[0] for w in words if w.startswith('--')]
+    for name in names:
+        if name[2:] in flags or names.count(name) == 1: continue
+        sys.exit(f'{program}: {_dashed(name[2:])} is given {names.count(name)} times; several '
+                 'values have commas between them, and several texts ||')
+
+_SHORT = {'-o': 'out', '-p': 'prompt', '-n': 'negative_prompt', '-s': 'seed', '-m': 'model',
+          '-W': 'size', '-H': 'size'}
+
+def _hint(message, known):
+    "What an unrecognized word may have been meant for"
+    if 'unrecognized arguments' not in message: return ''
+    words = message.split(': ', 1)[1].split()
+    meant = [_SHORT[w] for w in words if _SHORT.get(w) in known]
+    if meant: return f' (perhaps {_dashed(meant[0])})'
+    return ' (several values have commas between them, and a text with blanks quotes around it)'
+
+def _one_line(program, known):
     "What ends the program in one line, where words cannot be read"
-    def stop(message): sys.exit(printable(f'{program}: {message}; --help lists all options'))
+    def stop(message):
+        sys.exit(printable(f'{program}: {message}{_hint(message, known)}; --help lists all options'))
     return stop
+
+def _noted(program):
+    "What writes a warning in one line"
+    def note(message, *rest, **more): print(printable(f'{program}: {message}'), file=sys.stderr)
+    return note
+
+def _flags(f):
+    "The options that take no value"
+    return {k for k, p in inspect.signature(f).parameters.items() if p.annotation is store_true}
 
 def _typed(f):
     "The words of the command line, by the parameters of `f`"
     known, program = [*inspect.signature(f).parameters, 'help', 'pdb', 'xtra'], f.__name__
     parser = anno_parser(f, prog=program)
-    parser.error = _one_line(program)
-    args = vars(parser.parse_args([_option(w, known, program) for w in sys.argv[1:]]))
-    return {k: v for k, v in args.items() if k not in ('pdb', 'xtra')}
+    parser.error = _one_line(program, known)
+    words = [_option(w, known, program) for w in sys.argv[1:]]
+    _once_each(words, _flags(f), program)
+    return {k: v for k, v in vars(parser.parse_args(words)).items() if k not in ('pdb', 'xtra')}
 
 def call_typed(
     f, # The function of a command
 ):
     "Run `f` with the words of the command line; what is refused ends the program in one line"
     args = _typed(f)
-    try: f(**args)
-    except (ValueError, OSError) as e: sys.exit(printable(f'{f.__name__}: {e}'))
-    except KeyboardInterrupt as e: sys.exit(printable(f'{f.__name__}: stopped; {e}'.rstrip('; ')))
+    with warnings.catch_warnings():
+        warnings.showwarning = _noted(f.__name__)
+        try: f(**args)
+        except (ValueError, OSError) as e: sys.exit(printable(f'{f.__name__}: {e}'))
+        except KeyboardInterrupt as e:
+            sys.exit(printable(f'{f.__name__}: stopped; {e}'.rstrip('; ')))

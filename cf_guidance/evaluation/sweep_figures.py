@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from ..checks import a_function, checked, whole
+from ..checks import a_function, checked, near, whole
 from .comparisons import compare, holm
 from .metrics import accuracy, clipped, contrast, distances, diversity
 from .metrics import extract, image_array, saturation, thumbnail
@@ -47,7 +47,8 @@ def _axes(cells):
 def _axis(cells, axis):
     "The axis to go by, and those that differ besides"
     differ, known = _axes(cells)
-    if axis and axis not in known: raise ValueError(f'`axis` must be one of {known}; got {axis!r}')
+    if axis == 'transform' and axis not in known: axis = 'rule'         # as recipes call it
+    if axis and axis not in known: near('`axis`', axis, known)
     axis = axis or (differ or known)[0]
     return axis, _without(differ, axis)
 
@@ -208,11 +209,14 @@ def _value(name, part, real, rng):
 
 def _is_base(name): return name.lower().startswith('baseline')
 
+def _is_constant(name): return name.lower().startswith('constant')
+
 def _base_name(names, baseline):
     "The name of the value to hold the others against"
     if baseline and baseline not in names:
         raise ValueError(f'`baseline` must be one of {names}; got {baseline!r}')
-    return baseline or next(filter(_is_base, names), names[0])
+    usual = [*filter(_is_base, names), *filter(_is_constant, names), *filter('cfg'.__eq__, names)]
+    return baseline or [*usual, names[0]][0]
 
 def _once_each(value): return len(value.scores) == value.images
 
@@ -247,7 +251,7 @@ def _against(values, baseline, rng):
 def evaluate(
     folder, # Folder of a sweep, with `images` and `metadata.jsonl`
     axis:str='', # 'schedule', 'rule', 'sampler', 'steps' ...; the first that differs by default
-    baseline:str='', # Name of the value to hold the others against; the one named so, or the first
+    baseline:str='', # Name of the value to hold the others against; the one named so, a constant, cfg, or the first
     # Function from images, (n, h, w, 3), to features, (n, d); the verifier's by default
     features=None,
     # Function from images and prompts to rows, as for `accuracy`; the verifier's by default

@@ -6,6 +6,7 @@
 __all__ = ['looked_once', 'Pieces', 'check_pieces', 'latent_size']
 
 # %% ../../nbs/pieces/00b_parts.ipynb #bc4bf57d
+import warnings
 from collections import namedtuple
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -90,6 +91,12 @@ def _latents(pieces, pixels):
     "Latents along a side of an image; along that of the model's own by default"
     return int(pieces.size if pixels is None else pixels)//pieces.factor
 
+def _warn_of_size(pieces, *sides):
+    "Say that a model of a small world knows one size"
+    if pieces.words is None or max(s or 0 for s in sides) <= 1.5*pieces.size: return
+    warnings.warn(f'the model {pieces.name!r} was trained at {pieces.size} x {pieces.size} pixels: '
+                  'in a larger picture it repeats small things; leave the size out', stacklevel=3)
+
 @checked()
 def latent_size(
     pieces:Pieces, # The model
@@ -100,4 +107,5 @@ def latent_size(
     check_pieces(pieces)
     for name, val in dict(width=width, height=height).items():
         if val is not None: _multiple(name, val, _unit(pieces))
+    _warn_of_size(pieces, width, height)
     return _latents(pieces, height), _latents(pieces, width)

@@ -30,7 +30,7 @@ def _strange_words(prompt, pieces):
     if not strange: return ''
     said = ', '.join(_with_nearest(w, pieces.words) for w in strange)
     return (f'words that the model {pieces.name!r} never learned: {said}. '
-            f'It knows: {" ".join(pieces.words)}')
+            f'It knows: {" ".join(pieces.words)}; for anything else, take another model')
 
 def _dropped(tok, ids, maxlen):
     "The words of a prompt that come after those that are read"

@@ -227,11 +227,16 @@ def _written(sched, known):
     if sched.isidentifier() and sched not in EXPRESSION_NAMES: near('`schedule`', sched, known)
     return lift(sched, 'schedule')
 
+def _curve_in(sched):
+    "The name of a curve, also in capitals; any other text as it is"
+    name = curve_name(sched)
+    return name.lower() if name.lower() in makers() else name
+
 def _schedule_of(place, cls, own):
     "The schedule of a place; one that goes by its name takes its parameters out of `own`"
     sched = usual_g(cls) if place['schedule'] is None else place['schedule']
     if not isinstance(sched, str): return sched
-    known, sched = makers(), curve_name(sched)
+    known, sched = makers(), _curve_in(sched)
     if sched not in known: return _written(sched, known)
     mine = _taken_out(own, known[sched])
     return _named(sched, known[sched], usual_g(cls)/7.5, place['steps'], mine)

@@ -47,7 +47,10 @@ def _call_of(text):
 
 def _value(node):
     "A number, a text, `True` or `False` as it is, and anything else as a schedule"
-    return node.value if isinstance(node, ast.Constant) else typed(ast.unparse(node))
+    if isinstance(node, ast.Constant): return node.value
+    text = ast.unparse(node)
+    try: return float(text)
+    except ValueError: return typed(text)
 
 def _given(call, text):
     "The parameters that a call gives"
@@ -78,4 +81,4 @@ def transform_class(
 ): # A class that is called with the schedules
     "Find the class of a transform"
     if not isinstance(name, str): return name
-    return TRANSFORMS[name] if name in TRANSFORMS else _preset(name)
+    return TRANSFORMS.get(name) or TRANSFORMS.get(name.lower()) or _preset(name)
