@@ -7,6 +7,7 @@ __all__ = ['printable', 'say', 'call_typed']
 
 # %% ../../nbs/cli/03_program.ipynb #76582cd4
 import difflib, inspect, sys, warnings
+from collections import Counter
 from fastcore.script import anno_parser, store_true
 
 # %% ../../nbs/cli/03_program.ipynb #479886d4
@@ -58,29 +59,38 @@ def _option(word, known, program):
     _known_option(name, known, program)
     return '--' + name + equals + val
 
+def _names(words): return [w.partition('=')[0][2:] for w in words if w.startswith('--')]
+
+def _twice(name, times, program):
+    sys.exit(f'{program}: {_dashed(name)} is given {times} times; several values have commas '
+             'between them, and several texts ||')
+
 def _once_each(words, flags, program):
     "End the program where an option is given twice, of which one would be lost"
-    names = [w.partition('=')[0] for w in words if w.startswith('--')]
-    for name in names:
-        if name[2:] in flags or names.count(name) == 1: continue
-        sys.exit(f'{program}: {_dashed(name[2:])} is given {names.count(name)} times; several '
-                 'values have commas between them, and several texts ||')
+    counts = Counter(_names(words))
+    for name, times in counts.items():
+        if times > 1 and name not in flags: _twice(name, times, program)
 
 _SHORT = {'-o': 'out', '-p': 'prompt', '-n': 'negative_prompt', '-s': 'seed', '-m': 'model',
           '-W': 'size', '-H': 'size'}
 
+def _meant(words, known):
+    "The option that a short one may have been meant for, or `None`"
+    return next((_SHORT[w] for w in words if _SHORT.get(w) in known), None)
+
 def _hint(message, known):
     "What an unrecognized word may have been meant for"
-    if 'unrecognized arguments' not in message: return ''
-    words = message.split(': ', 1)[1].split()
-    meant = [_SHORT[w] for w in words if _SHORT.get(w) in known]
-    if meant: return f' (perhaps {_dashed(meant[0])})'
+    _, told, words = message.partition('unrecognized arguments: ')
+    if not told: return ''
+    meant = _meant(words.split(), known)
+    if meant: return f' (perhaps {_dashed(meant)})'
     return ' (several values have commas between them, and a text with blanks quotes around it)'
 
 def _one_line(program, known):
     "What ends the program in one line, where words cannot be read"
     def stop(message):
-        sys.exit(printable(f'{program}: {message}{_hint(message, known)}; --help lists all options'))
+        said = f'{program}: {message}{_hint(message, known)}'
+        sys.exit(printable(f'{said}; --help lists all options'))
     return stop
 
 def _noted(program):
@@ -92,14 +102,24 @@ def _flags(f):
     "The options that take no value"
     return {k for k, p in inspect.signature(f).parameters.items() if p.annotation is store_true}
 
+def _options_of(f): return [*inspect.signature(f).parameters, 'help', 'pdb', 'xtra']
+
+def _words_of(f):
+    "The words of the command line, with the names that options have in this program"
+    known = _options_of(f)
+    words = [_option(w, known, f.__name__) for w in sys.argv[1:]]
+    _once_each(words, _flags(f), f.__name__)
+    return words
+
+def _parser(f):
+    parser = anno_parser(f, prog=f.__name__)
+    parser.error = _one_line(f.__name__, _options_of(f))
+    return parser
+
 def _typed(f):
     "The words of the command line, by the parameters of `f`"
-    known, program = [*inspect.signature(f).parameters, 'help', 'pdb', 'xtra'], f.__name__
-    parser = anno_parser(f, prog=program)
-    parser.error = _one_line(program, known)
-    words = [_option(w, known, program) for w in sys.argv[1:]]
-    _once_each(words, _flags(f), program)
-    return {k: v for k, v in vars(parser.parse_args(words)).items() if k not in ('pdb', 'xtra')}
+    args = vars(_parser(f).parse_args(_words_of(f)))
+    return {k: v for k, v in args.items() if k not in ('pdb', 'xtra')}
 
 def call_typed(
     f, # The function of a command

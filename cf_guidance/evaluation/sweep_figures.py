@@ -251,7 +251,8 @@ def _against(values, baseline, rng):
 def evaluate(
     folder, # Folder of a sweep, with `images` and `metadata.jsonl`
     axis:str='', # 'schedule', 'rule', 'sampler', 'steps' ...; the first that differs by default
-    baseline:str='', # Name of the value to hold the others against; the one named so, a constant, cfg, or the first
+    # Name of the value to hold the others against; the one named so, a constant, cfg, or the first
+    baseline:str='',
     # Function from images, (n, h, w, 3), to features, (n, d); the verifier's by default
     features=None,
     # Function from images and prompts to rows, as for `accuracy`; the verifier's by default
@@ -268,8 +269,8 @@ def evaluate(
     real, why = _wanted(every, groups, features, rng)
     values, lacks = _values(every, groups, real, rng)
     base, against, left = _against(values, baseline, rng)
-    notes = [*unread, *_mixed(rest), *said, *why, *_few(every.prompts), *_shared(every.cells), *lacks,
-             *left]
+    about = [*_few(every.prompts), *_shared(every.cells)]
+    notes = [*unread, *_mixed(rest), *said, *why, *about, *lacks, *left]
     return Report(axis, values, base, against, _each_once(notes))
 
 def _walk(cells, counts):

@@ -21,8 +21,8 @@ def known_class(
     transform, # Name of a transform, also with parameters, or a class
 ): # The class, if it goes by a name that is known
     "Find the class of a transform"
-    given = isinstance(transform, str) and '(' in transform
-    return transform_class(transform) if given else TRANSFORMS.get(transform, transform)
+    if not isinstance(transform, str): return transform
+    return transform_class(transform) if '(' in transform else TRANSFORMS.get(transform, transform)
 
 def schedule_params(
     schedules:list, # Values of the axis

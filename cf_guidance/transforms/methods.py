@@ -21,6 +21,12 @@ from .signatures import options, parameters
 _all_ = ['CURVES', 'RULES', 'TRANSFORMS', 'OWN']
 
 # %% ../../nbs/transforms/13_methods.ipynb #91532ead
+def _sorted_out(given, cls):
+    "The schedules among the parameters of a class, and its options"
+    fixed = options(cls)
+    return ({k: v for k, v in given.items() if k not in fixed},
+            {k: v for k, v in given.items() if k in fixed})
+
 def guidance(
     name:str, # Name of the transform, a key of `TRANSFORMS`
     **params, # Parameters of its rule: schedules, numbers, lists or functions; options as they are
@@ -28,11 +34,10 @@ def guidance(
     "Make a transform by the name of its rule, with `g` as the rule has it unless it is given"
     if not isinstance(name, str) or name not in TRANSFORMS: near('`name`', name, TRANSFORMS)
     cls = TRANSFORMS[name]
-    known, fixed = parameters(cls), options(cls)
+    known = parameters(cls)
     for k in params:
         if k not in known: near(f'a parameter of {name}', k, known)
-    schedules = {k: v for k, v in params.items() if k not in fixed}
-    chosen = {k: v for k, v in params.items() if k in fixed}
+    schedules, chosen = _sorted_out(params, cls)
     return cls({'g': known['g'].default, **schedules}, **chosen)
 
 # %% ../../nbs/transforms/13_methods.ipynb #c0715c90
@@ -60,17 +65,20 @@ def _given(call, text):
                          f'schedule, such as rescale(phi=.5); got {text!r:.120}')
     return {k.arg: _value(k.value) for k in call.keywords}
 
+def _not_twice(others, given, text):
+    "Refuse a parameter that a text gives and an axis, too"
+    for k in others:
+        if k in given: raise ValueError(f'`{k}` cannot be an axis and in {text!r:.120}')
+
 @cache
 def _preset(text):
     "A class whose instances are those of a transform with some parameters given"
     call = _call_of(text)
     given, base = _given(call, text), TRANSFORMS[call.func.id]
     guidance(call.func.id, **given)                               # which checks them
-    fixed = {k: v for k, v in given.items() if k in options(base)}
     def make(cls, schedules, **chosen):
-        if both := [k for k in {**schedules, **chosen} if k in given]:
-            raise ValueError(f'`{both[0]}` cannot be an axis and in {text!r:.120}')
-        more = {k: v for k, v in given.items() if k not in fixed}
+        _not_twice({**schedules, **chosen}, given, text)
+        more, fixed = _sorted_out(given, base)
         return base({**schedules, **more}, **fixed, **chosen)
     return type(text.strip(), (base,), {'__new__': make, '__doc__': base.__doc__})
 
