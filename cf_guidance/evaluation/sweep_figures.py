@@ -269,7 +269,7 @@ def evaluate(
     real, why = _wanted(every, groups, features, rng)
     values, lacks = _values(every, groups, real, rng)
     base, against, left = _against(values, baseline, rng)
-    about = [*_few(every.prompts), *_shared(every.cells)]
+    about = _of_prompts(every)
     notes = [*unread, *_mixed(rest), *said, *why, *about, *lacks, *left]
     return Report(axis, values, base, against, _each_once(notes))
 
@@ -351,6 +351,8 @@ def _shared(cells):
     if len(seeds) == len(pairs): return []
     return [f'prompts share {len(seeds)} seed{"s"*(len(seeds) > 1)}: intervals and p are for these '
             'noises alone; own_noise=True gives each prompt its own']
+
+def _of_prompts(every): return [*_few(every.prompts), *_shared(every.cells)]
 
 def _left_out(what, why): return [f'{what} are left out: {why}'] if why else []
 
