@@ -118,6 +118,40 @@ def test_search_finds(served, browser):
     page.locator('.search-result[href*="schedules/operators.html"]').first.wait_for()
     page.close()
 
+CONTRAST = """([text, box]) => {
+    const of = e => getComputedStyle(e), light = c => { const [r, g, b] = c.match(/[0-9.]+/g).slice(0, 3).map(v => {
+        v /= 255; return v <= .04045 ? v/12.92 : ((v + .055)/1.055)**2.4 }); return .2126*r + .7152*g + .0722*b }
+    const [a, b] = [light(of(text).color), light(of(box).backgroundColor)]
+    return (Math.max(a, b) + .05)/(Math.min(a, b) + .05) }"""
+
+def test_search_can_be_read(served, browser):
+    "The words of a result stand out from its box, in light and in dark, and a guide comes before a page of the reference"
+    for scheme in ('light', 'dark'):
+        page = browser.new_page(viewport={'width': 1280, 'height': 900}, color_scheme=scheme)
+        page.goto(f'{served}/index.html', wait_until='networkidle')
+        page.keyboard.press('/')
+        page.locator('input[type=search]:visible').first.fill('confidence interval')
+        page.locator('.search-result-text').first.wait_for()
+        box = page.locator('.smalldocs-search-results').first.element_handle()
+        for words in ('.search-result-text', '.search-result-title'):
+            for found in page.locator(words).element_handles():
+                assert page.evaluate(CONTRAST, [found, box]) >= 4.5, words
+        links = [r.get_attribute('href') for r in page.locator('.search-result').all()]
+        guides = [k for k, link in enumerate(links) if 'tutorials/' in link or 'index' in link]
+        reference = [k for k, link in enumerate(links) if 'evaluation/' in link]
+        assert guides and reference and min(guides) < min(reference), links
+        page.close()
+
+def test_no_code_is_cut_off(served, browser, pages):
+    "At 1280 pixels no block of code is wider than its place"
+    page, wrong = browser.new_page(viewport={'width': 1280, 'height': 900}), []
+    for name in [*WANTED, 'tutorials/claims.html', 'evaluation/statistics.html', 'sweeps/sweep.html']:
+        page.goto(f'{served}/{name}', wait_until='load')
+        wide = 'es => es.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent.slice(0, 60))'
+        wrong += [(name, text) for text in page.eval_on_selector_all('pre', wide)]
+    page.close()
+    assert wrong == []
+
 def test_page_without_kernel(served, browser):
     "The explorer on the site draws another curve when its slider is dragged"
     page = browser.new_page(viewport={'width': 1280, 'height': 900})
