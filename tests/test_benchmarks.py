@@ -36,6 +36,18 @@ def test_hosts(tmp_path, forks):
                                                 ] and kept['rows'][0]['rows'] == res['rows'][0]['rows']
     assert shape(res) == shape(kept)
 
+def test_engines(tmp_path, forks, every):
+    if not every: pytest.skip('one of the heavier cases')
+    forks.script(bench/'engines.py', '--quick', '--out', tmp_path/'t.json')
+    res, kept = json.loads((tmp_path/'t.json').read_text()), json.loads((bench/'engines.json').read_text())
+    assert shape(res) == shape(kept) and res['rows'][0]['calls'] == {'made': 40, 'alone': 78}
+    at = {(r['name'], r['workload']): r for r in kept['rows']}
+    names = {name for name, _ in at}
+    assert len(names) == 3 and len(at) == 9 and all(r['gap'] <= 2 for r in [*res['rows'], *kept['rows']])
+    for name in names:                                              # what is promised, of the table that is kept
+        assert at[name, 'five cut-offs']['to_stock'] >= 2 and at[name, 'nothing to share']['to_guided'] >= .97
+    assert kept['key_seconds'] < .001
+
 def test_scale(tmp_path, forks, every):
     if not every: pytest.skip('one of the heavier cases')
     forks.script(bench/'scale.py', '--quick', '--out', tmp_path/'t.json')

@@ -110,7 +110,7 @@ def methods(like=5.):
     for k in filter(goes_aside, known):
         gs = [norm_g(k)*f for f in (.5, 1., 2.)]
         lines += [Line('scenes', 'dpm', 20, f'{k} at {g:g}', 2, tfm=k, g=g) for g in gs]
-    same = plain('scenes', 'dpm', 20, (2, 3, 4, 5, 7.5, 10), 2)
+    same = plain('scenes', 'dpm', 20, (1, 1.5, 2, 3, 4, 5, 7.5, 10), 2)
     return same + sum([plain('scenes', s, 20, (3, 5, 7.5), 1) for s in USUAL[1:]], lines)
 
 STUDIES = dict(curve=curve, claims=claims, methods=methods)
