@@ -112,7 +112,7 @@ def _of_transforms(tried, names):
 
 def listing()->str:
     "Every schedule and transform by name, with its parameters and what it does"
-    from cf_guidance.sweeps.axes import makers
+    from cf_guidance.schedules.named import makers
     from cf_guidance.transforms.methods import TRANSFORMS
     from cf_guidance.transforms.core import parameters
     from inspect import signature
@@ -180,7 +180,7 @@ def _swept(tried, axes):
 
 def _whole_of(transforms):
     "Parameters of these transforms and of the schedules that are whole numbers"
-    from cf_guidance.sweeps.axes import makers
+    from cf_guidance.schedules.named import makers
     from cf_guidance.transforms.methods import transform_class
     return _whole_params(*makers().values(), *[transform_class(t).rule for t in transforms])
 
@@ -205,10 +205,23 @@ def _how_made(negative_prompt, sampler, size):
     if size: res['size'] = parse_values(size, words=True, whole=True)
     return res
 
+def _known_schedules(vals):
+    "Refuse texts that are no schedules, before anything heavy is imported"
+    from cf_guidance.schedules.named import checked_schedule
+    for v in vals:
+        if isinstance(v, str): checked_schedule(v)
+
+def _counts(steps):
+    "Numbers of steps"
+    from cf_guidance.checks import whole
+    return [whole('steps', n, 1) for n in _whole_numbers('steps', steps)]
+
 def _schedules(text):
     "The axis of the schedules: numbers, ranges, names and formulas"
     read = lambda part: _words(part) if '||' in part or ',' not in part else [part.strip()]
-    return {'schedule': [v for part in _parts(text) for v in read(part)]} if text else {}
+    vals = [v for part in _parts(text) for v in read(part)] if text else []
+    _known_schedules(vals)
+    return {'schedule': vals} if vals else {}
 
 def _of_2022(axes, sweep, base):
     "The axis of the schedules of 2022, which are made for one transform and number of steps"
@@ -239,7 +252,8 @@ def typed_axes(
     pos_by:str='step', # 'step', 'sigma', or both with a comma
 )->dict: # Lists of values by the names of the axes, as `Sweep` takes them
     "Read the axes of a `Sweep` from the words of the command line"
-    axes = dict(seed=_whole_numbers('seed', seed), steps=_whole_numbers('steps', steps),
+    scheds = _schedules(schedule)
+    axes = dict(seed=_whole_numbers('seed', seed), steps=_counts(steps),
                 transform=[_transform(t) for t in _transforms(transform)])
     axes |= _models(model)
     axes |= _prompts(prompt, prompts) | _begun(image, strength, pos_by)
@@ -253,4 +267,4 @@ def typed_axes(
             'with parameters of transforms in `sweep`: leave it out, and put them all in '
             '`sweep`'
         )
-    return {**axes, **_schedules(schedule), **tried}
+    return {**axes, **scheds, **tried}

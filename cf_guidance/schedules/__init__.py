@@ -7,7 +7,7 @@ __all__ = []
 
 # %% ../../nbs/schedules/00_schedules.ipynb #acf39222
 from . import steps, core, show, operators, release_2022
-from . import export, ramps, windows, published, expressions, frames
+from . import export, ramps, windows, published, expressions, named, frames
 from .steps import *
 from .core import *
 from .show import *
@@ -18,9 +18,10 @@ from .ramps import *
 from .windows import *
 from .published import *
 from .expressions import *
+from .named import *
 from .frames import *
 
 # %% ../../nbs/schedules/00_schedules.ipynb #6a77b69b
 _modules = (steps, core, show, operators, release_2022, export, ramps, windows, published,
-            expressions, frames)
+            expressions, named, frames)
 __all__ = [name for m in _modules for name in m.__all__]

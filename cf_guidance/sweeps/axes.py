@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEFAULT_COS_PARAMS', 'SAMPLED', 'BEGUN', 'AXIS_ORDER', 'MOST_PLACES', 'axis_values', 'image_values', 'grid_points',
-           'own_seed', 'makers', 'usual_g', 'transform_of', 'size_of']
+           'own_seed', 'usual_g', 'transform_of', 'size_of']
 
 # %% ../../nbs/sweeps/01_axes.ipynb #fc9b7436
 import hashlib, inspect, math, re
@@ -14,12 +14,11 @@ from pathlib import Path
 from zlib import crc32
 from fastcore.foundation import L
 from PIL import Image
-from ..checks import checked, near, Scale, whole
-from ..schedules.expressions import EXPRESSION_NAMES
+from ..checks import checked, Scale, whole
+from ..schedules.named import checked_schedule, makers
 from ..pieces.inputs import init_image
-from ..transforms.methods import CURVES, transform_class
-from ..schedules.core import Schedule, curve_name, lift
-from ..schedules.release_2022 import get_cos_sched
+from ..transforms.methods import transform_class
+from ..schedules.core import lift
 from ..transforms.core import rule_params, options
 
 # %% ../../nbs/sweeps/01_axes.ipynb #eac2642e
@@ -168,18 +167,6 @@ def own_seed(
     digits = hashlib.sha256(f'{noise} {prompt}'.encode()).digest()
     return int.from_bytes(digits[:8], 'big') >> 11
 
-# %% ../../nbs/sweeps/01_axes.ipynb #8f10de02
-@cache
-def _by_numbers(make):
-    "Whether a curve needs no other schedule, and no function"
-    pars = inspect.signature(make).parameters.values()
-    return not any(p.annotation in (Schedule, callable) for p in pars)
-
-def makers()->dict: # What makes each, by name
-    "List the schedules that numbers make, with those that were registered a moment ago"
-    made = {k: f for k, f in CURVES.items() if k != 'from_list' and _by_numbers(f)}
-    return {**made, 'get_cos_sched': get_cos_sched}
-
 # %% ../../nbs/sweeps/01_axes.ipynb #50deda0a
 def usual_g(
     cls, # Class of a transform
@@ -222,22 +209,12 @@ def _taken_out(own, make):
     "The parameters of a schedule, which are no longer in `own` then"
     return {k: own.pop(k) for k in [*own] if k in rule_params(make)}
 
-def _written(sched, known):
-    "The schedule of an expression, such as 7.5*cos(pi/2*pos); one word must be a name"
-    if sched.isidentifier() and sched not in EXPRESSION_NAMES: near('`schedule`', sched, known)
-    return lift(sched, 'schedule')
-
-def _curve_in(sched):
-    "The name of a curve, also in capitals; any other text as it is"
-    name = curve_name(sched)
-    return name.lower() if name.lower() in makers() else name
-
 def _schedule_of(place, cls, own):
     "The schedule of a place; one that goes by its name takes its parameters out of `own`"
     sched = usual_g(cls) if place['schedule'] is None else place['schedule']
     if not isinstance(sched, str): return sched
-    known, sched = makers(), _curve_in(sched)
-    if sched not in known: return _written(sched, known)
+    known, sched = makers(), checked_schedule(sched)
+    if sched not in known: return lift(sched, 'schedule')
     mine = _taken_out(own, known[sched])
     return _named(sched, known[sched], usual_g(cls)/7.5, place['steps'], mine)
 

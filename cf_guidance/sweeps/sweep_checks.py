@@ -11,7 +11,8 @@ from ..adapters.engine import is_pipeline
 from ..checks import near, whole
 from ..pieces.schedulers import get_scheduler
 from ..sampling.course import steps_left_out
-from .axes import AXIS_ORDER, makers, size_of
+from ..schedules.named import makers
+from .axes import AXIS_ORDER, size_of
 from .engines import check_axes
 from ..transforms.core import parameters, rule_params
 from ..transforms.methods import TRANSFORMS, transform_class
