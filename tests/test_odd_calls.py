@@ -137,7 +137,7 @@ def calls(w):
         PerturbedAttention={}, blur_tokens=dict(q=tensor(2, 16, 3), h=4, w=4, blur=1.), SmoothedAttention={},
         SkippedLayers={}, DroppedLayers={}, WeakModel={}, RandomCondition={}, PerturbedTime={}, OtherText={},
         weak_network={}, NoisyCondition=dict(gamma=.5, s=.1, psi=1.), guidance=dict(name='cfg'), measure={},
-        transform_class=dict(name='rescale(phi=.5)'),
+        transform_class=dict(transform='rescale(phi=.5)'), checked_schedule=dict(schedule='cosine'),
         Recorded={}, plot_record=dict(ax=plt.subplots(2, 2)[1]), no_effect=dict(what='this'), unheard={},
         chosen_options=dict(given={}), bare_network=dict(net=w.small.unet), is_attention=dict(m=w.small.unet),
         is_block=dict(m=w.small.unet), named_layers=dict(net=w.small.unet, kind=transforms.is_block, layers='mid'),

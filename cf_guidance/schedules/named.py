@@ -8,7 +8,7 @@ __all__ = ['makers', 'checked_schedule']
 # %% ../../nbs/schedules/05a_named.ipynb #cd026e94
 import inspect
 from functools import cache
-from ..checks import near
+from ..checks import checked, near
 from .core import CURVES, Schedule, curve_name, lift
 from .expressions import EXPRESSION_NAMES
 from .release_2022 import get_cos_sched
@@ -25,11 +25,12 @@ def makers()->dict: # What makes each, by name
     made = {k: f for k, f in CURVES.items() if k != 'from_list' and _by_numbers(f)}
     return {**made, 'get_cos_sched': get_cos_sched}
 
+@checked()
 def checked_schedule(
-    text:str, # A name, also in capitals or as in 0.1.0, or an expression such as '7.5*pos'
+    schedule:str, # A name, also in capitals or as in 0.1.0, or an expression such as '7.5*pos'
 )->str: # The name of today, or the expression
     "Refuse a text that is no schedule"
-    name, known = curve_name(text), makers()
+    name, known = curve_name(schedule), makers()
     if name.lower() in known: return name.lower()
     if name.isidentifier() and name not in EXPRESSION_NAMES: near('`schedule`', name, known)
     lift(name, 'schedule')

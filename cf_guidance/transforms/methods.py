@@ -85,8 +85,8 @@ def _preset(text):
 def transform_class(
     # Name of a transform, also with parameters, such as 'rescale(phi=.5)'; a class is returned as
     # it is
-    name,
+    transform,
 ): # A class that is called with the schedules
     "Find the class of a transform"
-    if not isinstance(name, str): return name
-    return TRANSFORMS.get(name) or TRANSFORMS.get(name.lower()) or _preset(name)
+    if not isinstance(transform, str): return transform
+    return TRANSFORMS.get(transform) or TRANSFORMS.get(transform.lower()) or _preset(transform)
