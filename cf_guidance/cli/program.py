@@ -61,15 +61,15 @@ def _option(word, known, program):
 
 def _names(words): return [w.partition('=')[0][2:] for w in words if w.startswith('--')]
 
-def _twice(name, times, program):
-    sys.exit(f'{program}: {_dashed(name)} is given {times} times; several values have commas '
-             'between them, and several texts ||')
+def _twice(name, times):
+    print(f'{_dashed(name)} is given {times} times, and the last counts; several values have '
+          'commas between them, and several texts ||', file=sys.stderr)
 
-def _once_each(words, flags, program):
-    "End the program where an option is given twice, of which one would be lost"
+def _say_twice(words, flags):
+    "Say which options are given twice, since all but the last are lost"
     counts = Counter(_names(words))
     for name, times in counts.items():
-        if times > 1 and name not in flags: _twice(name, times, program)
+        if times > 1 and name not in flags: _twice(name, times)
 
 _SHORT = {'-o': 'out', '-p': 'prompt', '-n': 'negative_prompt', '-s': 'seed', '-m': 'model',
           '-W': 'size', '-H': 'size'}
@@ -108,7 +108,7 @@ def _words_of(f):
     "The words of the command line, with the names that options have in this program"
     known = _options_of(f)
     words = [_option(w, known, f.__name__) for w in sys.argv[1:]]
-    _once_each(words, _flags(f), f.__name__)
+    _say_twice(words, _flags(f))
     return words
 
 def _parser(f):
