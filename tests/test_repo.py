@@ -13,6 +13,18 @@ def test_schedules_import_is_light():
     src = f'import sys, cf_guidance.schedules; print(sorted({heavy} & set(sys.modules)))'
     assert subprocess.run([sys.executable, '-c', src], capture_output=True, text=True, check=True).stdout == '[]\n'
 
+REFUSED_AT_ONCE = (['--schedule', 'cosin'], ['--schedule', 'cosine(9'], ['--steps', '0'], ['--seed', 'ten'],
+                   ['--shedule', '3'])
+
+def test_what_is_mistyped_is_refused_before_torch():
+    "A wrong schedule, number or option costs no import of anything heavy"
+    for words in REFUSED_AT_ONCE:
+        src = (f'import sys; sys.argv = ["cfg_sweep", *{words!r}]; from cf_guidance.cli import main\n'
+               'try: main()\nexcept SystemExit as e:\n'
+               '    print(sorted({"torch", "diffusers", "matplotlib"} & set(sys.modules)), e)')
+        said = subprocess.run([sys.executable, '-c', src], capture_output=True, text=True, check=True).stdout
+        assert said.startswith('[] cfg_sweep: '), (words, said)
+
 def test_modules_and_notebooks_match():
     made = {m.group(1) for nb in nbs for c in code(nb) if (m := re.search(r'^#\| default_exp ([\w.]+)', c, re.M))}
     there = {
