@@ -240,13 +240,16 @@ def _finer(places, vals):
 
 def _names(cells, plain):
     "Names of the axes that cells may have: the plain ones, the model, the rare ones, the image"
-    return dict.fromkeys((*plain, 'model', *_rare(cells), 'seed', 'image'))
+    return dict.fromkeys((*plain, 'model', *_rare(cells), *_FOR.values(), 'image'))
+
+_FOR = {'noise': 'seed', 'transform': 'rule'}        # labels that stand for a field of the recipe
 
 def _plain_names(cells):
-    "Names of the axes that count wherever cells differ; where noises are numbered, no seed does"
+    "Names of the axes that count wherever cells differ, without what a label of all stands for"
     labelled = _labelled(cells)
-    seeds = ['seed']*('noise' in labelled)
-    return [k for k in ('schedule', *AXES, *labelled) if k not in seeds]
+    of_all = [k for k in _FOR if all(k in c.get('labels', {}) for c in cells)]
+    gone = {_FOR[k] for k in of_all}
+    return [k for k in ('schedule', *AXES, *labelled) if k not in gone]
 
 @checked(cells=list_of(a_dict))
 def sweep_axes(

@@ -136,16 +136,18 @@ def _steps_counted(vals, hosted):
     left_out = steps_left_out(n, known_strength(vals['strength'], [vals['image']]), by)
     return n - left_out if by == 'step' else n
 
-def _has_label(transform):
-    "Whether a transform is more than the name of its rule"
-    return not isinstance(transform, str) or '(' in transform
+@patch
+def _has_label(self:Sweep, transform):
+    "Whether a transform is told by its label: a class, or where one comes with parameters"
+    texts = [t for t in self.values['transform'].values() if isinstance(t, str)]
+    return not isinstance(transform, str) or any('(' in t for t in texts)
 
 @patch
 def _labels(self:Sweep, place, vals):
     "What a place is called in the recipe of its image"
     labels = {k: place[k] for k in ('schedule', *self.told, *self.params)}
     if self.own_noise: labels['noise'] = place['seed']
-    if _has_label(vals['transform']): labels['transform'] = place['transform']
+    if self._has_label(vals['transform']): labels['transform'] = place['transform']
     if has_image(self): labels['initial image'] = place['image'] or 'none'
     return labels
 
