@@ -254,6 +254,7 @@ def calls(w):
         score_means=dict(pictures=w.shown), means_text=dict(means=evaluation.score_means(w.shown)),
         folder_features=dict(pictures=w.shown, features=evaluation.find_features('world')),
         Arranged=dict(axes=('schedule',), pairs=('prompt',), values={}, methods={}), arranged=dict(shown=w.shown),
+        nearest_constants=dict(found=w.found.found, pushes=dict.fromkeys(w.found.found.methods, 1.)),
         constants=dict(found=w.found.found), baseline_of=dict(found=w.found.found),
         Held=dict(words='better', verdict=evaluation.verdict(w.scores, w.scores), p=.5, how='exact', corrected=.5,
             diffs={}),
@@ -340,6 +341,7 @@ EXEMPT = {
     'a plan calls it with the numbers of its runs': 'by_trunk',
     '`rerun` calls it with a recipe that it has checked': 'rerun_hosted',
     'it takes the texts of a command line, below': 'cfg_sweep cfg_explore',
+    'they make images of a folder again; nbs/evaluation/07c_equal_push.ipynb': 'folder_pushes compare_at_one_push',
 }
 BESIDES = {('whole', 'lo'), ('whole', 'hi'), ('between', 'lo'), ('between', 'hi'),       # of a check, as above
            ('read_json', 'text'),              # it says what `json` does, for those who name the file

@@ -35,4 +35,5 @@ __getattr__, __dir__, __all__ = lazy(__name__,
     scored_folders='batches score_folder score_means means_text folder_features',
     score_pairs='Arranged arranged constants baseline_of',
     compared_scores='Held Compared compare_scores compared_text method_diversity',
+    equal_push='folder_pushes nearest_constants compare_at_one_push',
     score_report='plot_forest plot_quality score_html')
