@@ -5,6 +5,8 @@ in nbs/evaluation/coverage.csv are made by
 import csv, os, sys
 import numpy as np
 from scipy.special import expit
+from cf_guidance.evaluation.metrics import frechet, kid, long_tailed
+from cf_guidance.evaluation.statistics import jackknife
 from cf_guidance.evaluation.two_way import interval_by_design
 
 # how much scores vary by prompt, by seed, and by the image
@@ -50,6 +52,28 @@ def tried(what, case, prompts, seeds, tries, seed=0):
                 tries=tries, share=round(float(share), 4),
                 width=round(float(np.mean([e.hi - e.lo for e in found])), 4))
 
+def sets(apart, prompts, n, rng):
+    "Features of so many sets, whose prompts have means of their own"
+    for _ in range(n):
+        x = rng.normal(size=(prompts, 1, 2)) + [apart, 0] + rng.normal(size=(prompts, 3, 2))
+        yield x.reshape(-1, 2)
+
+def distance(name, apart, prompts, tries, seed=0):
+    "One row: the share of sets whose distance to a reference had an interval that held the truth"
+    rng, f = np.random.default_rng([seed, prompts, round(10*apart), len(name)]), dict(kid=kid, frechet=frechet)[name]
+    real, names = np.sqrt(2)*rng.normal(size=(150, 2)), np.repeat(range(prompts), 3)
+    true = np.mean([f(made, real) for made in sets(apart, prompts, 5*tries, rng)])
+    held = lambda made: lambda g: jackknife(lambda rows: g(made[rows], real), names)
+    found = [long_tailed(held(made), f) for made in sets(apart, prompts, tries, rng)]
+    share, width = np.mean([e.lo <= true <= e.hi for e in found]), np.mean([e.hi - e.lo for e in found])
+    return dict(what='distance', case=f'{name}, {apart:g} apart', design='own', prompts=prompts, seeds=3, tries=tries,
+                share=round(float(share), 4), width=round(float(width), 4))
+
+def distances(tries=400):
+    for name in ('kid', 'frechet'):
+        for apart in (0, .5, 1.5):
+            for prompts in (10, 20, 50, 200): yield distance(name, apart, prompts, tries)
+
 def rows(tries=2000, few=300):
     "All cases; those of scores with bounds take a while, and are tried less often"
     for case in (*NORMAL, *YES_NO):
@@ -57,6 +81,7 @@ def rows(tries=2000, few=300):
             for prompts in (10, 20, 50, 200):
                 yield tried('interval', case, prompts, seeds, tries if case in NORMAL else few)
     for prompts in (10, 20, 50, 200): yield tried('tempting', 'normal, both vary', prompts, 2, tries)
+    yield from distances()
 
 def main(path):
     part = f'{path}.part'

@@ -10,7 +10,7 @@ import math
 from dataclasses import replace
 import numpy as np
 from ..checks import a_count, a_list, a_rng, a_text, any_of, checked, or_none
-from .metrics import frechet, kid, prdc, vendi
+from .metrics import frechet, kid, long_tailed, prdc, vendi
 from .statistics import Estimate, jackknife
 
 # %% ../../nbs/evaluation/02a_reference.ipynb #2e9769f2
@@ -67,7 +67,9 @@ def against(
     prompts = _as_many('prompts', prompts, made)
     alone = _as_many('real_prompts', real_prompts, real)
     how = dict(rng=rng, parts=parts)
-    return {name: _held(f, made, real, prompts, alone, how) for name, f in _figures(k).items()}
+    held = lambda f: _held(f, made, real, prompts, alone, how)
+    return {name: long_tailed(held, f) if name in ('fid', 'kid') else held(f)
+            for name, f in _figures(k).items()}
 
 # %% ../../nbs/evaluation/02a_reference.ipynb #1b7b271c
 def _paired_prompts(one, two):
