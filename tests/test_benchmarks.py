@@ -40,7 +40,8 @@ def test_engines(tmp_path, forks, every):
     if not every: pytest.skip('one of the heavier cases')
     forks.script(bench/'engines.py', '--quick', '--out', tmp_path/'t.json')
     res, kept = json.loads((tmp_path/'t.json').read_text()), json.loads((bench/'engines.json').read_text())
-    assert shape(res) == shape(kept) and res['rows'][0]['calls'] == {'made': 40, 'alone': 78}
+    # two more than our own loop makes
+    assert shape(res) == shape(kept) and res['rows'][0]['calls'] == {'made': 36 + 2, 'alone': 80}
     at = {(r['name'], r['workload']): r for r in kept['rows']}
     names = {name for name, _ in at}
     assert len(names) == 3 and len(at) == 9 and all(r['gap'] <= 2 for r in [*res['rows'], *kept['rows']])
