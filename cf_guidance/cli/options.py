@@ -207,9 +207,10 @@ def _how_made(negative_prompt, sampler, size):
 
 def _known_schedules(vals):
     "Refuse texts that are no schedules, before anything heavy is imported"
+    texts = [v for v in vals if isinstance(v, str)]
+    if not texts: return
     from cf_guidance.schedules.named import checked_schedule
-    for v in vals:
-        if isinstance(v, str): checked_schedule(v)
+    for text in texts: checked_schedule(text)
 
 def _counts(steps):
     "Numbers of steps"
