@@ -113,7 +113,8 @@ def docs():
     files = {f.relative_to(proc): f.relative_to(proc) for f in proc.rglob('*.qmd')}
     for f in list(proc.rglob('*.ipynb')):
         new = f.with_name(num.sub('', f.name))
-        files[new.relative_to(proc)] = f.rename(new) and f.relative_to(proc)
+        files[new.relative_to(proc)] = f.relative_to(proc)
+        f.rename(new)
     subprocess.run([sys.executable, '-m', 'smalldocs.cli', 'render', str(proc), '-q'], check=True)
     for new, file in files.items():
         page = (proc/cfg.doc_path.name/new).with_suffix('.html')

@@ -28,7 +28,7 @@ _FORMER = {'max_rows': 'batch_size'}        # options that have another name now
 
 # options as other programs call them
 _ALSO = {'guidance_scale': 'schedule', 'cfg_scale': 'schedule', 'cfg': 'schedule',
-         'guidance': 'schedule', 'width': 'size', 'height': 'size', 'dir': 'folder',
+         'guidance': 'schedule',
          'schedules': 'schedule', 'transforms': 'transform', 'seeds': 'seed', 'samplers': 'sampler',
          'scheduler': 'sampler', 'num_inference_steps': 'steps', 'negative': 'negative_prompt',
          'output': 'out', 'output_dir': 'out', 'outdir': 'out'}
@@ -47,7 +47,8 @@ def _today(name, known):
 def _known_option(name, known, program):
     "End the program where there is no such option, with the nearest one"
     if any(k.startswith(name) for k in known): return
-    close = difflib.get_close_matches(name, known, 1, .5)
+    size = ['size']*(name in ('width', 'height') and 'size' in known)     # one option for both
+    close = size or difflib.get_close_matches(name, known, 1, .5)
     nearest = f' (nearest: {_dashed(close[0])})' if close else ''
     sys.exit(f'{program}: there is no option {_dashed(name)}{nearest}; --help lists all')
 
@@ -102,7 +103,10 @@ def _flags(f):
     "The options that take no value"
     return {k for k, p in inspect.signature(f).parameters.items() if p.annotation is store_true}
 
-def _options_of(f): return [*inspect.signature(f).parameters, 'help', 'pdb', 'xtra']
+def _options_of(f):
+    "The names of the options; a parameter without a default is none"
+    pars = inspect.signature(f).parameters.items()
+    return [*[k for k, p in pars if p.default is not p.empty], 'help', 'pdb', 'xtra']
 
 def _words_of(f):
     "The words of the command line, with the names that options have in this program"

@@ -21,10 +21,17 @@ _ALIKE = 'model', 'steps', 'sampler_config', 'width', 'height', 'rule', 'values'
 def _recipes(pictures):
     "The recipes of images that were made alike; a `ValueError` where a pipeline made them"
     every = [read_recipe(p.path) for p in pictures]
-    if any('host' in r or r.get('init_image') for r in every):
+    if any('host' in r or r.get('init_image') or r.get('embeds') for r in every):
         raise ValueError('`baseline` must be the name of a method, unless our own loop made the '
-                         "images from noise alone; got 'displacement' and other images")
+                         "images from a text and noise; got 'displacement' and other images")
     return [r for r in every if all(r[k] == every[0][k] for k in _ALIKE)]
+
+def _model(r):
+    "The model of a recipe; a `ValueError` where another one has its name"
+    pieces = recipe_model(r)
+    if pieces.is_model(r['model']): return pieces
+    raise ValueError(f"`baseline` cannot be displacement: {r['model_name']!r} is not the model that "
+                     'made the images')
 
 def _push(pictures):
     "The mean displacement of a few images of one method"
@@ -32,7 +39,7 @@ def _push(pictures):
     first = recipes[0]
     how = dict(steps=first['steps'], sampler=known_sampler(first), width=first['width'],
                height=first['height'], negative_prompt=first['negative_prompt'])
-    run = displaced(recipe_transform(first), [r['prompt'] for r in recipes], recipe_model(first),
+    run = displaced(recipe_transform(first), [r['prompt'] for r in recipes], _model(first),
                     seeds=[r['seed'] for r in recipes], **how)
     return float(displacement(run).mean())
 

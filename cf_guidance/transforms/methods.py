@@ -70,12 +70,17 @@ def _not_twice(others, given, text):
     for k in others:
         if k in given: raise ValueError(f'`{k}` cannot be an axis and in {text!r:.120}')
 
-@cache
 def _preset(text):
-    "A class whose instances are those of a transform with some parameters given"
+    "The class that a text stands for today"
     call = _call_of(text)
-    given, base = _given(call, text), TRANSFORMS[call.func.id]
+    given = _given(call, text)
     guidance(call.func.id, **given)                               # which checks them
+    return _with_given(TRANSFORMS[call.func.id], text, tuple(given.items()))
+
+@cache
+def _with_given(base, text, given):
+    "A class whose instances are those of a transform with some parameters given"
+    given = dict(given)
     def make(cls, schedules, **chosen):
         _not_twice({**schedules, **chosen}, given, text)
         more, fixed = _sorted_out(given, base)
