@@ -5,8 +5,8 @@ in nbs/evaluation/coverage.csv are made by
 import csv, os, sys
 import numpy as np
 from scipy.special import expit
-from cf_guidance.evaluation.metrics import frechet, kid, long_tailed
-from cf_guidance.evaluation.statistics import jackknife
+from cf_guidance.evaluation.metrics import frechet, kid
+from cf_guidance.evaluation.statistics import left_out, spread
 from cf_guidance.evaluation.two_way import interval_by_design
 
 # how much scores vary by prompt, by seed, and by the image
@@ -63,8 +63,8 @@ def distance(name, apart, prompts, tries, seed=0):
     rng, f = np.random.default_rng([seed, prompts, round(10*apart), len(name)]), dict(kid=kid, frechet=frechet)[name]
     real, names = np.sqrt(2)*rng.normal(size=(150, 2)), np.repeat(range(prompts), 3)
     true = np.mean([f(made, real) for made in sets(apart, prompts, 5*tries, rng)])
-    held = lambda made: lambda g: jackknife(lambda rows: g(made[rows], real), names)
-    found = [long_tailed(held(made), f) for made in sets(apart, prompts, tries, rng)]
+    found = [spread([left_out(lambda rows: f(made[rows], real), names)], long_tail=True)
+             for made in sets(apart, prompts, tries, rng)]
     share, width = np.mean([e.lo <= true <= e.hi for e in found]), np.mean([e.hi - e.lo for e in found])
     return dict(what='distance', case=f'{name}, {apart:g} apart', design='own', prompts=prompts, seeds=3, tries=tries,
                 share=round(float(share), 4), width=round(float(width), 4))

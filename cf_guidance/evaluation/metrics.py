@@ -4,17 +4,16 @@
 
 # %% auto #0
 __all__ = ['image_array', 'saturation', 'contrast', 'clipped', 'thumbnail', 'extract', 'frechet', 'frechet_points',
-           'frechet_infinity', 'kid', 'prdc', 'vendi', 'colours', 'diversity', 'long_tailed', 'distances', 'accuracy']
+           'frechet_infinity', 'kid', 'prdc', 'vendi', 'colours', 'diversity', 'distances', 'accuracy']
 
 # %% ../../nbs/evaluation/02_metrics.ipynb #efaefddd
-import math
-from dataclasses import replace
 import numpy as np
 from PIL import Image
 from scipy.spatial.distance import cdist
 from ..checks import a_count, a_dict, a_function, a_list, a_rng, a_text, any_of, checked
 from ..checks import list_of, some_numbers, whole
-from .statistics import Estimate, groups_of, jackknife, mean_interval
+from .statistics import Estimate, groups_of, left_out, mean_interval
+from .statistics import spread
 
 # %% ../../nbs/evaluation/02_metrics.ipynb #d4924569
 def _alike(images):
@@ -303,37 +302,15 @@ def _moved(spread, value):
     lo, hi = value + spread.lo - spread.value, value + spread.hi - spread.value
     return Estimate(value, lo, hi, spread.n)
 
-def _scales(unit):
-    "Scales on which a long tail is short, each with its way back; both take numbers below 0, too"
-    return [(np.cbrt, lambda y: y**3),
-            (lambda x: np.arcsinh(x/unit), lambda y: unit*math.sinh(min(y, 700)))]
-
-def _on_scale(held, stat, there, back):
-    "The ends of an interval that is taken on another scale"
-    e = held(lambda *sets: float(there(stat(*sets))))
-    return back(e.lo), back(e.hi)
-
-def long_tailed(
-    held, # Function from a figure, which is a function, to its `Estimate`
-    stat, # The figure: a distance, which has a long tail
-)->Estimate:
-    "Give a distance its interval: its own, or that on a scale with a shorter tail, if further"
-    plain = held(stat)
-    if not plain.lo < plain.hi: return plain                       # none, or no width
-    ends = [_on_scale(held, stat, *scale) for scale in _scales((plain.hi - plain.lo)/8)]
-    return replace(plain, lo=min(plain.lo, *(lo for lo, _ in ends)),
-                   hi=max(plain.hi, *(hi for _, hi in ends)))
-
 def _over_prompts(figures, made, prompts, rng):
     "Each figure with its interval over the prompts"
-    held = lambda f: jackknife(lambda rows: f(made[rows]), prompts, rng)
-    return {k: long_tailed(held, f) if k == 'kid' else held(f) for k, f in figures.items()}
+    found = {k: left_out(lambda rows: f(made[rows]), prompts, rng) for k, f in figures.items()}
+    return {k: spread([v], long_tail=k == 'kid') for k, v in found.items()}
 
 def _frechet(made, real, prompts, rng):
     "The extrapolated distance, with an interval as wide as that of the plain one"
-    held = lambda f: jackknife(lambda rows: f(made[rows], real), prompts, rng)
-    spread = long_tailed(held, frechet)
-    return _moved(spread, frechet_infinity(made, real, rng))
+    found = left_out(lambda rows: frechet(made[rows], real), prompts, rng)
+    return _moved(spread([found], long_tail=True), frechet_infinity(made, real, rng))
 
 @checked(prompts=any_of(a_list, a_text), rng=a_rng, k=a_count())
 def distances(

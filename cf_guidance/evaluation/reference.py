@@ -6,12 +6,10 @@
 __all__ = ['against', 'nearer']
 
 # %% ../../nbs/evaluation/02a_reference.ipynb #0d1345bc
-import math
-from dataclasses import replace
 import numpy as np
 from ..checks import a_count, a_list, a_rng, a_text, any_of, checked, or_none
-from .metrics import frechet, kid, long_tailed, prdc, vendi
-from .statistics import Estimate, jackknife
+from .metrics import frechet, kid, prdc, vendi
+from .statistics import left_out, spread
 
 # %% ../../nbs/evaluation/02a_reference.ipynb #2e9769f2
 def _of_prdc(name, k): return lambda made, real: prdc(made, real, k)[name]
@@ -22,18 +20,11 @@ def _figures(k):
     return dict(fid=frechet, kid=kid, **near, vendi=lambda made, real: vendi(made),
                 vendi_ratio=lambda made, real: vendi(made)/vendi(real))
 
-def _half(e): return 0. if math.isnan(e.lo) else (e.hi - e.lo)/2
-
-def _joined(one, two):
-    "A figure whose error comes from two sources"
-    if math.isnan(one.lo): return one
-    far = math.hypot(_half(one), _half(two))
-    return replace(one, lo=one.value - far, hi=one.value + far)
-
-def _held(f, made, real, prompts, real_prompts, how):
+def _held(f, made, real, prompts, real_prompts, how, long_tail=False):
     "A figure with the interval over both sets"
-    one = jackknife(lambda rows: f(made[rows], real), prompts, **how)
-    return _joined(one, jackknife(lambda rows: f(made, real[rows]), real_prompts, **how))
+    ours = left_out(lambda rows: f(made[rows], real), prompts, **how)
+    theirs = left_out(lambda rows: f(made, real[rows]), real_prompts, **how)
+    return spread([ours, theirs], long_tail=long_tail)
 
 def _array(name, x, least):
     "Features as an array, with as many rows as neighbours and handfuls need"
@@ -67,8 +58,7 @@ def against(
     prompts = _as_many('prompts', prompts, made)
     alone = _as_many('real_prompts', real_prompts, real)
     how = dict(rng=rng, parts=parts)
-    held = lambda f: _held(f, made, real, prompts, alone, how)
-    return {name: long_tailed(held, f) if name in ('fid', 'kid') else held(f)
+    return {name: _held(f, made, real, prompts, alone, how, name in ('fid', 'kid'))
             for name, f in _figures(k).items()}
 
 # %% ../../nbs/evaluation/02a_reference.ipynb #1b7b271c

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Estimate', 'groups_of', 'fewest_groups', 'settled', 'finite_numbers', 'mean_interval', 'score_limits', 'bootstrap',
-           'jackknife']
+           'LeftOut', 'left_out', 'spread', 'jackknife']
 
 # %% ../../nbs/evaluation/01_statistics.ipynb #9c5ff590
 import math
@@ -216,16 +216,67 @@ def _handfuls(groups, parts, rng):
     picks = np.array_split(rng.permutation(len(groups)), parts)
     return [_rows_of(groups, ks) for ks in picks]
 
+@dataclass(frozen=True)
+class LeftOut:
+    "A figure, and what it is when something is left out"
+    value:float # Of everything
+    vals:np.ndarray # Without each handful; none where there are fewer than four to leave out
+    n:int # How many there are
+
+@checked(stat=a_function, prompts=any_of(a_list, a_text), rng=a_rng)
+def left_out(
+    stat, # Function from row numbers, an array, to a number
+    prompts, # The prompt of each row
+    rng=0, # Seed, or a numpy Generator, for the handfuls
+    parts:int=40, # Most times to leave something out, 4 or more
+)->LeftOut:
+    "Take a figure, and take it again without each handful of prompts"
+    prompts, rng = list(prompts), np.random.default_rng(rng)
+    groups, every = groups_of(prompts, len(prompts)), np.arange(len(prompts))
+    value, parts = float(stat(every)), min(len(groups), whole('parts', parts, 4))
+    if len(groups) < 4: return LeftOut(value, np.zeros(0), len(groups))
+    vals = [stat(np.delete(every, out)) for out in _handfuls(groups, parts, rng)]
+    return LeftOut(value, finite_numbers('stat', vals), len(groups))
+
 def _far(vals, level):
     "Half of the interval around a figure, from what it is without each handful"
     k = len(vals)
-    return math.sqrt((k - 1)*vals.var())*stats.t.ppf((1 + level)/2, k - 1)
+    return math.sqrt((k - 1)*vals.var())*stats.t.ppf((1 + level)/2, k - 1) if k else 0.
 
-def _around(plain, vals, level):
-    "A figure with an interval, from what it is without each handful, unless that is always the same"
-    if _same(vals): return plain
-    far = _far(vals, level)
-    return replace(plain, lo=plain.value - far, hi=plain.value + far)
+def _plain(x): return x
+
+def _ends_on(sources, level, there=_plain, back=_plain):
+    "The ends of an interval that is taken on a scale"
+    far = math.hypot(*[_far(there(s.vals), level) for s in sources])
+    value = float(there(sources[0].value))
+    return back(value - far), back(value + far)
+
+def _short_scales(unit):
+    "Scales on which a long tail is short, each with its way back; both take numbers below 0, too"
+    return [(np.cbrt, lambda y: y**3),
+            (lambda x: np.arcsinh(x/unit), lambda y: unit*math.sinh(min(y, 700)))]
+
+def _no_width(source): return not len(source.vals) or _same(source.vals)
+
+def _furthest(ends): return min(lo for lo, _ in ends), max(hi for _, hi in ends)
+
+@checked()
+def spread(
+    sources:list, # `LeftOut`s of one figure, one for each source of its error
+    level:float=.95, # Share of such intervals that hold the truth, between 0 and 1
+    # Whether its tail is long, as that of a distance: the interval is taken on shorter scales too,
+    # and reaches as far as the furthest
+    long_tail:bool=False,
+)->Estimate:
+    "Give a figure its interval, unless it is always the same"
+    first = sources[0]
+    plain = Estimate(first.value, n=first.n)
+    if _no_width(first): return plain
+    lo, hi = _ends_on(sources, level)
+    scales = _short_scales((hi - lo)/8) if long_tail else []
+    ends = [(lo, hi), *(_ends_on(sources, level, *scale) for scale in scales)]
+    lo, hi = _furthest(ends)
+    return replace(plain, lo=lo, hi=hi)
 
 @checked(stat=a_function, prompts=any_of(a_list, a_text), rng=a_rng)
 def jackknife(
@@ -236,10 +287,4 @@ def jackknife(
     level:float=.95, # Share of such intervals that hold the truth, between 0 and 1
 )->Estimate:
     "Give `stat` an interval, by leaving prompts out; fewer than four prompts have none"
-    prompts, rng = list(prompts), np.random.default_rng(rng)
-    groups, every = groups_of(prompts, len(prompts)), np.arange(len(prompts))
-    plain = Estimate(float(stat(every)), n=len(groups))
-    parts = min(plain.n, whole('parts', parts, 4))
-    if plain.n < 4: return plain
-    vals = [stat(np.delete(every, out)) for out in _handfuls(groups, parts, rng)]
-    return _around(plain, finite_numbers('stat', vals), level)
+    return spread([left_out(stat, prompts, rng, parts)], level)
