@@ -265,13 +265,14 @@ def spread(
     sources:list, # `LeftOut`s of one figure, one for each source of its error
     level:float=.95, # Share of such intervals that hold the truth, between 0 and 1
     # Whether its tail is long, as that of a distance: the interval is taken on shorter scales too,
-    # and reaches as far as the furthest
+    # at half the error that `level` allows, and reaches as far as the furthest
     long_tail:bool=False,
 )->Estimate:
     "Give a figure its interval, unless it is always the same"
     first = sources[0]
     plain = Estimate(first.value, n=first.n)
     if _no_width(first): return plain
+    if long_tail: level = (1 + level)/2
     lo, hi = _ends_on(sources, level)
     scales = _short_scales((hi - lo)/8) if long_tail else []
     ends = [(lo, hi), *(_ends_on(sources, level, *scale) for scale in scales)]
