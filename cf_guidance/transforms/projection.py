@@ -22,7 +22,7 @@ def _share(x, onto, dims):
 
 @checked(x=a_tensor, onto=a_tensor, dims=any_of(a_count(-9, 9), list_of(a_count(-9, 9))))
 def along(
-    x, # Tensor to take apart, (b, ...)
+    x, # Tensor to split, (b, ...)
     onto, # Direction, same shape
     dims=None, # Dimensions that the sums run over; all but the first by default
 ): # Part of `x` along `onto`, same shape, in float64
@@ -53,14 +53,14 @@ def apg(
     g:GUIDANCE=7.5, # Guidance scale: 1 gives `t`
     eta:Usual(0, 1)=0., # Share of the part along `t` that is kept
     r:Usual(2, 20)=0., # Greatest length of the push; 0 for no limit
-    beta:Usual(-.75, 0)=0., # Share of the pushes before that is added; above -1 and below 1
+    beta:Usual(-.75, 0)=0., # Share of the earlier pushes that is added; above -1 and below 1
     # `t + (g-1)·update`, `u + g·update` or `t + g·update`
     form:Literal['paper', 'diffusers', 'comfyui']='paper',
-    # What lengths run over: a whole sample, or the first dimension of (b, frames, channels)
+    # Take lengths over a whole sample, or over the first dimension of (b, frames, channels)
     over:Literal['sample', 'time']='sample',
     # Where it acts: the predicted image, or what the network predicts
     space:Literal['sample', 'raw']='sample',
-    state=None, # The pushes of the steps before
+    state=None, # Sum of the earlier pushes, by name
 ): # Guided prediction, same shape
     "Guide with the part of the push across `t`, cut in length and damped (Sadat et al., arXiv 2410.02416)"
     if g == 1 and t is not None: return t
@@ -90,14 +90,14 @@ def apg_mix(
     t, # Conditional prediction, same shape
     g:GUIDANCE=3.5, # Guidance scale of the first steps: 1 gives `t` at every step
     late:Scale(5, 15)=10., # Scale of the projected steps; 1 for plain guidance there too
-    start:Usual(3, 10, int)=5, # Last step that is guided plainly
+    start:Usual(3, 10, int)=5, # Last step with plain guidance
     eta:Usual(0, 1)=0., # Share of the part along `t` that is kept
     r:Usual(2, 20)=10., # Greatest length of the push; 0 for no limit
-    beta:Usual(-.75, 0)=-.5, # Share of the pushes before that is added; above -1 and below 1
+    beta:Usual(-.75, 0)=-.5, # Share of the earlier pushes that is added; above -1 and below 1
     # Where it acts: what the network predicts, or the predicted image
     space:Literal['raw', 'sample']='raw',
     step=None, # Index of the step
-    state=None, # The pushes of the steps before
+    state=None, # Sum of the earlier pushes, by name
 ): # Guided prediction, same shape
     "Guide plainly up to step `start`, and with `apg` after it (HunyuanImage 2.1, as in diffusers)"
     if g == 1 and t is not None: return t
@@ -126,11 +126,11 @@ def cfg_zero(
     t, # Conditional prediction, same shape; both may be `None` at a zeroed step
     g:GUIDANCE=7.5, # Guidance scale: 1 gives `t`
     zero_steps:Usual(0, 5, int)=1, # Steps at the start with no velocity
-    # Zero the steps below `zero_steps`, or also that one
+    # Zero the steps below `zero_steps`, or also the step `zero_steps`
     count:Literal['diffusers', 'official']='diffusers',
-    step=None, # Index of the step; at a zeroed one its latents give the shape, if need be
+    step=None, # Index of the step; a zeroed one takes the shape of its latents without `u` and `t`
 ): # Guided prediction, same shape
-    "Guide from `u` at the length nearest to `t`; first stand still (Fan et al., arXiv 2503.18886)"
+    "Guide from the multiple of `u` nearest to `t`, after steps of zero velocity (Fan et al., arXiv 2503.18886)"
     if _zeroed(step, zero_steps, count):
         like = next((p for p in (t, u, getattr(step, 'x', None)) if p is not None), None)
         if like is None:
@@ -144,12 +144,12 @@ def cfg_zero(
 
 @transform(cfg_zero)
 class CFGZeroGuidance(GuidanceTfm):
-    "Guide from `u` at the length nearest to `t`; first stand still"
+    "Guide from the multiple of `u` nearest to `t`, after steps of zero velocity"
 
 # %% ../../nbs/transforms/04_projection.ipynb #84ef7256
 @checked(u=a_tensor, t=a_tensor)
 def main_part(
-    u, # Prediction to take the part of, (b, ...)
+    u, # Prediction to project, (b, ...)
     t, # The other prediction, same shape
 ): # Part of `u` along the main direction of the two, same shape, in float64
     "Project `u` on the first singular direction of `u` and `t`"
@@ -181,7 +181,7 @@ class TCFGGuidance(GuidanceTfm):
 def recfg_ratio(
     u, # Unconditional predictions of the noise in noised images of a class, (b, ...)
     t, # Conditional ones, same shape
-    each:bool=False, # A number for each channel and pixel, as the authors have it, or one for all
+    each:bool=False, # Measure one number for each channel and pixel, as the authors do
 ): # `E[t u]/E[u²]`: a number, or a tensor (1, ...) in float64
     "Measure the `k` of `recfg`"
     check_pair(u, t)
@@ -202,4 +202,4 @@ def recfg(
 
 @transform(recfg)
 class ReCFGGuidance(GuidanceTfm):
-    "Guide from `u` with a weight that was measured beforehand"
+    "Guide from `k` times `u`, with a `k` measured beforehand"
