@@ -23,11 +23,11 @@ def smc(
     u, # Unconditional prediction, (b, ...); may be `None` at `g` 1 and `k` 0
     t, # Conditional prediction, same shape; may be `None` at `g` 0
     g:GUIDANCE=7.5, # Guidance scale, as in `cfg`
-    lam:Usual(2, 8)=5., # Weight of the error before in the choice of the sign
-    k:Usual(.01, .8)=.2, # What is taken off or added; 0 for plain guidance
+    lam:Usual(2, 8)=5., # Weight of the earlier error in the choice of the sign
+    k:Usual(.01, .8)=.2, # Amount subtracted or added; 0 for plain guidance
     state=None, # The error of the step before
 ): # Guided prediction, same shape
-    "Guide with an error that is kept on its way to zero (SMC-CFG, arXiv 2603.03281)"
+    "Guide with the error corrected by sliding mode control (SMC-CFG, arXiv 2603.03281)"
     if k < 0: raise ValueError(f'`k` must be at least 0; got {k!r}')
     if (g == 1 and k == 0 and t is not None) or (g == 0 and u is not None): return cfg(u, t, g)
     e = push_of(u, t)
@@ -38,7 +38,7 @@ def smc(
 
 @transform(smc)
 class SMCGuidance(GuidanceTfm):
-    "Guide with an error that is kept on its way to zero"
+    "Guide with the error corrected by sliding mode control"
 
 # %% ../../nbs/transforms/07_adaptive.ipynb #efa62462
 def _share(d, u):
@@ -57,9 +57,9 @@ def magnitude_aware(
     g:Scale(0, 20)=10.,
     alpha:Usual(2, 12)=8., # How fast the scale falls; 0 for plain guidance
     form:Literal['diffusers', 'paper']='diffusers', # The scale is `1 + (g-1)·fall`, or `1 + g·fall`
-    space:Literal['flow', 'raw']='flow', # Where it acts: the velocity, or what the network predicts
+    space:Literal['flow', 'raw']='flow', # Space to act in: the velocity, or the network's output
 ): # Guided prediction, same shape
-    "Guide less the longer the push is, measured in `u` (MAMBO-G, arXiv 2508.03442)"
+    "Guide less the longer the push is compared with `u` (MAMBO-G, arXiv 2508.03442)"
     if alpha < 0: raise ValueError(f'`alpha` must be at least 0; got {alpha!r}')
     if _spared(g, form) and t is not None: return t
     d = push_of(u, t)
@@ -95,7 +95,7 @@ def adaptive_guidance(
     t, # Conditional prediction, same shape
     g:GUIDANCE=7.5, # Guidance scale, as in `cfg`
     threshold:Usual(.98, 1)=.991, # Cosine above which guidance stops
-    # Where cosines are taken: the noise, the predicted image, or what the network predicts
+    # Space of the cosines: the noise, the predicted image, or the network's own output
     space:Literal['epsilon', 'sample', 'raw']='epsilon',
     state=None, # Which samples have stopped
 ): # Guided prediction, same shape
@@ -123,7 +123,7 @@ def feedback_evidence(
     s:float, # Noise level of `x`, above `s2`
     s2:float, # Noise level of `after`, above 0
 ): # Natural log of how many times likelier the condition has become, (b,), float64
-    "What the step from `x` to `after` tells about the condition"
+    "Measure the evidence for the condition in the step from `x` to `after`"
     if not 0 < s2 < s: raise ValueError(f'`s2` must be above 0 and below `s`; got {s2!r} and {s!r}')
     alike(x=x, after=after, u=u, t=t)
     r = (s2/s)**2
@@ -147,11 +147,11 @@ def _between(vals, at):
 @checked(sigmas=some_levels)
 def feedback_terms(
     sigmas, # Noise level of each step of the run, falling
-    pi:float, # Share of the class in what the network learnt of it, above 1/3 and below 1
+    pi:float, # Share of the class in what the network learnt as that class, 1/3 to 1, both excluded
     t0:float, # Place where the scale would be 3 without evidence, 0 to below 1; 1 is noise
     t1:float, # Place where evidence balances the drift, 0 to below 1
 )->tuple: # `tau` and `delta`
-    "How fast evidence and drift move the feedback of a run"
+    "Compute the weight of the evidence and the drift of a run"
     _check_terms(pi, t0, t1)
     n, delta = len(sigmas), math.log((1 - pi)*3/2)/((1 - t0)*len(sigmas))
     # by place, the image first
@@ -190,14 +190,14 @@ def _odds(u, t, step, state, low, terms):
 def feedback(
     u, # Unconditional prediction, (b, ...); may be `None` at `g` 1
     t, # Conditional prediction, same shape; may be `None` at `g` 0
-    g:Scale(0, 20)=10., # Highest guidance scale; 1 gives `t`, and below 1 it is that of `cfg`
-    pi:Usual(.8, .99)=.95, # Share of the class in what the network learnt of it
+    g:Scale(0, 20)=10., # Highest guidance scale; 1 gives `t`, below 1 the rule is `cfg`
+    pi:Usual(.8, .99)=.95, # Share of the class in what the network learnt as that class
     t0:Usual(.4, .8)=.5, # Place where the scale would be 3 without evidence; 1 is noise
     t1:Usual(.3, .6)=.4, # Place where evidence balances the drift
     step=None, # A `Step` that knows `x`, `a`, `b` and `sigmas`
     state=None, # The step before, and the log-odds
 ): # Guided prediction, same shape
-    "Guide as much as the sample is unlikely to show the prompt (FBG, arXiv 2506.06085)"
+    "Guide more the less likely the sample is to show the prompt (FBG, arXiv 2506.06085)"
     if g <= 1: return cfg(u, t, g)
     check_pair(u, t)
     _check_terms(pi, t0, t1)
@@ -208,7 +208,7 @@ def feedback(
 
 @transform(feedback)
 class FeedbackGuidance(GuidanceTfm):
-    "Guide as much as the sample is unlikely to show the prompt"
+    "Guide more the less likely the sample is to show the prompt"
 
 # %% ../../nbs/transforms/07_adaptive.ipynb #e1e04cc1
 # Koulischer et al., arXiv 2506.06085, and the authors' README

@@ -35,7 +35,7 @@ def rescale(
     t, # Conditional prediction, same shape
     g:GUIDANCE=7.5, # Guidance scale, as in `cfg`
     phi:Usual(0, 1)=.7, # Share of the rescaled prediction
-    # Where it acts; 'raw' is what the network gives, as in diffusers
+    # Space to act in; 'raw' is the network's own output, as in diffusers
     space:Literal['v_prediction', 'sample', 'epsilon', 'raw']='v_prediction',
 ): # Guided prediction, same shape
     "Guide as `cfg`, then move towards the standard deviation of `t` (Lin et al., arXiv 2305.08891)"
@@ -87,7 +87,7 @@ def cfg_norm(
     u, # Unconditional prediction, (b, c, ...)
     t, # Conditional prediction, same shape
     g:GUIDANCE=4., # Guidance scale, as in `cfg`
-    factor:Usual(0, 1)=1., # What the result is multiplied with
+    factor:Usual(0, 1)=1., # Multiplier of the result
 ): # Guided prediction, same shape
     "Guide as `cfg`, then shorten the channels of each pixel to the length they have in `t` (ComfyUI CFGNorm)"
     if g == 1 and factor == 1 and t is not None: return t
@@ -105,9 +105,9 @@ def token_norm(
     u, # Unconditional prediction, (b, c, ...), or (b, n, c)
     t, # Conditional prediction, same shape
     g:GUIDANCE=4., # Guidance scale, as in `cfg`
-    # What is measured: dimension 1, the last, or all but the first
+    # Dimensions to measure: dimension 1, the last, or all but the first
     dim:Literal['channel', 'last', 'sample']='channel',
-    # Where it acts; the pipelines' models predict the flow
+    # Space to act in; the pipelines' models predict the flow
     space:Literal['flow', 'sample', 'epsilon', 'v_prediction', 'raw']='flow',
 ): # Guided prediction, same shape
     "Guide as `cfg`, then give each token the length it has in `t` (Lumina2, Qwen-Image; 'sample': EP-CFG, arXiv 2412.09966)"
@@ -125,7 +125,7 @@ def epsilon_scaling(
     u, # Unconditional prediction, (b, ...)
     t, # Conditional prediction, same shape
     g:GUIDANCE=7.5, # Guidance scale, as in `cfg`
-    factor:Usual(.9, 1.1)=1.005, # What the noise is divided by, above 0
+    factor:Usual(.9, 1.1)=1.005, # Divisor of the noise, above 0
 ): # Guided prediction, same shape
     "Guide as `cfg`, then divide the noise by `factor` (Ning et al., arXiv 2308.15321)"
     above_zero('factor', factor)
@@ -142,9 +142,9 @@ def tsr(
     u, # Unconditional prediction, (b, ...)
     t, # Conditional prediction, same shape
     g:GUIDANCE=7.5, # Guidance scale, as in `cfg`
-    k:Usual(.8, 1.2)=.95, # What the variance of the data is divided by, above 0
-    sigma:Usual(.1, 3)=1., # Spread of the data; the larger, the earlier it acts
-    step=None, # The `Step`; one that does not know `a` and `b` counts as having equal shares
+    k:Usual(.8, 1.2)=.95, # Divisor of the variance of the data, above 0
+    sigma:Usual(.1, 3)=1., # Standard deviation of the data; the larger, the earlier the rule acts
+    step=None, # The `Step`; without its `a` and `b` the rule takes them as equal
 ): # Guided prediction, same shape
     "Guide as `cfg`, then rescale the noise as if the variance of the data were divided by `k` (arXiv 2510.01184)"
     above_zero('k', k); above_zero('sigma', sigma)
@@ -179,10 +179,10 @@ def power_law(
     alpha:Usual(0, 2)=.9, # Power of the length of `d`, above -1; 0 is `cfg`
     # Measure of `d`: its length as in the paper, or its root mean square
     measure:Literal['norm', 'rms']='norm',
-    units:Literal['noise', 'score']='score', # Whether `d` is measured as a score, as in the paper
+    units:Literal['noise', 'score']='score', # Measure `d` as noise, or as a score, as in the paper
     step=None, # The `Step`, whose `b` turns noise into a score; without one `b` counts as 1
 ): # Guided prediction, same shape
-    "Go from `t` on, `(g - 1)` times `d` times a power of its length (Pavasovic et al., arXiv 2502.07849)"
+    "Go on from `t` by `(g - 1)` times `d` times a power of its length (Pavasovic et al., arXiv 2502.07849)"
     if not alpha > -1: raise ValueError(f'`alpha` must be above -1; got {alpha!r}')
     if g == 1 and t is not None: return t
     d = push_of(u, t)
@@ -191,7 +191,7 @@ def power_law(
 
 @transform(power_law)
 class PowerLawGuidance(GuidanceTfm):
-    "Go from `t` on, `(g - 1)` times `d` times a power of its length"
+    "Go on from `t` by `(g - 1)` times `d` times a power of its length"
 
 # %% ../../nbs/transforms/02_normalise.ipynb #c7765fbc
 @rule(space='epsilon', absent={'g': 0})
@@ -199,7 +199,7 @@ def beta_norm(
     u, # Unconditional prediction, (b, ...)
     t, # Conditional prediction, same shape
     g:GUIDANCE=7.5, # Length of the step at `gamma` 1
-    gamma:Usual(0, 1)=1., # Power of the length of `d` that is divided by; 0 is `cfg`
+    gamma:Usual(0, 1)=1., # Power of the length of `d` in the divisor; 0 is `cfg`
     # Measure of `d`: its length as in the paper, or its root mean square
     measure:Literal['norm', 'rms']='norm',
 ): # Guided prediction, same shape
