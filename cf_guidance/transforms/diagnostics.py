@@ -107,12 +107,12 @@ def measure(
     u, # Unconditional prediction, (b, ...); `None` where it was not computed
     t, # Conditional prediction, same shape; `None` where it was not computed
     pred, # Guided prediction, same shape
-    tfm=None, # The transform, which knows the `g` that was asked
+    tfm=None, # The transform, which knows the guidance scale `g`
     weak=None, # Prediction of a weaker model; `None` where it was not computed
-    # Numbers of the predicted image beyond it are saturated, in deviations of the latents, above 0
+    # Bound beyond which a number of the predicted image counts as saturated, above 0
     bound:float=3.,
 )->dict: # Numbers, booleans, and `None` for what is not known
-    "Put one call of the network, and what guidance made of it, into a few numbers"
+    "Describe one network call, and what guidance changed, in a few numbers"
     _check_shapes(u, t, pred)
     sums, n = _sums(_pairs(step, u, t, pred, positive('bound', bound))), pred[0].numel()
     row = _place(step) | dict(g=_asked(tfm, step)) | _figures(sums, n)
@@ -121,12 +121,12 @@ def measure(
 
 # %% ../../nbs/transforms/14_diagnostics.ipynb #ef1ac74e
 class Recorded:
-    "A transform that notes what it saw and made in `rows`; each run starts them afresh"
-    both = False              # whether it has `u` and `t` made at every step, read or not
+    "Wrap a transform and note a row for each of its calls in `rows`; each run starts afresh"
+    both = False              # whether it asks for `u` and `t` at every step, read or not
     _first = _last = None     # where the first call of the run was, and the last
     def __init__(self,
         tfm, # The transform, or any function of `u`, `t` and `idx`
-        told:bool=False, # Begin a run at `reset` alone, for a loop that calls it at each beginning
+        told:bool=False, # Begin a new run only at `reset`, for a loop that calls it before each run
     ):
         if not callable(tfm):
             raise ValueError(f'`tfm` must be a transform such as `GuidanceTfm`; got {tfm!r}')
@@ -137,7 +137,7 @@ class Recorded:
     def __repr__(self): return f'{type(self).__name__}({self.tfm!r})'
     def key(self, idx): "Only calling can tell"
     def needs(self, idx):
-        "What the transform reads at a step, and `u` and `t` where `both` says so"
+        "Name the predictions that the transform reads at a step, and `u` and `t` if `both`"
         return frozenset(needs_of(self.tfm, idx)) | frozenset('ut' if self.both else '')
 
     def reset(self):
@@ -146,7 +146,7 @@ class Recorded:
         if hasattr(self.tfm, 'reset'): self.tfm.reset()
 
     def row(self, idx, u, t, pred, weak=None):
-        "What is noted of a call, as a dict; another recorder has another"
+        "Make the row of a call, a dict; a subclass may note something else"
         return measure(idx, u, t, pred, self.tfm, weak)
 
     def __call__(self, u, t, idx, **weak):
@@ -222,11 +222,11 @@ def _runs(rows):
 
 @checked(rows=any_of(list_of(a_dict), a_dict))
 def plot_record(
-    rows, # Rows of a `Recorded`, or for each name of a run its rows
+    rows, # Rows of a `Recorded`, or a dict of rows by the name of the run
     title:str='', # Title above all
     ax=None, # Four axes to draw on; a new figure by default
 ): # Array of axes, 2 x 2
-    "Draw what was noted at each call of the network, over the steps"
+    "Draw the rows of a `Recorded` over the steps"
     from cf_guidance.plots.looks import LINES, axes_for
     runs, axes = _runs(rows), axes_for(ax, 2, 2, (7.4, 3.8), dpi=70, sharex=True)
     looks = LINES*(1 + len(runs)//len(LINES))
@@ -257,12 +257,12 @@ def _span(vals):
 
 @checked()
 def no_effect(
-    what:str, # What was asked, in words
+    what:str, # The guidance or negative prompt, in words
     unread:bool=False, # Whether no step reads `u`
-    alike:bool=False, # Whether `u` is `t` wherever both are made
+    alike:bool=False, # Whether `u` is `t` at every step that computes both
     idle:bool=False, # Whether the guided prediction is `t` at every step
-)->list: # A remark, or none if it had its effect
-    "Say that what was asked has no effect, and why"
+)->list: # One remark, or none if it had an effect
+    "Say why guidance or a negative prompt has no effect"
     if unread: why = 'no step of this run reads `u`'
     elif alike: why = ('`u` and `t` are equal at every step that computes both (the prompt says '
                        'what the negative prompt says, or the network does not read it)')
@@ -281,9 +281,9 @@ def _not_finite(rows):
 def unheard(
     rows, # Rows of one run, as from `Recorded`
     negative_prompt:str='', # The negative prompt of the run
-    asked:float=None, # The guidance scale that was asked, where the rows do not know it
-)->list: # Remarks, text; none if all had its effect
-    "Say which guidance or negative prompt was asked and had no effect"
+    asked:float=None, # The guidance scale, where the rows do not know it
+)->list: # Remarks, text; none if all had an effect
+    "Say which guidance or negative prompt had no effect"
     rows = list(rows)
     scales = [asked] if asked is not None else [r['g'] for r in rows if r['g'] is not None]
     said, causes = _not_finite(rows), _causes(rows)
@@ -303,7 +303,7 @@ def _causes(rows):
 @patch
 def said(self:Recorded,
     negative_prompt:str='', # The negative prompt of the run
-    asked:float=None, # The guidance scale that was asked, where the transform does not know it
+    asked:float=None, # The guidance scale, where the transform does not know it
 )->list: # Remarks, text
-    "Say what had no effect in the last run, as `unheard` does"
+    "Say which guidance or negative prompt had no effect in the last run, as `unheard` does"
     return unheard(self.rows, negative_prompt, asked)

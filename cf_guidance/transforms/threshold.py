@@ -40,7 +40,7 @@ def dynamic_threshold(
     u, # Unconditional prediction, (b, ...)
     t, # Conditional prediction, same shape
     g:GUIDANCE=7.5, # Guidance scale, as in `cfg`
-    ratio:Usual(.9, 1)=.995, # Share of the numbers that are not clipped, 0 to 1
+    ratio:Usual(.9, 1)=.995, # Share of the numbers to keep unclipped, 0 to 1
     limit:Usual(.5, 5)=1., # Range of an image, above 0
     most:Usual(0, 10)=0., # Greatest size at which to clip, `limit` or more; 0: none
 ): # Guided prediction, same shape
@@ -96,15 +96,15 @@ def mimic(
     u, # Unconditional prediction, (b, c, ...), with at least one dimension after the channels
     t, # Conditional prediction, same shape
     g:Scale(0, 30)=15., # Guidance scale, as in `cfg`
-    mimic:GUIDANCE=7., # Scale whose spread the result has
-    percentile:Usual(.9, 1)=1., # Share of the numbers that are not clipped, 0 to 1
-    phi:Usual(0, 1)=1., # Share of the result, the rest is plain guidance
+    mimic:GUIDANCE=7., # Smaller guidance scale, whose spread the result takes
+    percentile:Usual(.9, 1)=1., # Share of the numbers to keep unclipped, 0 to 1
+    phi:Usual(0, 1)=1., # Share of this rule in the result; the rest is plain guidance
     separate_channels:bool=True, # A spread for each channel, or one for all
-    # What is scaled: the distance from the mean of the channel, or from 0
+    # Scale the distances from the mean of the channel, or those from 0
     startpoint:Literal['MEAN', 'ZERO']='MEAN',
     # Measure of the spread: greatest distance, or standard deviation
     variability:Literal['AD', 'STD']='AD',
-    # One spread for each sample where channels are together; `False`: one for the batch, as shipped
+    # With all channels together, one spread for each sample; `False`: one for the batch, as shipped
     per_sample:bool=True,
 ): # Guided prediction, same shape
     "Guide as `cfg`, then press the numbers into the spread of a smaller scale (sd-dynamic-thresholding)"
@@ -127,9 +127,9 @@ def reinhard(
     t, # Conditional prediction, same shape
     g:GUIDANCE=7.5, # Guidance scale, as in `cfg`
     multiplier:Usual(.1, 3)=1., # Height of the ceiling, above 0; the lower, the less guidance
-    deviations:Usual(0, 8)=3., # From the mean to the ceiling, 0 or more; in ComfyUI itself 5
+    deviations:Usual(0, 8)=3., # Standard deviations from mean to ceiling, at least 0; ComfyUI has 5
 ): # Guided prediction, same shape
-    "Guide as `cfg`, with the strongest pixels of `d` held back by Reinhard's curve (ComfyUI_experiments)"
+    "Guide as `cfg`, but hold back the strongest pixels of `d` with Reinhard's curve (ComfyUI_experiments)"
     above_zero('multiplier', multiplier); between('deviations', deviations, 0)
     if g == 0 and u is not None: return u
     d = push_of(u, t)
@@ -139,7 +139,7 @@ def reinhard(
 
 @transform(reinhard)
 class ReinhardGuidance(GuidanceTfm):
-    "Guide as `cfg`, with the strongest pixels of `d` held back by Reinhard's curve"
+    "Guide as `cfg`, but hold back the strongest pixels of `d` with Reinhard's curve"
     unsaid = {'deviations': 3.}
 
 # %% ../../nbs/transforms/03_threshold.ipynb #4ca0eaba
@@ -184,13 +184,13 @@ def skimmed(
     t, # Conditional prediction, same shape
     g:Scale(0, 30)=15., # Guidance scale, as in `cfg`
     skim:Scale(0, 10)=7., # Scale where guidance overshoots
-    # The node, before 2024-10-25, the second node
+    # The node, the node before 2024-10-25, or the second node
     form:Literal['skimmed', 'single', 'interpolate']='skimmed',
-    # Draw `u` to `t` wholly where the roles changed overshoot; not for 'interpolate'
+    # Move `u` to `t` entirely where the swapped roles overshoot; not for 'interpolate'
     full_negative:bool=False,
-    # Whether only what goes beyond the noisy image overshoots, where that is known
+    # Count only numbers beyond the noisy image as overshooting, where the step knows it
     beyond:bool=True,
-    step=None, # The `Step`
+    step=None, # The `Step`, which knows the noisy image
 ): # Guided prediction, same shape
     "Guide as `cfg`, with a smaller scale where it overshoots (Skimmed_CFG)"
     if g == 1 and t is not None: return t
@@ -219,7 +219,7 @@ def _turn_reads(g, angle): return {'t'} if _is_t(g, angle) else {'u', 't'}
 def adg(
     u, # Unconditional prediction, (b, ...); may be `None` where nothing turns
     t, # Conditional prediction, same shape
-    g:GUIDANCE=7., # Guidance scale; below 1 it counts as 1
+    g:GUIDANCE=7., # Guidance scale; a value below 1 counts as 1
     angle:Usual(0, 3.14)=1.0472, # Bound on the turn, in radians, pi/3 in the paper
 ): # Guided prediction, same shape
     "Turn from `t` on, away from `u`, by up to `g - 1` times the angle between them (Jin et al., arXiv 2506.11039)"
@@ -254,7 +254,7 @@ def mahiro(
     u, # Unconditional prediction, (b, c, ...)
     t, # Conditional prediction, same shape
     g:GUIDANCE=7.5, # Guidance scale, as in `cfg`
-    per_sample:bool=True, # One likeness for each sample; `False`: one for the batch, as in ComfyUI
+    per_sample:bool=True, # Take one likeness for each sample; `False`: for the batch, as ComfyUI
 ): # Guided prediction, same shape
     "Mix plain guidance with `g t`, by how much they resemble each other (ComfyUI Mahiro)"
     if g == 1 and t is not None: return t

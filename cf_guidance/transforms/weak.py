@@ -56,9 +56,9 @@ def icg(
     u, # Not read; may be `None`
     t, # Conditional prediction, (b, ...)
     g:Scale(1, 15)=3., # Guidance scale as in `cfg`: 1 gives `t`
-    weak=None, # Prediction for a condition that has nothing to do with the prompt
+    weak=None, # Prediction for a condition unrelated to the prompt
 ): # Guided prediction, same shape
-    "Guide as `cfg`, with a random condition in the place of none (Sadat et al., arXiv 2407.02687)"
+    "Guide as `cfg`, with a random condition instead of none (Sadat et al., arXiv 2407.02687)"
     return autoguidance(u, t, g, weak)
 
 @rule(neutral={'g': 1}, reads=_from_weak)
@@ -66,9 +66,9 @@ def tsg(
     u, # Not read; may be `None`
     t, # Conditional prediction, (b, ...)
     g:Scale(1, 5)=2.5, # Guidance scale: 1 gives `t`
-    weak=None, # Prediction with the time's embedding disturbed
+    weak=None, # Prediction with the embedding of the timestep disturbed
 ): # Guided prediction, same shape
-    "Go `g` times the way from the prediction at a disturbed time to `t` (Sadat et al., arXiv 2407.02687)"
+    "Go `g` times the way from the prediction at a disturbed timestep to `t` (Sadat et al., arXiv 2407.02687)"
     return autoguidance(u, t, g, weak)
 
 # %% ../../nbs/transforms/11_weak.ipynb #bb50bb5a
@@ -88,7 +88,7 @@ def pag(
     t, # Conditional prediction, same shape
     g:Scale(1, 15)=7.5, # Guidance scale, as in `cfg`
     s:Usual(0, 6)=3., # Scale of the push away from `weak`
-    weak=None, # Prediction with self-attention disturbed
+    weak=None, # Prediction with self-attention disturbed, same shape
 ): # Guided prediction, same shape
     "Guide as `cfg`, and away from perturbed attention (PAG, Ahn et al., arXiv 2403.17377)"
     return _beyond(u, t, weak, g, s)
@@ -100,7 +100,7 @@ def seg(
     t, # Conditional prediction, same shape
     g:Scale(1, 15)=7.5, # Guidance scale, as in `cfg`
     s:Usual(0, 6)=3., # Scale of the push away from `weak`
-    weak=None, # Prediction with the queries of self-attention blurred
+    weak=None, # Prediction with the queries of self-attention blurred, same shape
 ): # Guided prediction, same shape
     "Guide as `cfg`, and away from smoothed attention (SEG, Hong, arXiv 2408.00760)"
     return _beyond(u, t, weak, g, s)
@@ -111,7 +111,7 @@ def slg(
     t, # Conditional prediction, same shape
     g:Scale(1, 15)=7.5, # Guidance scale, as in `cfg`
     s:Usual(0, 6)=2.8, # Scale of the push away from `weak`
-    weak=None, # Prediction with layers skipped
+    weak=None, # Prediction with layers skipped, same shape
 ): # Guided prediction, same shape
     "Guide as `cfg`, and away from a network with layers skipped (SLG, Stable Diffusion 3.5)"
     return _beyond(u, t, weak, g, s)
@@ -128,7 +128,7 @@ def perp_neg(
     beta:Usual(0, 2)=1., # Weight of the negative prompt
     weak=None, # Prediction for the negative prompt
 ): # Guided prediction, same shape
-    "Guide as `cfg`, less what the negative prompt adds at right angles to it (Armandpour et al., arXiv 2304.04968)"
+    "Guide as `cfg`, and away from the negative prompt at a right angle to that (Armandpour et al., arXiv 2304.04968)"
     if g == 0 or beta == 0: return cfg(u, t, g)
     _check_there(u=u)
     _like(weak, t, u)
@@ -157,12 +157,12 @@ def compose(
 # %% ../../nbs/transforms/11_weak.ipynb #00889465
 @checked(weak_seed=a_number)
 def weak_network(
-    weak_model:str='', # Name or folder of a weaker model; '': dropout in the network itself
-    layers:str='all', # Where the dropout is: 'mid', 'up', 'down', 'all', or names, with commas
+    weak_model:str='', # Name or folder of a weaker model; '' for dropout in the network itself
+    layers:str='all', # Layers with dropout: 'mid', 'up', 'down', 'all', or names, with commas
     share:Usual(0, 1)=.5, # Chance of each number to be dropped
     weak_seed:int=0, # Seed of the dropout, a whole number
 ): # A pass
-    "The weaker network of autoguidance"
+    "Make the pass of autoguidance: a weaker model, or dropout in the network itself"
     return WeakModel(weak_model) if weak_model else DroppedLayers(layers, share, weak_seed)
 
 # %% ../../nbs/transforms/11_weak.ipynb #15db89c3
@@ -202,24 +202,24 @@ class SLGGuidance(GuidanceTfm):
 # %% ../../nbs/transforms/11_weak.ipynb #74b9c5d5
 @transform(icg)
 class ICGGuidance(GuidanceTfm):
-    "Guide as `cfg`, with a random condition in the place of none"
+    "Guide as `cfg`, with a random condition instead of none"
     @staticmethod
     def weaker(
-        # Tokens, or noise; then two of old
+        # Random tokens or noise; 'tokens' and 'gaussian' are those of earlier releases
         draw:Literal['text', 'noise', 'tokens', 'gaussian']='text',
         weak_seed:int=0, # Seed of the draw, a whole number
     ): return RandomCondition(draw, weak_seed)
 
 @transform(tsg)
 class TSGGuidance(GuidanceTfm):
-    "Guide away from the prediction at a disturbed time"
+    "Guide away from the prediction at a disturbed timestep"
     unsaid = {'first': 0}
     @staticmethod
     def weaker(
         scale:Usual(0, 5)=2., # Size of the noise, in standard deviations of the embedding
-        power:Usual(0, 2)=1., # How it falls with the time, which goes from 1, noise, to 0, image
+        power:Usual(0, 2)=1., # Power of the time (1 is noise, 0 image) in the size of the noise
         weak_seed:int=0, # Seed of the noise, a whole number
-        first:int=0, # Blocks of each side, down and up, that hear the disturbed time; 0: all
+        first:int=0, # Number of down and of up blocks that get the disturbed timestep; 0: all
     ): return PerturbedTime(scale, power, weak_seed, first)
 
 # %% ../../nbs/transforms/11_weak.ipynb #8d7e8caa
@@ -234,7 +234,7 @@ tsg_presets = {                             # Sadat et al., arXiv 2407.02687, it
 # %% ../../nbs/transforms/11_weak.ipynb #189a4cfc
 @transform(perp_neg)
 class PerpNegGuidance(GuidanceTfm):
-    "Guide as `cfg`, less what a negative prompt adds at right angles"
+    "Guide as `cfg`, and away from the negative prompt at a right angle to that"
     @staticmethod
     def weaker(
         text:str='', # The negative prompt
