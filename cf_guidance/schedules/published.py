@@ -55,14 +55,14 @@ def dynthres_cosine_up(at,
 @curve
 def dynthres_half_cosine_down(at,
     val:_SET=7.5, # The scale that is set
-    min_val:GUIDANCE=0., # The minimum, which is not reached
+    min_val:GUIDANCE=0., # The minimum, which the curve does not reach
 )->float:
     "Fall from `val` by the cosine of 0 to 1 radian (Dynamic Thresholding, Half Cosine Down)"
     return min_val + (val - min_val)*math.cos(at.pos)
 
 @curve
 def dynthres_half_cosine_up(at,
-    val:_SET=7.5, # The scale that is set, which is not reached
+    val:_SET=7.5, # The scale that is set, which the curve does not reach
     min_val:GUIDANCE=0., # The minimum
 )->float:
     "Rise from `min_val` by the cosine of 0 to 1 radian (Dynamic Thresholding, Half Cosine Up)"
@@ -108,7 +108,7 @@ def dynthres_cosine_repeating(at,
 
 @curve
 def dynthres_sawtooth(at,
-    val:_SET=7.5, # The scale that is set, which is not reached
+    val:_SET=7.5, # The scale that is set, which the curve does not reach
     min_val:GUIDANCE=0., # The minimum
     sched_val:_SHAPE=1., # Number of teeth
 )->float:
@@ -119,7 +119,7 @@ def dynthres_sawtooth(at,
 @curve
 def inspire_linear(at,
     start:GUIDANCE=6.5, # Value at the first step
-    end:GUIDANCE=1., # Value that the run stops short of
+    end:GUIDANCE=1., # Value after the last step, which the run does not reach
 )->float:
     "Go from `start` towards `end` in a straight line, by `i/n` (Inspire, linear)"
     n = steps_of(at)
@@ -138,9 +138,9 @@ def inspire_log(at,
 @curve
 def inspire_cos(at,
     start:GUIDANCE=6.5, # Value at the first and last step, and half way
-    end:GUIDANCE=1., # Value next to the first and the last step
+    end:GUIDANCE=1., # Value at the steps next to the first and the last one
 )->float:
-    "Jump from `start` to `end`, come back to `start` half way, and again (Inspire, cos)"
+    "Jump from `start` to `end`, return to `start` half way, and do both once more (Inspire, cos)"
     if at == 0 or at == steps_of(at) - 1: return start
     return start + (end - start)*(1 + math.cos(2*math.pi*at/at.n))/2
 
@@ -168,15 +168,15 @@ inspire_exp.check = _above_zero
 # %% ../../nbs/schedules/04_published.ipynb #b7e41316
 @curve
 def cogvideox(at,
-    # The pipeline's `guidance_scale`, which is the height above 1 of the first value
+    # The pipeline's `guidance_scale`; the first value is 1 more
     g:GUIDANCE=6.,
 )->float:
-    "Fall from `1 + g` along a cosine of the fifth power of the steps that are left (CogVideoX, as meant)"
+    "Fall from `1 + g` along a cosine of the fifth power of the remaining steps (CogVideoX, as meant)"
     return 1 + g*(1 - math.cos(math.pi*((steps_of(at) - at)/at.n)**5))/2
 
 @curve
 def cogvideox_shipped(at,
-    # The pipeline's `guidance_scale`, which is the height above 1 of the highest value
+    # The pipeline's `guidance_scale`; the highest value is 1 more
     g:GUIDANCE=6.,
 )->float:
     "Follow the same formula with the timestep in place of the step (CogVideoX in diffusers)"
@@ -201,8 +201,8 @@ def _log_gamma(x):
 @curve
 def beta_cfg(at,
     g:GUIDANCE=7.5, # Mean over the positions
-    alpha:Usual(1, 6)=2., # First number of the beta distribution: higher is later
-    beta:Usual(1, 6)=2., # Second number of the beta distribution: higher is earlier
+    alpha:Usual(1, 6)=2., # First number of the beta distribution: higher moves the peak later
+    beta:Usual(1, 6)=2., # Second number of the beta distribution: higher moves the peak earlier
 )->float:
     "Follow `g` times the density of a beta distribution (β-CFG); with `alpha` and `beta` above 1 both ends are 0, which is `u`"
     scale = math.exp(_log_gamma(alpha + beta) - _log_gamma(alpha) - _log_gamma(beta))
@@ -247,10 +247,10 @@ def cfgpp(at,
 # %% ../../nbs/schedules/04_published.ipynb #f5aba26a
 @curve
 def cads_gamma(at,
-    tau1:Usual(0, 1)=.6, # Noise time below which the condition is whole, 0 to 1
-    tau2:Usual(0, 1)=.9, # Noise time above which nothing is left of the condition, 0 to 1
+    tau1:Usual(0, 1)=.6, # Time `1 - pos` below which the condition is complete, 0 to 1
+    tau2:Usual(0, 1)=.9, # Time `1 - pos` above which nothing of the condition is left, 0 to 1
 )->float:
-    "What is left of the condition: 0 at the noise, then rising to 1 (CADS)"
+    "Rise from 0 at the noise to 1, the share of the condition that is left (CADS)"
     return min(max((tau2 - 1 + at.pos)/(tau2 - tau1), 0.), 1.)
 
 def _taus(tau1, tau2):

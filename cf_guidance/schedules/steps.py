@@ -34,8 +34,8 @@ class Step(int):
         *, sigma:float=None, # Noise level of the step, `b/a`
         sigmas:tuple=None, # Noise levels of all `n` steps; gives `sigma` too
         timestep=None, # The scheduler's number for the model call
-        # That of the first call of all `n` steps; gives `first`, by which a schedule is looked up,
-        # or else `timestep` does
+        # Timestep of the first call in each of the `n` steps; a schedule reads it as `first`.
+        # Without them `first` is `timestep`
         timesteps:tuple=None,
         x=None, # Noisy latents that the model is given, before any scaling
         a:float=None, # Share of the image in `x`, as in `x = a*x0 + b*eps`
@@ -52,13 +52,13 @@ class Step(int):
     @property
     def pos(self): return self/(self.n - 1) if self.n > 1 else 0.
     def knowing(self,
-        **more # What it knows besides, or instead: `timestep`, `x`, `a`, `b`, `space` ...
+        **more # Values to add or replace: `timestep`, `x`, `a`, `b`, `space` ...
     ): # A `Step`
-        "The same step, which knows more, as of the model call that is made"
+        "Make the same step with more knowledge, as of a network call"
         own = {k: v for k, v in vars(self).items() if k in _KNOWN}
         return Step(int(self), self.n, **{**own, **more})
     def part(self, start, n):
-        "The same moment, in a run of `n` steps that begins at step `start` of this one"
+        "Make the same step for a run of `n` steps that begins at step `start` of this one"
         sigmas = self.sigmas[start:start + n] if self.sigmas else None
         times = self.timesteps[start:start + n] if self.timesteps else None
         return Step(self - start, n, sigma=self.sigma, sigmas=sigmas, timestep=self.timestep,

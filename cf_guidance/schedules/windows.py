@@ -75,13 +75,13 @@ def cutoff(at,
     ratio:Usual(0, 1), # Part of the run after which it ends, 0 to 1
     outside:GUIDANCE=1., # Value afterwards: 1 is `t`, 0 is `u`
 )->float:
-    "Follow `a` up to and with the step `int(n*ratio)`, as the cut-off callbacks of diffusers do"
+    "Follow `a` through the step `int(n*ratio)`, as the cut-off callbacks of diffusers do"
     return a._at(at) if at <= int(steps_of(at)*ratio) else outside
 
 @curve
 def skip_early(at,
     a:Schedule, # The schedule after the skipped steps
-    ratio:Usual(0, 1), # Part of the run that is skipped, 0 to 1
+    ratio:Usual(0, 1), # Part of the run to skip, 0 to 1
     outside:GUIDANCE=1., # Value before: 1 is `t`, 0 is `u`
 )->float:
     "Follow `a` once `step/n` is above `ratio`, as 'Skip Early CFG' of the A1111 web UI does"
@@ -120,7 +120,7 @@ within_timesteps.check, Schedule.within_timesteps = _low_high, within_timesteps
 @curve
 def every(at,
     a:Schedule, # The schedule at the chosen steps
-    k:Usual(1, 10, int)=2, # Distance from one of them to the next
+    k:Usual(1, 10, int)=2, # Distance between chosen steps, 1 or more
     outside:GUIDANCE=1., # Value between: 1 is `t`, 0 is `u`
 )->float:
     "Follow `a` at every `k`-th step, and be `outside` between"
@@ -135,8 +135,8 @@ every.check, Schedule.every = _distance, every
 @curve
 def ngms(at,
     a:Schedule, # The schedule at high noise, and at even steps
-    sigma:Usual(0, 4), # Noise level below which odd steps are left out
-    outside:GUIDANCE=1., # Value at the steps that are left out: 1 is `t`, 0 is `u`
+    sigma:Usual(0, 4), # Noise level below which odd steps get `outside`
+    outside:GUIDANCE=1., # Value at those odd steps: 1 is `t`, 0 is `u`
 )->float:
     "Follow `a`, but be `outside` at odd steps once the noise is below `sigma`, as 'NGMS' of the A1111 web UI"
     n = steps_of(at)
@@ -175,7 +175,7 @@ def piecewise(here,
     at:Usual(0, 1, tuple)=(0., .4),
     vals:Scale(0, 15, tuple)=(7.5, 3.), # Value from there on, such as 7.5, 3
 )->float:
-    "Hold each of `vals` from its position on; before the first position the first one holds"
+    "Hold each of `vals` from its position on, and the first one before the first position"
     return vals[max(_passed(at, here.pos), 1) - 1]
 
 def _mixed(at, vals, i, pos):
