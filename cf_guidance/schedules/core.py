@@ -38,8 +38,8 @@ FORMER_CURVES = {
 
 def curve_name(
     name:str, # Name of a curve, of today or of 0.1.0
-)->str: # That of today
-    "Take a curve by its former name too, with a warning"
+)->str: # Its name of today
+    "Translate a former name of a curve to that of today, with a warning"
     if a_text('name', name) not in FORMER_CURVES: return name
     import warnings
     now = FORMER_CURVES[name]
@@ -48,8 +48,8 @@ def curve_name(
 
 def curve_maker(
     name:str, # Name of a curve
-)->callable: # What makes a `Schedule` of its parameters
-    "Find a curve by its name, also where the notebook that it comes from is not imported yet"
+)->callable: # Function that makes a `Schedule` from its parameters
+    "Find a curve by its name, and import its notebook if needed"
     name = curve_name(name)
     if name in CURVES: return CURVES[name]
     known = importlib.import_module('cf_guidance.schedules').CURVES
@@ -126,7 +126,7 @@ class Schedule:
     def __call__(self,
         pos:float, # Progress of the run, 0 = pure noise to 1 = image
     )->float: # The number there
-        "The number at `pos`; a schedule that counts steps or reads sigma wants a `Step` instead"
+        "Give the number at `pos`; a schedule that counts steps or reads sigma needs a `Step` instead"
         if not 0 <= number('pos', pos) <= 1: raise ValueError(f'`pos` must be 0 to 1; got {pos!r}')
         return self._at(_At(float(pos)))
 
@@ -139,10 +139,10 @@ class Schedule:
 
     def values(self,
         n:int, # Number of steps, 1 or more
-        sigmas=None, # Noise level of each step, for the schedules that read it
-        timesteps=None, # Timestep of each step, for the schedules that read it
+        sigmas=None, # Noise level of each step, for schedules that read it
+        timesteps=None, # Timestep of each step, for schedules that read it
     )->list: # `n` floats
-        "The number at each of `n` steps"
+        "List the numbers at `n` steps"
         n = whole('n', n, 1)
         run = dict(sigmas=_as_tuple(sigmas), timesteps=_as_tuple(timesteps))
         return [self[Step(i, n, **run)] for i in range(n)]
@@ -189,7 +189,7 @@ def _maker_of(f, sig):
 @checked(f=a_function)
 def curve(
     f:callable, # Function of a place `at` in the run, and of parameters with annotations
-)->callable: # What makes a `Schedule` of the parameters
+)->callable: # Function that makes a `Schedule` from the parameters
     "Register `f(at, **params)` as a curve: the name then makes a `Schedule` from the params"
     _, *params = inspect.signature(f).parameters.values()
     sig = inspect.Signature(params, return_annotation=Schedule)
@@ -201,7 +201,7 @@ def curve(
 # %% ../../nbs/schedules/01_schedule.ipynb #67135509
 @curve
 def constant(at,
-    val:GUIDANCE, # The number, everywhere
+    val:GUIDANCE, # Value at every step
 )->float:
     "Stay at `val`"
     return val
@@ -304,9 +304,9 @@ PARAMETER_CHECKS.update({Schedule: _schedule, tuple: _listed, callable: _callabl
 # %% ../../nbs/schedules/01_schedule.ipynb #e053686b
 @curve
 def from_list(at,
-    vals:tuple, # One value for each step of the run
+    vals:tuple, # Value of each step of the run
 )->float:
-    "Take the values of a list, which has one for each step"
+    "Take the value of each step from a list"
     if at.n is None:
         raise ValueError(
             'a list has a value for each step, none for a bare position: use `values(n)` or a '
@@ -323,7 +323,7 @@ def from_list(at,
 def from_function(at,
     fn:callable, # Function of the position, 0 to 1
 )->float:
-    "Call a function of the position; it is not saved"
+    "Call a function of the position; such a schedule cannot be saved"
     return number(f'{fn}({at.pos})', _asked(fn, at.pos))
 
 # %% ../../nbs/schedules/01_schedule.ipynb #fbfa4191
@@ -354,9 +354,9 @@ def lift(
     # A `Schedule`, a number, a list or array with one value for each step, a function of the
     # position, or an expression as text, such as '7.5*pos' or 'cosine(10, 3)'
     x,
-    name:str='schedule', # What to call it in an error
+    name:str='schedule', # Name for `x` in an error
 )->Schedule: # `x` as a schedule
-    "Make a `Schedule` of what stands for one"
+    "Make a `Schedule` from a number, list, function or text"
     if isinstance(x, Schedule): return x
     if hasattr(x, 'tolist'): x = x.tolist()
     if isinstance(x, Real): return _constant(repr(number(name, x)))

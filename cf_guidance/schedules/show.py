@@ -48,8 +48,8 @@ def _count(sched):
 @checked(sched=made_of(Schedule))
 def preview_values(
     sched, # A `Schedule`
-)->list: # As many numbers as its own lists and warm-ups ask for, or else 50
-    "The numbers of a schedule for a picture, over Stable Diffusion's noise levels and timesteps"
+)->list: # Floats, as many as its own lists and warm-ups need, or 50
+    "List the numbers of a schedule for a picture, over Stable Diffusion's noise levels and timesteps"
     n = _count(sched)
     return sched.values(n, nominal_sigmas(n), nominal_timesteps(n))
 
