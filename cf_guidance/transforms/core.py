@@ -32,7 +32,7 @@ class _Here(threading.local):
 def _here(x): return vars(x).get('_here') or vars(x).setdefault('_here', _Here())
 
 class OfThread:
-    "An attribute of which each thread has its own, `None` at first"
+    "Hold an attribute separately for each thread, `None` at first"
     def __set_name__(self, owner, name): self.name = name
     def __get__(self, x, cls=None): return self if x is None else getattr(_here(x), self.name, None)
     def __set__(self, x, val): setattr(_here(x), self.name, val)
@@ -61,12 +61,12 @@ class GuidanceTfm:
     # parameters that came later, and what a recipe means that does not name them
     unsaid = {}
     def __init__(self,
-        # For each parameter of the rule a schedule, a number, a list or a function; 'g' must be
-        # there
+        # Schedule, number, list or function for each parameter of the rule to set, by name; 'g' must
+        # be there
         schedules:dict,
         *args, # For subclasses
         per_sample:bool=True, # One norm for each sample, or one for the batch as in 2022
-        **kwargs): # Options of the rule; for subclasses what they want
+        **kwargs): # Options of the rule; a subclass may take others
         _check_given(self, schedules, per_sample)
         self.schedules, self.per_sample, self.pred = schedules, per_sample, None
         self._lifted = {k: lift(v, k) for k, v in schedules.items()}
@@ -158,7 +158,7 @@ def _first_of(*preds):
     return next((p for p in preds if p is not None), None)
 
 @patch
-def pre_proc(self:GuidanceTfm, u, t, idx): "Prepare; nothing by default"
+def pre_proc(self:GuidanceTfm, u, t, idx): "Prepare for `guide`; nothing by default"
 
 @patch
 def guide(self:GuidanceTfm, u, t, idx):
@@ -171,7 +171,7 @@ def guide(self:GuidanceTfm, u, t, idx):
         raise ValueError(f'{rule_name(self)} overflows at step {int(idx)}, with {vals}: {e}') from e
 
 @patch
-def post_proc(self:GuidanceTfm, u, t, idx): "Change `self.pred` at last; nothing by default"
+def post_proc(self:GuidanceTfm, u, t, idx): "Change `self.pred` after `guide`; nothing by default"
 
 def _is_t(tfm, u, t, turn, idx):
     "Whether the guided prediction is `t`, to the bit"
@@ -237,8 +237,8 @@ def _silent(tfm, idx):
 @patch
 def needs(self:GuidanceTfm,
     idx, # Index of the step, or a `Step`
-)->frozenset: # Of 'u', 't' and 'weak', those that the transform reads there
-    "Which predictions the transform will read at a step; the others may be `None`"
+)->frozenset: # Those of 'u', 't' and 'weak' that the transform reads there
+    "List the predictions that the transform will read at a step; the others may be `None`"
     every = frozenset(('u', 't', 'weak') if self.weaker else 'ut')
     if _changed(self, _HOOKS): return every
     if _silent(self, idx): return frozenset('t')
@@ -288,7 +288,7 @@ def _strange(tfm):
 def key(self:GuidanceTfm,
     idx, # Index of the step, or a `Step`
 ): # Hashable; `None` if only calling can tell
-    "All that decides what the transform makes of the predictions at a step"
+    "Collect all that decides the transform's result at a step"
     if _strange(self): return None
     if 'state' in rule_params(self.rule): return None
     hows = tuple(self.how(k, idx) for k in ('u', 't', 'weak'))
@@ -298,26 +298,26 @@ def key(self:GuidanceTfm,
 @patch
 def weak_pass(self:GuidanceTfm,
     idx, # Index of the step, or a `Step`
-    # A hashable object that is called as `how(pieces, x, timestep, emb, texts)`; `None` for a rule
-    # that reads no weak prediction
+    # Hashable object that the loop calls as `how(pieces, x, timestep, emb, texts)`; `None` for a
+    # rule that reads no weak prediction
 ):
-    "How a loop makes the weak prediction at a step"
+    "Give the pass that makes the weak prediction at a step"
     return call_by_name(self.weaker, self.all_params(idx)) if self.weaker else None
 
 def needs_of(
     tfm, # A transform, or any function of `u`, `t` and `idx`
     step, # The step
-)->frozenset: # Of 'u', 't' and 'weak'; 'u' and 't' where it does not say
-    "Which predictions a transform reads at a step"
+)->frozenset: # Those of 'u', 't' and 'weak' that it reads; 'u' and 't' where it does not say
+    "List the predictions that a transform reads at a step"
     return tfm.needs(step) if hasattr(tfm, 'needs') else frozenset('ut')
 
 @checked(preds=a_dict)
 def put_together(
     tfm, # A transform, or any function of `u`, `t` and `idx`
-    preds:dict, # The predictions that it reads at a step, by name: 'u', 't', 'weak'
+    preds:dict, # Predictions that it reads at the step, by name: 'u', 't', 'weak'
     step, # The step
 ): # Guided prediction
-    "Give a transform the predictions of a step"
+    "Call a transform with the predictions of a step"
     weak = {'weak': preds['weak']} if 'weak' in preds else {}
     return tfm(preds.get('u'), preds.get('t'), idx=step, **weak)
 
@@ -326,18 +326,18 @@ def how_of(
     tfm, # A transform, or any function of `u`, `t` and `idx`
     name:str, # 'u', 't' or 'weak'
     step, # The step
-    # As from `weak_pass`; `None` where the network makes it as it is, or where the transform does
+    # Pass, as from `weak_pass`; `None` for an ordinary network call, or where the transform does
     # not say
 ):
-    "How a loop makes one of the predictions of a transform"
+    "Give the pass that makes one of the predictions of a transform"
     return tfm.how(name, step) if hasattr(tfm, 'how') else None
 
 @patch
 def how(self:GuidanceTfm,
     name:str, # 'u', 't' or 'weak'
     idx, # Index of the step, or a `Step`
-): # As from `weak_pass`; `None` where the network makes it as it is
-    "How a loop makes one of the predictions at a step"
+): # Pass, as from `weak_pass`; `None` for an ordinary network call
+    "Give the pass that makes one of the predictions at a step"
     return self.weak_pass(idx) if name == 'weak' else None
 
 # %% ../../nbs/transforms/01_guidance.ipynb #adae9080
@@ -378,7 +378,7 @@ def _leave(held):
 def in_run(
     *tfms, # The transforms that a run uses
 ):
-    "Hold transforms for a run of this thread; refuse one that is in a run of another and keeps things"
+    "Hold transforms for a run of this thread; refuse one that keeps data for another thread's run"
     held = [t for tfm in tfms for t in nested_tfms(tfm) if not _sharable(t)]
     with _GATE: _enter(held, threading.get_ident())
     try: yield

@@ -41,8 +41,8 @@ def _halvings(levels, x):
 def low_part(
     x, # Image, (b, c, h, w) or more dimensions
     levels:int=2, # Levels of the pyramid, 2 or more
-): # What of it is slow, same shape, in float32 or wider
-    "The smallest level of a pyramid, made large again"
+): # Low part, same shape, in float32 or wider
+    "Take the low part of an image: the smallest level of its pyramid, enlarged"
     _plane(x)
     (h, w), steps = x.shape[-2:], _halvings(levels, x)
     y = wide_of(x).reshape(-1, 1, h, w)
@@ -58,7 +58,7 @@ def fdg(
     t, # Conditional prediction, same shape
     g:Scale(0, 20)=10., # Guidance scale of the high frequencies
     g_low:GUIDANCE=5., # Guidance scale of the low frequencies
-    # Levels of the pyramid: the more, the slower the waves that count as low
+    # Levels of the pyramid, 2 or more: the more, the slower the waves that count as low
     levels:Usual(2, 3, int)=2,
 ): # Guided prediction, same shape
     "Guide high and low frequencies by `g` and `g_low` (FDG; Sadat et al., arXiv 2506.19713, algorithm 2)"
@@ -99,7 +99,7 @@ def fresca(
     # Where high frequencies begin, as a share of the highest, 0 to 1; with 'index' their number,
     # such as 20
     cutoff:Usual(0, 1)=.3125,
-    unit:Literal['share', 'index']='share', # How `cutoff` is measured
+    unit:Literal['share', 'index']='share', # Unit of `cutoff`: a share, or a number of frequencies
 ): # Guided prediction, same shape
     "Guide low and high frequencies by `g*low` and `g*high` (FreSca; Huang et al., arXiv 2504.02154)"
     _check_cutoff(cutoff, unit)

@@ -23,9 +23,9 @@ def _is_anew(idx, last):
 def kept_before(
     tfm, # A transform
     idx, # Index of the step, or a `Step`
-    mark:tuple=None, # Shape and device of the predictions; other ones begin a new run
-)->tuple: # What was kept before the step; what its first call left, or `None` in the first call
-    "Find what a rule kept before a step"
+    mark:tuple=None, # Shape and device of the predictions; a change begins a new run
+)->tuple: # State before the step; state after its first call, or `None` in the first call
+    "Find the state of a rule before a step"
     last = tfm._kept
     if last is None or _is_anew(idx, last) or (mark and mark != last['mark']): return {}, None
     if int(idx) > last['idx']: return last['after'], None
@@ -36,8 +36,8 @@ def state_at(
     tfm, # A transform
     like, # A tensor like the predictions
     idx, # Index of the step, or a `Step`
-)->dict: # What the rule finds, and may change
-    "Make what a rule may keep at a call; the first call of a step moves it on"
+)->dict: # State that the rule reads, and may change
+    "Make the state of a rule for a call; the first call of a step moves it"
     mark = (like.shape, like.device)
     before, first = kept_before(tfm, idx, mark)
     if first is not None: return dict(before, first=first)

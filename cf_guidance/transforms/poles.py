@@ -18,15 +18,15 @@ def _declared(tfm, what, option):
 
 def space_of(
     tfm, # A transform, or any function of `u`, `t` and `idx`
-)->str: # `None` where it acts on what the network predicts, whatever that is
-    "Say in which space a transform acts"
+)->str: # `None` if it acts on the network's own output, whatever that is
+    "Find the space in which a transform acts"
     space = _declared(tfm, 'space', 'space')
     return None if space == 'raw' else space
 
 def axis_of(
     tfm, # A transform, or any function of `u`, `t` and `idx`
-)->str: # 'channel', 'last', 'sample', or `None` where it takes all numbers alike
-    "Say along which axis of the predictions a transform works"
+)->str: # 'channel', 'last', 'sample', or `None` if it treats all numbers alike
+    "Find the axis of the predictions along which a transform works"
     return _declared(tfm, 'axis', 'dim')
 
 # %% ../../nbs/transforms/00e_poles.ipynb #0b2a721a
@@ -37,8 +37,8 @@ def _fine(x): return x.float() if x.device.type == 'mps' else x.double()      # 
 def turn_of(
     tfm, # A transform, or any function of `u`, `t` and `idx`
     idx, # Index of the step, or a `Step`
-)->tuple: # Space of the network; that to act in, the same if nothing is to be converted; the shares
-    "Say from which space to which the predictions go, by the shares `a` and `b`"
+)->tuple: # Space of the network; space to act in, the same without a conversion; `a`; `b`
+    "Find the spaces of the network and of the transform, and the shares `a` and `b`"
     src, x, a, b = known_of(idx, 'space', 'x', 'a', 'b')
     dst = space_of(tfm)
     if not src or dst in (None, src): return src, src, a, b
@@ -56,7 +56,7 @@ def turned(
     a:float, # Share of the image in the latents
     b:float, # Share of the noise in them
     x, # The latents, same shape
-): # The prediction in that space, in float64, or `None`
+): # The prediction in `dst`, in float64, or `None`
     "Turn a prediction, if there is one, into another space"
     return None if pred is None else convert(_fine(pred), src, dst, a, b, _fine(x))
 
@@ -66,14 +66,14 @@ def is_blind(
     a:float, # Share of the image in the latents
     b:float, # Share of the noise in them
 )->bool:
-    "Say whether `x` is all that a prediction in this space can tell"
+    "Check whether a prediction in this space tells no more than `x` does"
     return a < _END*b if space == 'epsilon' else b < _END*a if space == 'sample' else False
 
 def pole_of(
     tfm, # A transform with a rule
     idx, # Index of the step, or a `Step`
 )->str: # 'limit', 't' or `None`
-    "Say what a rule calls itself where its space tells nothing"
+    "Find what a rule gives where its space tells nothing"
     pole = getattr(tfm.rule, 'pole', None)
     return call_by_name(pole, tfm.all_params(idx)) if callable(pole) else pole
 
@@ -85,7 +85,7 @@ def acting_at(
     a:float, # Share of the image in the latents
     b:float, # Share of the noise in them
 )->tuple: # Shares to convert with, and the space to act in
-    "Say where a rule acts: in its space, at its limit there, or on what the network predicts"
+    "Find where a rule acts: in its space, at its limit there, or on the network's own output"
     if is_blind(dst, a, b) and pole_of(tfm, idx) != 'limit': return a, b, src
     end = torch.finfo(_fine(idx.x[:0]).dtype).eps**.5
     return max(a, end*b), max(b, end*a), dst

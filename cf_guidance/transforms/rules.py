@@ -16,21 +16,21 @@ from .tensors import unit_of, wide_of
 RULES = {}       # name of each rule: the function
 
 def rule(
-    # Space of the prediction that the rule was published for; `None` if it acts alike in all
+    # Space of the prediction that the rule was published for; `None` if all give the same
     space:str=None,
     neutral:dict=None, # Parameters at which the rule is `t` itself, if there are any
     absent:dict=None, # Parameters at which the rule is `u` itself, if there are any
-    # Function of the rule's parameters, and of `state` and `step` if it names them: which of 'u',
-    # 't', 'weak' are read
+    # Function of the rule's parameters, and of `state` and `step` if it names them, that gives
+    # those of 'u', 't', 'weak' that the rule reads
     reads=None,
-    # What it is where its space tells nothing, as below: 'limit', 't' or `None`; or a function of
-    # its parameters
+    # The rule where its space has no information: 'limit', 't' or `None`; or a function of its
+    # parameters
     pole=None,
-    # Axis that it works along: 'channel', which is the second, or `None` if it takes all numbers
+    # Axis that the rule works along: 'channel', the second, or `None` if it treats all numbers
     # alike; an option `dim` of the rule may name another
     axis:str=None,
 ):
-    "Register a function `f(u, t, g, ...)` as a rule, with what a loop may know of it"
+    "Register a function `f(u, t, g, ...)` as a rule, with the facts that a loop needs"
     def _rule(f):
         vars(f).update(space=space, neutral=neutral, absent=absent, reads=reads, pole=pole,
                        axis=axis)
@@ -66,7 +66,7 @@ def base_norm(
 @checked(pred=a_tensor, u=a_tensor)
 def match_norm(
     pred, # Prediction to scale, (b, ...)
-    u, # Prediction whose length it gets, same shape
+    u, # Prediction that gives the length, same shape
     per_sample:bool=True, # One norm for each sample, or one for the batch
 ): # `pred` at the length of `u`
     "Scale `pred` to the length of `u`"
@@ -102,5 +102,5 @@ def matched_scale(
     t, # Conditional prediction, same shape
     g:float=7.5, # Guidance scale of `cfg`
 ): # The `g` of `t_norm` for each sample, (b,)
-    "The `g` at which `t_norm` moves `u` as far as `cfg` does with `g`"
+    "Compute the `g` with which `t_norm` moves `u` as far as `cfg` does with `g`"
     return divided(g*norm_of(push_of(u, t)), norm_of(u)).flatten()

@@ -19,8 +19,8 @@ _GIVEN = 'u', 't', 'weak', 'step', 'state'
 @cache
 def rule_params(
     rule, # A rule, or any other function
-)->tuple: # Their names, in order
-    "List the parameters of a rule, and what else it is given"
+)->tuple: # Names, in order
+    "List all that a rule takes: its parameters and what a step gives to it"
     return tuple(inspect.signature(rule).parameters)
 
 @checked(cls=a_class)
@@ -28,15 +28,15 @@ def rule_params(
 def parameters(
     cls, # Class of a transform
 )->dict: # `inspect.Parameter` by name
-    "Parameters of a transform: those of its rule, and of what makes its weak prediction"
+    "List the parameters of a transform: those of its rule, and of its weak prediction"
     makers = [f for f in (getattr(cls, 'rule', None), getattr(cls, 'weaker', None)) if f]
     found = [pair for f in makers for pair in inspect.signature(f).parameters.items()]
     return {k: p for k, p in found if k not in _GIVEN and k != 'self'}
 
 def call_by_name(
     f, # A function
-    vals:dict, # Value by name; those that it does not name are left out
-): # What it returns
+    vals:dict, # Value by name; the function gets only those that it names
+): # The function's result
     "Call a function with those of the values that it names"
     return f(**{k: vals[k] for k in rule_params(f)})
 
@@ -44,7 +44,7 @@ def call_by_name(
 def defaults(
     cls, # Class of a transform
 )->dict: # Value by name
-    "What the parameters of a transform are where nobody sets them"
+    "List the defaults of all parameters of a transform"
     return {k: p.default for k, p in parameters(cls).items()}
 
 def _is_option(p): return p.annotation in (bool, str) or get_origin(p.annotation) is Literal
@@ -54,7 +54,7 @@ def _is_option(p): return p.annotation in (bool, str) or get_origin(p.annotation
 def options(
     cls, # Class of a transform
 )->dict: # `inspect.Parameter` by name
-    "Those parameters of a transform that are chosen once, and not scheduled"
+    "List the options of a transform, which you choose once and cannot schedule"
     return {k: p for k, p in parameters(cls).items() if _is_option(p)}
 
 def _allowed(kind):
@@ -72,8 +72,8 @@ def _check_option(name, val, kind):
 def chosen_options(
     cls, # Class of a transform
     given:dict, # Value by name
-)->dict: # Those that are not the default
-    "Check options, and keep those that differ from what they are by default"
+)->dict: # Options that differ from their defaults
+    "Check options, and keep those that differ from their defaults"
     known = options(cls)
     if odd := sorted(set(given) - set(known)):
         raise ValueError(f'options of {cls.__name__} must be among {sorted(known)}; got {odd}')
@@ -83,13 +83,13 @@ def chosen_options(
 # %% ../../nbs/transforms/00d_signatures.ipynb #ac94376c
 def rule_name(
     tfm, # A transform, or any function of `u`, `t` and `idx`
-)->str: # `None` for what has no rule
-    "Say what the rule of a transform is called"
+)->str: # Name, or `None` without a rule
+    "Give the name of the rule of a transform"
     return getattr(getattr(tfm, 'rule', None), '__name__', None)
 
 def known_of(
     step, # A `Step`, or a plain index, which knows nothing
-    *names:str, # What it may know: 'x', 'a', 'b', 'sigma' ...
-)->list: # One for each name, `None` for what it does not know
-    "List what a step knows"
+    *names:str, # Names of its facts: 'x', 'a', 'b', 'sigma' ...
+)->list: # One value for each name, `None` where the step does not know it
+    "List what a step knows under some names"
     return [getattr(step, k, None) for k in names]

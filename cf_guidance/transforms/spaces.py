@@ -30,7 +30,7 @@ def tells(
     a:float, # Share of the image in `x`, as in `x = a*x0 + b*eps`
     b:float, # Share of the noise in `x`
 )->float: # The determinant `p*a - q*b`
-    "Say how far a prediction and `x` together tell image and noise; 0 where they do not"
+    "Compute the determinant, 0 where a prediction and `x` do not tell image and noise"
     p, q = _parts(space, a, b)
     return p*a - q*b
 

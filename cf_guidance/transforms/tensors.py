@@ -21,7 +21,7 @@ def check_pair(
     u, # Unconditional prediction
     t, # Conditional prediction
 ):
-    "Refuse predictions of which one is missing, or whose shapes differ"
+    "Check that both predictions are there and have one shape"
     _check_there(u=u, t=t)
     a_tensor('u', u), a_tensor('t', t)
     if u.shape != t.shape:
@@ -32,7 +32,7 @@ def check_pair(
 def alike(
     **preds # Tensors by the name of their parameter
 ):
-    "Refuse tensors that are not of one shape"
+    "Check that tensors have one shape"
     shapes = {k: tuple(a_tensor(k, p).shape) for k, p in preds.items()}
     if len({*shapes.values()}) == 1: return
     names = ' and '.join(f'`{k}`' for k in shapes)
@@ -40,7 +40,7 @@ def alike(
 
 def wide_of(
     x, # A tensor of floats
-): # In float64 if it was, or else in float32
+): # Same shape; float64 stays, anything else becomes float32
     "Take a tensor in float32 or wider"
     return x if x.dtype == torch.float64 else x.float()
 
@@ -48,22 +48,22 @@ def push_of(
     u, # Unconditional prediction, (b, ...)
     t, # Conditional prediction, same shape
 ): # `t - u`, in float32 or wider
-    "Take the push from `u` to `t`"
+    "Compute the push, the difference `t - u`"
     check_pair(u, t)
     return wide_of(t) - wide_of(u)
 
 def dims_of(
     x, # A tensor, (b, ...)
-    per_sample:bool=True, # Those of one sample, or those of the batch
-)->tuple:
-    "List the dimensions that a sum over a sample runs over"
+    per_sample:bool=True, # Dimensions of one sample, or of the whole batch
+)->tuple: # Whole numbers
+    "List the dimensions to sum over"
     return tuple(range(1 if per_sample else 0, x.ndim))
 
 def divided(
     x, # A tensor of floats
-    n, # What it is divided by, of a shape that goes with it, 0 or more
-): # Same shape; as it is where `n` is 0
-    "Divide, but not by 0"
+    n, # Divisor, of a shape that broadcasts, 0 or more
+): # Same shape; unchanged where `n` is 0
+    "Divide, but leave a number unchanged where the divisor is 0"
     return x/n.where(n > 0, 1)
 
 def _length(x, dims):
@@ -73,8 +73,8 @@ def _length(x, dims):
 
 def norm_of(
     x, # A tensor of floats, (b, ...)
-    per_sample:bool=True, # One length for each sample, or one for the batch
-): # Its length, (b, 1, ...)
+    per_sample:bool=True, # Measure one length for each sample, or one for the batch
+): # Length, (b, 1, ...)
     "Measure the length of each sample"
     x, dims = wide_of(x), dims_of(x, per_sample)
     return _length(x, dims) if dims else x.abs()
@@ -119,17 +119,17 @@ def length_along(
 
 def quotient(
     x, # A tensor of floats
-    n, # What it is divided by, of a shape that goes with it, 0 or more
-): # 1 where `n` is 0
-    "Say how many times `n` a size is"
+    n, # Divisor, of a shape that broadcasts, 0 or more
+): # Same shape; 1 where `n` is 0
+    "Divide, and give 1 where the divisor is 0"
     return divided(x, n).where(n > 0, 1)
 
 def to_size(
     pred, # A tensor of floats
-    now, # The size that it has, of a shape that goes with it
-    size, # The size that it gets
-    only_down:bool=False, # Whether what is smaller already stays
-): # Same shape; as it is where `now` is 0
+    now, # Its size, of a shape that broadcasts
+    size, # New size, of a shape that broadcasts
+    only_down:bool=False, # Leave a tensor that is smaller already as it is
+): # Same shape; unchanged where `now` is 0
     "Scale a tensor from one size to another"
     share = quotient(size, now)
     return pred*(share.clamp(max=1) if only_down else share)

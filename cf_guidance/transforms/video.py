@@ -36,7 +36,7 @@ def frame_linear(
     t, # Conditional prediction, same shape
     g:GUIDANCE=3., # Guidance scale of the last frame
     first:GUIDANCE=1., # Guidance scale of the first frame
-    layout:Literal['bfchw', 'bcfhw']='bfchw', # Where the frames are among the five dimensions
+    layout:Literal['bfchw', 'bcfhw']='bfchw', # Order of the five dimensions; `f` is the frames
 ): # Guided prediction, same shape
     "Guide frame by frame, from `first` to `g` in equal steps (SVD; Blattmann et al., arXiv 2311.15127)"
     return _by_frame(u, t, g, first, linear(first, g), layout)
@@ -52,7 +52,7 @@ def frame_triangle(
     t, # Conditional prediction, same shape
     g:GUIDANCE=3., # Guidance scale in the middle
     first:GUIDANCE=1., # Guidance scale of the first and the last frame
-    layout:Literal['bfchw', 'bcfhw']='bfchw', # Where the frames are among the five dimensions
+    layout:Literal['bfchw', 'bcfhw']='bfchw', # Order of the five dimensions; `f` is the frames
 ): # Guided prediction, same shape
     "Guide frame by frame, from `first` to `g` in the middle and back (ComfyUI, VideoTriangleCFGGuidance)"
     return _by_frame(u, t, g, first, v_shape(first, g), layout)
