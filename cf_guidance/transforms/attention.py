@@ -83,7 +83,7 @@ def _own_scores(seen):
 @checked()
 @dataclass(frozen=True)
 class PerturbedAttention(Pass):
-    "Self-attention whose map is the identity (PAG, arXiv 2403.17377)"
+    "Predict with the identity as self-attention map (PAG, arXiv 2403.17377)"
     layers:str='mid' # Which layers: 'mid', 'up', 'down', 'all', or names, with commas
     words = 'scaled_dot_product_attention', 'get_attention_scores'
     disturbs = property(lambda self: bool(self.layers.strip(' ,')))
@@ -154,7 +154,7 @@ def _first_part(f, parts, seen, which):
 @checked(blur=anything, threshold=anything)
 @dataclass(frozen=True)
 class SmoothedAttention(Pass):
-    "Self-attention whose queries are blurred (SEG, arXiv 2408.00760)"
+    "Predict with blurred queries of self-attention (SEG, arXiv 2408.00760)"
     layers:str='mid' # Which layers: 'mid', 'up', 'down', 'all', or names, with commas
     blur:float=9999999. # Width of the blur in tokens, 0 or more; usually 0 to 100, or infinite
     threshold:float=9999. # Width above which the blur is infinite, 0 or more

@@ -23,8 +23,8 @@ from .tensors import dims_of, wide_of
 class NoisyCondition:
     "Predict with noise on the embedding of the prompt, another for each image and step"
     gamma:float # Share of the condition, 0 to 1
-    s:float # Strength of the noise
-    psi:float # How much of the correction of mean and deviation is used
+    s:float # Strength of the noise, 0 or more
+    psi:float # Share of the correction of mean and standard deviation, 0 to 1
     seeded = True
     def embedding(self, emb, seeds, timestep):
         y, rows = wide_of(emb), zip(seeds, emb)
@@ -50,12 +50,12 @@ def cads(
     u, # Unconditional prediction, (b, ...)
     t, # Prediction for the noisy condition, same shape
     g:GUIDANCE=7.5, # Guidance scale, as in `cfg`
-    tau1:Usual(0, 1)=.6, # Time below which the condition is whole
-    tau2:Usual(0, 1)=.9, # Time above which it is noise alone
-    s:Usual(0, 1)=.25, # Strength of the noise
-    psi:Usual(0, 1)=1., # How much of the correction of mean and deviation is used
+    tau1:Usual(0, 1)=.6, # Time `1 - pos` below which the condition is complete, 0 to 1
+    tau2:Usual(0, 1)=.9, # Time `1 - pos` above which the condition is noise alone, 0 to 1
+    s:Usual(0, 1)=.25, # Strength of the noise, 0 or more
+    psi:Usual(0, 1)=1., # Share of the correction of mean and standard deviation, 0 to 1
 ): # Guided prediction, same shape
-    "Guide as `cfg` towards a condition with noise on it at first (CADS, arXiv 2310.17347)"
+    "Guide as `cfg`, with noise on the condition in the first steps (CADS, arXiv 2310.17347)"
     return cfg(u, t, g)
 
 def _check_noise(s, psi):
@@ -65,9 +65,9 @@ def _check_noise(s, psi):
 
 @transform(cads)
 class CADSGuidance(GuidanceTfm):
-    "Guide as `cfg` towards a condition with noise on it at first"
+    "Guide as `cfg`, with noise on the condition in the first steps"
     def how(self, name, idx):
-        "The condition of `t` at a step"
+        "Give the pass that makes `t` at a step"
         if name != 't': return super().how(name, idx)
         if not isinstance(idx, Step):
             raise ValueError('`idx` must be a `Step`, which knows its place in the run, for '

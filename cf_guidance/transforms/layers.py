@@ -17,9 +17,9 @@ from ..checks import a_function, checked, kind, list_of, made_of, some_names
 _WRAPS = '_orig_mod', 'module', 'base_model', 'model'
 
 def bare_network(
-    net, # A network, or what wraps it
-): # The network
-    "Take off what is wrapped round a network"
+    net, # A network, wrapped or not
+): # The network itself
+    "Unwrap a network"
     while True:
         parts = getattr(net, '_modules', {})
         if len(parts) != 1 or not set(parts) <= set(_WRAPS): return net
@@ -29,15 +29,15 @@ _PLACES = {'down': 'down_blocks', 'mid': 'mid_block', 'up': 'up_blocks'}
 
 def is_attention(
     m, # A module
-)->bool:
-    "Say whether a module is the self-attention of image tokens alone"
+)->bool: # True if it is
+    "Check whether a module is the self-attention of image tokens alone"
     from diffusers.models.attention_processor import Attention
     return isinstance(m, Attention) and not m.is_cross_attention and m.added_kv_proj_dim is None
 
 def is_block(
     m, # A module
-)->bool:
-    "Say whether a module is a transformer block that takes image tokens and returns them"
+)->bool: # True if it is
+    "Check whether a module is a transformer block that takes image tokens and returns them"
     from diffusers.models.attention import BasicTransformerBlock
     return isinstance(m, BasicTransformerBlock)
 
@@ -71,9 +71,9 @@ def _unknown(net, found, layers):
          apart=some_names)
 def named_layers(
     net, # The network
-    kind, # Function of a module: whether it is of the kind
+    kind, # Function that says whether a module is of the kind
     layers:str, # 'mid', 'up', 'down', 'all', or names of parts, with commas; '' for none
-    apart:tuple=(), # Names of parts whose modules are left aside
+    apart:tuple=(), # Names of parts whose modules do not count
 )->list: # Modules
     "List those modules of a kind that `layers` names"
     _refuse_compiled(net)
@@ -129,10 +129,10 @@ class _Uncompiled:
 @checked(modules=list_of(made_of(torch.nn.Module)), make=a_function)
 def instead(
     modules, # Modules, one or more, or none
-    make, # Function of a method and its number, 0 and up: what is called in the place of it
+    make, # Function of a method and its number, 0 and up, that returns its replacement
     name:str='forward', # Name of the method
 ): # A context
-    "Send this thread's calls of a method of each module to what `make` makes of it, while open"
+    "Replace a method of each module by that of `make`, in this thread and while open"
     for m in modules:
         if not hasattr(m, name):
             raise ValueError(f'`name` must be a method of each of `modules`; got {name!r}')

@@ -29,9 +29,9 @@ def _sorted_out(given, cls):
 
 def guidance(
     name:str, # Name of the transform, a key of `TRANSFORMS`
-    **params, # Parameters of its rule: schedules, numbers, lists or functions; options as they are
+    **params, # Parameters of its rule by name: schedules, numbers, lists, functions, options
 ): # The transform
-    "Make a transform by the name of its rule, with `g` as the rule has it unless it is given"
+    "Make a transform by the name of its rule; parameters that are not given have their defaults"
     if not isinstance(name, str) or name not in TRANSFORMS: near('`name`', name, TRANSFORMS)
     cls = TRANSFORMS[name]
     known = parameters(cls)
@@ -88,10 +88,10 @@ def _with_given(base, text, given):
     return type(text.strip(), (base,), {'__new__': make, '__doc__': base.__doc__})
 
 def transform_class(
-    # Name of a transform, also with parameters, such as 'rescale(phi=.5)'; a class is returned as
+    # Name of a transform, also with parameters, such as 'rescale(phi=.5)'; a class stays as
     # it is
     transform,
-): # A class that is called with the schedules
+): # Class to call with the schedules
     "Find the class of a transform"
     if not isinstance(transform, str): return transform
     return TRANSFORMS.get(transform) or TRANSFORMS.get(transform.lower()) or _preset(transform)

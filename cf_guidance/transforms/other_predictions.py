@@ -32,7 +32,7 @@ def _loaded(model, dtype, device):
 @checked()
 @dataclass(frozen=True)
 class WeakModel:
-    "Another, weaker network with a text encoder of its own (autoguidance, arXiv 2406.02507)"
+    "Predict with another, weaker network and its own text encoder (autoguidance, arXiv 2406.02507)"
     model:str='scenes-weak' # Name or folder, as in `get_sd_pieces`
     def pieces(self, pieces):
         with _LOADING: return _loaded(self.model, pieces.dtype, str(pieces.device))
@@ -40,7 +40,7 @@ class WeakModel:
     def __call__(self,
         pieces, # The model that is guided
         x, # Latents as the network takes them, (b, c, h, w)
-        timestep, # The scheduler's number for the time
+        timestep, # Timestep, the scheduler's number
         emb, # Not read
         texts, # The b prompts
     ): # Prediction, (b, c, h, w)
@@ -68,8 +68,9 @@ def _drawn_words(tok, places, gen):
 @checked(seed=a_number)
 @dataclass(frozen=True)
 class RandomCondition(Pass):
-    "A condition drawn by chance (ICG, arXiv 2407.02687)"
-    draw:Literal['text', 'noise', 'tokens', 'gaussian']='text' # Tokens, or noise; then two of old
+    "Predict with a random condition (ICG, arXiv 2407.02687)"
+    # Random tokens or noise; 'tokens' and 'gaussian' are those of earlier releases
+    draw:Literal['text', 'noise', 'tokens', 'gaussian']='text'
     seed:int=0 # Seed of the draw, a whole number
     def __post_init__(self):
         known = RandomCondition.__annotations__['draw'].__args__
@@ -97,10 +98,10 @@ class RandomCondition(Pass):
     def __call__(self,
         pieces, # The model
         x, # Latents as the network takes them, (b, c, h, w)
-        timestep, # The scheduler's number for the time
+        timestep, # Timestep, the scheduler's number
         emb, # Embeddings of the prompts, (b, tokens, dim)
         texts, # The b prompts
-        seeds=None, # Seed of each image; one draw for all without them
+        seeds=None, # Seed of each image; without them all images get one draw
     ): # Prediction, (b, c, h, w)
         "Predict with a random condition"
         return plain_pass(pieces, x, timestep, self.condition(pieces, timestep, emb, seeds))
@@ -109,6 +110,6 @@ class RandomCondition(Pass):
 @checked()
 @dataclass(frozen=True)
 class OtherText(Pass):
-    "The prediction for another text"
+    "Predict for another text"
     text:str='' # The text, the same for every row
     def condition(self, pieces, timestep, emb): return _read([self.text]*len(emb), pieces)

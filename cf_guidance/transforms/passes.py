@@ -13,39 +13,39 @@ from ..checks import a_tensor, anything, checked
 
 # %% ../../nbs/transforms/09b_passes.ipynb #dfaac012
 def known_time(
-    timestep, # The scheduler's number for the time
+    timestep, # Timestep, the scheduler's number
 ):
-    "Refuse a pass without the time that its draw depends on"
+    "Check that a pass knows the timestep that its random draw depends on"
     if timestep is None:
         raise ValueError(
             "`timestep` must be the scheduler's number: the draw depends on it; got None")
 
 class Pass:
-    "A prediction by the same network, changed for as long as it lasts"
+    "Predict with the same network, changed during the call"
     # whether it changes the network, so that the prediction must be another one than `t`
     disturbs = False
     def check(self,
         net, # The network
     ):
-        "Refuse a network that the pass cannot disturb, before any prediction is paid for"
+        "Check that the pass can disturb a network, before any network call"
     def on(self,
         net, # The network
-        x=None, # Latents, (b, c, h, w); some passes want their size
-        timestep=None, # The scheduler's number for the time; some passes want it
+        x=None, # Latents, (b, c, h, w); some passes need their size
+        timestep=None, # Timestep, the scheduler's number; some passes need it
     ): # A context
-        "Change `net` for as long as the context is open"
+        "Change `net` while the context is open"
         return nullcontext()
     def condition(self,
         pieces, # The model
-        timestep, # The scheduler's number for the time
+        timestep, # Timestep, the scheduler's number
         emb, # Embeddings of the prompts, (b, tokens, dim)
     ): # Embeddings, same shape
-        "What the network is told"
+        "Give the embeddings that the network gets"
         return emb
     def __call__(self,
         pieces, # The model
         x, # Latents as the network takes them, (b, c, h, w)
-        timestep, # The scheduler's number for the time
+        timestep, # Timestep, the scheduler's number
         emb, # Embeddings of the prompts, (b, tokens, dim)
         texts, # The b prompts
     ): # Prediction, (b, c, h, w)
@@ -57,7 +57,7 @@ class Pass:
 def plain_pass(
     pieces, # The model
     x, # Latents as the network takes them, (b, c, h, w)
-    timestep, # The scheduler's number for the time
+    timestep, # Timestep, the scheduler's number
     emb, # Embeddings of the prompts, (b, tokens, dim)
 ): # Prediction, (b, c, h, w)
     "Predict with the network as it is"
@@ -65,8 +65,8 @@ def plain_pass(
 
 # %% ../../nbs/transforms/09b_passes.ipynb #464e501d
 def generator_of(
-    *what, # What the draw depends on, such as a seed and a time
+    *what, # Values that the draw depends on, such as a seed and a timestep
 ): # A `torch.Generator`, on the CPU
-    "Make a generator that depends on `what` alone"
+    "Make a random generator that depends on `what` alone"
     digest = hashlib.sha256(repr(what).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], 'big'))

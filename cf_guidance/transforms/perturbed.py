@@ -18,7 +18,7 @@ def _tokens(args, kwargs): return args[0] if args else kwargs['hidden_states']
 @checked()
 @dataclass(frozen=True)
 class SkippedLayers(Pass):
-    "Transformer blocks that are left out (SLG, Stable Diffusion 3.5)"
+    "Predict without some transformer blocks (SLG, Stable Diffusion 3.5)"
     layers:str='mid' # Which layers: 'mid', 'up', 'down', 'all', or names, with commas
     disturbs = property(lambda self: bool(self.layers.strip(' ,')))
     def check(self, net): named_layers(net, is_block, self.layers)
@@ -30,10 +30,10 @@ class SkippedLayers(Pass):
 @checked(share=anything, seed=a_number)
 @dataclass(frozen=True)
 class DroppedLayers(Pass):
-    "Transformer blocks with dropout on what they add (autoguidance without a second network)"
+    "Predict with dropout in transformer blocks (autoguidance without a second network)"
     layers:str='all' # Which layers: 'mid', 'up', 'down', 'all', or names, with commas
-    share:float=.5 # Chance of each number to be left out; usually 0 to 1
-    seed:int=0 # Seed of the chance, a whole number
+    share:float=.5 # Chance of leaving out each number; usually 0 to 1
+    seed:int=0 # Seed of the dropout, a whole number
     disturbs = property(lambda self: bool(self.layers.strip(' ,') and self.share))
     def check(self, net): named_layers(net, is_block, self.layers if self.share else '')
     def __post_init__(self): between('share', self.share, 0, 1)
@@ -60,12 +60,12 @@ def _timed_blocks(net, first):
 @checked(scale=anything, power=anything, seed=a_number, first=a_number)
 @dataclass(frozen=True)
 class PerturbedTime(Pass):
-    "Noise on the embedding of the time (TSG, arXiv 2407.02687)"
+    "Predict with noise on the embedding of the timestep (TSG, arXiv 2407.02687)"
     scale:float=2. # Size of the noise, in standard deviations of the embedding; usually 0 to 5
-    # How it falls with the time, which goes from 1, noise, to 0, image; usually 0 to 2
+    # Power of the time (1 is noise, 0 image) in the size of the noise; usually 0 to 2
     power:float=1.
     seed:int=0 # Seed of the noise, a whole number
-    first:int=0 # Blocks of each side, down and up, that hear the disturbed time; 0: all
+    first:int=0 # Number of down and of up blocks that get the disturbed timestep; 0: all
     def __post_init__(self):
         for k in ('scale', 'power', 'first'): between(k, getattr(self, k), 0)
     disturbs = property(lambda self: bool(self.scale))
