@@ -17,10 +17,10 @@ def _homes(modules):
     return {name: module for module, names in modules.items() for name in names.split()}
 
 def lazy(
-    package:str, # Name of the package whose face this is
-    **modules, # For each of its modules the public names of it, with blanks between them
+    package:str, # Name of the face's package
+    **modules, # Public names of each module, with blanks between them, by module
 )->tuple: # `__getattr__`, `__dir__` and `__all__` for the face
-    "Make a face that imports a module when one of its names is asked for"
+    "Make a face that imports a module when you ask for one of its names"
     home = _homes(modules)
     def get(name):
         if name not in home: raise AttributeError(f'module {package!r} has no attribute {name!r}')
@@ -100,9 +100,9 @@ _MOVED = {('transforms.adaptive', k): 'history' for k in ('smc', 'SMCGuidance')}
 
 def former_name(
     module:str, # Name of a module
-    name:str='', # A name in it, which may have stood in another
-)->str: # Of a module of this library the name in 0.1.0; another's as it is
-    "Say what a module was called when recipes were first written"
+    name:str='', # A name in the module, which may have been in another one
+)->str: # Name in 0.1.0 of a module of this library; any other name unchanged
+    "Find the name that a module had in 0.1.0, as recipes write it"
     package, _, rest = module.partition('.')
     old = _MOVED.get((rest, name)) or _OLD.get(rest)
     return f'{package}.{old}' if package == 'cf_guidance' and old else module
@@ -204,16 +204,16 @@ def _same(a, b, seen):
 def same_definition(
     a, # A function or a class
     b, # Another
-)->bool:
-    "Say whether two definitions are one, word for word, with all that they use"
+)->bool: # True if they are equal
+    "Check whether two definitions are equal, word for word, with all that they use"
     return _same(a, b, set())
 
 def registered(
-    old, # What a registry has under a name; `None` if there is nothing yet
-    new, # What was defined just now
-    part=lambda x: x, # What of both to compare
-): # One of them
-    "Choose the definition that counts: the new one, unless it is one of the library over again"
+    old, # Definition in the registry; `None` if there is none yet
+    new, # New definition
+    part=lambda x: x, # Function that gives the part of a definition to compare
+): # One of the two
+    "Choose the definition that counts: the new one, unless it repeats one of the library"
     ours = lambda x: (x.__module__ or '').startswith('cf_guidance.')
     again = old is not None and ours(old) and not ours(new)
     return old if again and same_definition(part(old), part(new)) else new

@@ -14,9 +14,9 @@ from ..checks import a_count, a_tensor, a_vae, checked
 # %% ../../nbs/pieces/01c_decoding.ipynb #b99ec07e
 def in_enough_bits(
     net, # A network, in any precision
-    f, # Function of it that gives a tensor
-): # What it gives
-    "Take what `f(net)` gives, again in float32 where half precision overflows"
+    f, # Function of the network that gives a tensor
+): # Result of `f`
+    "Compute `f(net)`, again in float32 where half precision overflows"
     out, dtype = f(net), net.dtype
     if dtype == torch.float32 or torch.isfinite(out).all(): return out
     out = f(net.float())
@@ -50,9 +50,9 @@ def _all_finite(latents):
 def images_from_latents(
     latents, # Latents, (n, c, h, w)
     vae, # The VAE, or the `Pieces` that hold it
-    rows:int=64, # Images decoded at a time
+    rows:int=64, # Number of images to decode at a time, 1 or more
 )->np.ndarray: # (n, height, width, 3), uint8
-    "Decode `latents`; ones that are not finite are an error"
+    "Decode latents, or raise an error where they are not finite"
     vae = getattr(vae, 'vae', vae)
     _four_dims(latents)
     _all_finite(latents)
@@ -63,7 +63,7 @@ def images_from_latents(
 def image_from_latents(
     latents, # Latents of one image, (1, c, h, w)
     vae, # The VAE, or the `Pieces` that hold it
-)->Image.Image:
+)->Image.Image: # RGB image
     "Decode the latents of one image"
     if latents.ndim != 4 or len(latents) != 1:
         raise ValueError(

@@ -94,8 +94,8 @@ def text_at(
     # A prompt; the number of an edit is a share of the steps below 1, or else a number of steps
     text:str,
     step:Step, # The step
-)->str: # The prompt there
-    "Say what a prompt reads at a step, in the notation of AUTOMATIC1111"
+)->str: # Text of the prompt there
+    "Give the text of a prompt at a step, in the notation of AUTOMATIC1111"
     nodes = _read(text) if '[' in text and not isinstance(text, Embedded) else None
     return text if nodes is None else ''.join(_told(node, int(step), step.n) for node in nodes)
 
@@ -136,10 +136,10 @@ def _no_squares(name, text, bare):
 
 @checked(name=a_text)
 def check_words(
-    name:str, # The parameter that the prompt is given as, for the error
+    name:str, # Name of the prompt's parameter, for the error
     text:str, # A prompt, with or without edits
 )->str: # The prompt
-    "Refuse what AUTOMATIC1111 reads in a prompt and no text encoder does"
+    "Check a prompt for notation that AUTOMATIC1111 reads and no text encoder does"
     if isinstance(text, Embedded): return text
     bare = re.sub(r'\\.', '', text)
     for check in (_no_weights, _no_squares): check(name, text, bare)
@@ -148,9 +148,9 @@ def check_words(
 # %% ../../nbs/pieces/03_edits.ipynb #113ed83f
 @checked()
 def words_at(
-    text:str, # A prompt that `check_words` lets pass
+    text:str, # A prompt that passes `check_words`
     step:Step, # The step
-)->str: # What the text encoder reads there
-    "Say what a prompt reads at a step, its brackets and bars as they are meant"
+)->str: # Text for the text encoder there
+    "Give the text of a prompt at a step, without backslashes before brackets and bars"
     told = text_at(text, step)
     return told if isinstance(told, Embedded) else re.sub(r'\\([\\\[\]():|])', r'\1', told)

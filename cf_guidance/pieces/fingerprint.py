@@ -25,8 +25,8 @@ def _plain_number(x):
 
 def plain_numbers(
     x, # Numbers, texts, and lists and dicts of them; anything else becomes its text
-): # The same, of lists and dicts
-    "Take plain data, with a whole number as one number, however it is written"
+): # The same data, as lists and dicts
+    "Make data plain, with a whole number as an `int`, however it is written"
     if isinstance(x, dict): return {str(k): plain_numbers(v) for k, v in x.items()}
     if isinstance(x, (list, tuple)): return [plain_numbers(v) for v in x]
     return _plain_number(x)
@@ -66,9 +66,9 @@ _READING = threading.Lock()
 def read_tokens(
     tok, # A tokenizer
     texts, # A text, or a list of texts
-    **how, # As the tokenizer takes them
-): # What the tokenizer gives
-    "Let a tokenizer read texts, for one thread at a time"
+    **how, # Arguments of the tokenizer
+): # The tokenizer's result
+    "Tokenize texts, in one thread at a time"
     with _READING: return tok(texts, **how)
 
 def _merges(tok):
@@ -111,7 +111,7 @@ def _hash(pieces, words, parts):
 def fingerprint_of(
     pieces, # The model
 )->str: # 16 hex digits
-    "Hash every weight of a model, its words, and the settings that count"
+    "Hash every weight of a model, its vocabulary, and the settings that count"
     # one that was compiled is what it was
     return _hash(pieces, _words(pieces.tokenizer), lambda m: _parts(getattr(m, '_orig_mod', m)))
 
@@ -144,7 +144,7 @@ def former_fingerprint(
     pieces, # The model
     release:str, # A release of transformers, one of `RELEASES`
 )->str: # 16 hex digits
-    "Make the fingerprint as 0.1.0 did, once for as long as no weight changes"
+    "Compute the fingerprint as 0.1.0 did, once while no weight changes"
     known, mark = vars(pieces).setdefault('_former', {}), pieces.fingerprint
     if known.get(release, ('',))[0] != mark: known[release] = mark, _taken_1(pieces, release)
     return known[release][1]

@@ -37,10 +37,10 @@ def _shares_and_size(s):
 
 @checked(unet=a_network)
 class FlowUNet(torch.nn.Module):
-    "A U-Net that learned on a noise schedule, called as a flow model: time 0 to 1000, velocity out"
+    "Call a U-Net that learned on a noise schedule as a flow model: time 0 to 1000, velocity out"
     def __init__(self,
         unet, # The network
-        scheduler, # A scheduler whose config says how it was trained
+        scheduler, # A scheduler with the config of its training
     ):
         super().__init__()
         self.unet, self.config = unet, unet.config
@@ -91,7 +91,7 @@ def _told_as(flow, pieces):
 @checked()
 def as_flow(
     pieces:Pieces, # A model that was trained on a noise schedule
-    # Shift of the flow's times, above 0: more steps where there is more noise if above 1
+    # Shift of the flow's times, above 0; above 1 for more steps at high noise
     shift:float=1.,
 )->Pieces: # The same weights as a flow model, with a flow matching sampler
     "Turn a model into a flow model by a change of variables"

@@ -127,10 +127,10 @@ def _digest(x):
 
 @checked(image=a_picture, background=anything)
 class Pixels:
-    "An image as a value, which is equal where the pixels are"
+    "Hold an image as a value that is equal to another if their pixels are"
     def __init__(self,
         image, # A PIL image, or an array, as in `init_image`
-        name:str='', # What to call it; by its `digest` by default
+        name:str='', # Name of the image; made from its `digest` by default
         background='white', # Colour behind transparent pixels, as PIL names it
     ):
         self.data = _rgb(image, background)
@@ -159,7 +159,7 @@ def _from_file(image, background):
 def init_image(
     image, # A PIL image, an array (h, w) or (h, w, channels), the path of a file, or `Pixels`
     background='white', # Colour behind transparent pixels, as PIL names it
-)->Pixels:
+)->Pixels: # 8 bits a channel
     "Read the image that a run begins with"
     if isinstance(image, Pixels): return image
     if isinstance(image, np.ndarray): return Pixels(image, background=background)
@@ -182,10 +182,10 @@ def _turned(im, name, background, what):
 STRENGTH = .8        # what diffusers takes where none is given
 
 def known_strength(
-    strength, # What was asked for, or `None`
+    strength, # Strength, above 0 to 1, or `None`
     images, # Initial images, or `None` in place of each
-):
-    "The strength that is meant: `STRENGTH` where there is an image and nothing was asked for"
+): # Strength, or `None` without an image
+    "Fill in `STRENGTH` where there is an image and no strength"
     return STRENGTH if strength is None and any(image is not None for image in images) else strength
 
 def _of_size(image, want):
@@ -202,9 +202,9 @@ def check_image(
     image, # `Pixels`, or `None`
     pieces:Pieces, # The model
     size:tuple, # Height and width of the latents
-    strength:float=None, # Share of the steps that are made, above 0 to 1, where an image is
+    strength:float=None, # Share of the steps to make, above 0 to 1, with an image
 ):
-    "Refuse an image of the wrong size, and a strength with no image"
+    "Check the size of an image, and that a strength has an image"
     if image is None and strength is not None:
         raise ValueError(f'`strength` belongs to an initial `image`; got {strength!r} and no image')
     if image is not None: _of_size(image, (size[1]*pieces.factor, size[0]*pieces.factor))
@@ -218,10 +218,10 @@ def _as_batch(data):
 @torch.no_grad()
 @checked()
 def encode_image(
-    image, # What `init_image` reads
+    image, # Anything that `init_image` reads
     pieces:Pieces, # The model
 ): # Latents, (1, c, h, w)
-    "Take an image to latents, the encoder's mean; in float32 where half precision overflows"
+    "Encode an image to latents, the encoder's mean, in float32 where half precision overflows"
     x = _as_batch(init_image(image).data)
     z = in_enough_bits(pieces.vae, lambda vae: _encoded(vae, x))
     return (z*pieces.vae.config.scaling_factor).to(pieces.device, pieces.dtype)
@@ -260,10 +260,10 @@ def _called(text, digest):
     return f'{text} (embedding {digest})' if text else f'embedding {digest}'
 
 class Embedded(str):
-    "A text that carries its own embedding; equal to another if words and numbers are"
+    "Hold a text with its own embedding, equal to another if words and numbers are"
     def __new__(cls,
-        embeds, # The embedding, (tokens, dim) or (1, tokens, dim)
-        text:str='', # What to call it
+        embeds, # Embedding, (tokens, dim) or (1, tokens, dim)
+        text:str='', # Name of the embedding
     ):
         or_none(a_text)('text', text)
         x = _tokens(embeds)
@@ -286,11 +286,11 @@ def _of_width(embeds, pieces):
     )
 
 def embedded(
-    name:str, # The parameter that it came by, for the error
-    embeds, # The embedding, as for `Embedded`
-    text:str='', # What to call it
-)->Embedded:
-    "Let a text carry an embedding"
+    name:str, # Name of the parameter, for the error
+    embeds, # Embedding, as for `Embedded`
+    text:str='', # Name of the embedding
+)->Embedded: # Text with its embedding
+    "Make an `Embedded`, with errors that name a parameter"
     try: return Embedded(embeds, text)
     except ValueError as e:
         raise ValueError(str(e).replace('`prompt_embeds`', f'`{name}`')) from None
@@ -300,7 +300,7 @@ def embedding(
     text:Embedded, # From `Embedded`
     pieces:Pieces, # The model
 ): # The embedding in the model's precision, (tokens, dim)
-    "What the model is told, if it takes embeddings of this width"
+    "Give the embedding to the model, or raise an error if its width does not fit"
     _of_width(text.embeds, pieces)
     return text.embeds.to(pieces.device, pieces.dtype)
 
@@ -312,8 +312,8 @@ def _count(text, pieces):
 def count_tokens(
     texts:list, # Texts of one run, some of them `Embedded`
     pieces:Pieces, # The model
-)->int: # Their number of tokens
-    "How many tokens the network gets, which must be one number for all texts of a run"
+)->int: # Number of tokens
+    "Count the tokens that the network gets, which must be the same for all texts of a run"
     sizes = sorted({_count(t, pieces) for t in texts})
     if len(sizes) == 1: return sizes[0]
     raise ValueError(
@@ -337,7 +337,7 @@ def _file_text(path):
 def read_prompts(
     path, # A text file in UTF-8, one prompt a line
 )->list: # The prompts, in order
-    "Read the prompts of a file; blank lines, and lines that begin with #, are left out"
+    "Read the prompts of a file, and skip blank lines and lines that begin with #"
     lines = [line.strip() for line in _file_text(path).split('\n')]
     if res := [line for line in lines if line and line[0] != '#']: return res
     raise ValueError(

@@ -19,7 +19,7 @@ _LOOKED = ContextVar('_LOOKED', default=None)      # models and fingerprints, in
 
 @contextmanager
 def looked_once():
-    "In this block, in which no weight changes, the weights of each model are looked at once"
+    "Compute the fingerprint of each model once in this block, in which no weight may change"
     token = _LOOKED.set({})
     try: yield
     finally: _LOOKED.reset(token)
@@ -30,7 +30,7 @@ def _marks(nets):
     return [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in weights]
 
 class Pieces(namedtuple('Pieces', 'tokenizer text_encoder vae unet scheduler')):
-    "The parts of a pipeline; `name`, `prompt`, `words` and `fingerprint` tell of the model"
+    "Hold the parts of a pipeline, with the model's `name`, `prompt`, `words` and `fingerprint`"
     name, prompt, words = 'unnamed', None, None
     @property
     def device(self):
@@ -40,7 +40,7 @@ class Pieces(namedtuple('Pieces', 'tokenizer text_encoder vae unet scheduler')):
     dtype = property(lambda self: _first(self.unet).dtype)
     @property
     def factor(self):
-        "Pixels to a latent, each way"
+        "Pixels to a latent along a side"
         return 2**(len(self.vae.config.block_out_channels) - 1)
     @property
     def size(self):
@@ -59,9 +59,9 @@ class Pieces(namedtuple('Pieces', 'tokenizer text_encoder vae unet scheduler')):
         if id(self) not in known: known[id(self)] = self, self._own_print
         return known[id(self)][1]
     def is_model(self,
-        mark:str, # A fingerprint that a recipe holds
-    )->bool:
-        "Whether `mark` is the fingerprint of this model, in today's form or that of 0.1.0"
+        mark:str, # Fingerprint from a recipe
+    )->bool: # True if it is
+        "Check whether `mark` is the fingerprint of this model, in today's form or that of 0.1.0"
         if mark == self.fingerprint: return True
         return any(mark == former_fingerprint(self, release) for release in RELEASES)
 
@@ -72,9 +72,9 @@ def _first(net):
 
 # %% ../../nbs/pieces/00b_parts.ipynb #d3ba92f4
 def check_pieces(
-    pieces, # What is given for a model
+    pieces, # Value to check
 ):
-    "Refuse what is no model"
+    "Check for a model from `get_sd_pieces`"
     if not all(hasattr(pieces, k) for k in Pieces._fields):
         raise ValueError(f'`pieces` must be a model from `get_sd_pieces`; got {repr(pieces)[:60]}')
 
@@ -100,10 +100,10 @@ def _warn_of_size(pieces, *sides):
 @checked()
 def latent_size(
     pieces:Pieces, # The model
-    width:int=None, # Width of the image in pixels; the model's own by default
-    height:int=None, # Height of the image in pixels; the model's own by default
+    width:int=None, # Width of the image in pixels, 1 or more; the model's own by default
+    height:int=None, # Height of the image in pixels, 1 or more; the model's own by default
 )->tuple: # Height and width of the latents
-    "Size of the latents for an image that the model can make"
+    "Compute the size of the latents for an image that the model can make"
     check_pieces(pieces)
     for name, val in dict(width=width, height=height).items():
         if val is not None: _multiple(name, val, _unit(pieces))

@@ -40,13 +40,13 @@ _FACTS = set('''
 
 @cache
 def scheduler_names()->frozenset: # Such as 'DDIMScheduler'
-    "List the schedulers of diffusers by name; none is imported"
+    "List the schedulers of diffusers by name, without importing them"
     return frozenset(k for k in dir(diffusers.schedulers) if k.endswith('Scheduler'))
 
 def scheduler_class(
     name:str, # Such as 'DDIMScheduler'
-): # The class; `None` where diffusers has no scheduler of that name
-    "Find the class of a scheduler; a name of anything else is not looked up"
+): # Class; `None` if diffusers has no scheduler of that name
+    "Find the class of a scheduler by its name"
     known = isinstance(name, str) and name in scheduler_names()
     found = getattr(diffusers, name, None) if known else None
     return found if isinstance(found, type) else None
@@ -79,7 +79,7 @@ def _chosen(scheduler):
 def sampler_text(
     scheduler, # A diffusers scheduler
 )->str: # Such as `UniPCMultistepScheduler(solver_type='bh1')`
-    "Say which class a sampler is of, and which of its options were chosen"
+    "Describe a sampler by its class and the options that differ from their defaults"
     chosen = ', '.join(f'{k}={v!r}' for k, v in _chosen(scheduler).items())
     cls = type(scheduler).__name__
     return f'{cls}({chosen})' if chosen else cls
@@ -127,8 +127,8 @@ def _named(sampler):
 @checked(config=a_dict)
 def get_scheduler(
     sampler, # Short name in `SAMPLERS`, the name of a diffusers scheduler, or a scheduler object
-    config=None, # Config that says how the model was trained, such as another scheduler's
-): # A scheduler of its own, with no run behind it
+    config=None, # Config with the training of the model, such as another scheduler's
+): # A fresh scheduler
     "Find a sampler by name, or make a fresh one like the object given"
     known = hasattr(sampler, 'set_timesteps')
     if known and not isinstance(sampler, type): return type(sampler).from_config(sampler.config)
@@ -177,7 +177,7 @@ def _midway(s):
 def scheduler_space(
     scheduler, # A diffusers scheduler
 )->str: # 'epsilon', 'v_prediction', 'sample' or 'flow'
-    "Name the space of what a scheduler takes for the prediction"
+    "Find the space of the predictions that a scheduler takes"
     kind = scheduler.config.get('prediction_type', 'flow')
     return 'flow' if kind == 'flow_prediction' or hasattr(scheduler, 'scale_noise') else kind
 
@@ -204,9 +204,9 @@ def _shares(s, timestep):
 def scalings(
     scheduler, # A diffusers scheduler whose timesteps are set
     timestep, # One of its timesteps
-    at:int=None, # Number of the call, the first of a step; where the scheduler stands by default
+    at:int=None, # Number of the call, the first of a step; the scheduler's position by default
 )->tuple: # `a`, `b` and `space`
-    "Shares of image and noise in the latents, `x = a*x0 + b*eps`, and the space of the prediction"
+    "Compute the shares `a` of image and `b` of noise in the latents, and the space of the prediction"
     s = _standing(scheduler, timestep, at)
     try: a, b = _shares(s, timestep)
     except IndexError:

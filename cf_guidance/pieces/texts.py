@@ -47,8 +47,8 @@ def _cut(prompt, pieces, maxlen):
 @checked()
 def text_length(
     pieces, # The model
-)->int:
-    "Number of tokens that a model reads of a text"
+)->int: # 1 or more
+    "Count the tokens that a model reads of a text"
     most = getattr(getattr(pieces.text_encoder, 'config', None), 'max_position_embeddings', None)
     # a tokenizer that was saved without a length has a huge one
     return min(pieces.tokenizer.model_max_length, most or pieces.tokenizer.model_max_length)
@@ -71,10 +71,10 @@ def _token_ids(texts, pieces, maxlen):
 def text_embeddings(
     prompts, # A prompt, or a list of them
     pieces:Pieces, # The model
-    maxlen:int=None, # Tokens to read; by default as many as the model does
-    warn=None, # Called with each remark on a prompt; a Python warning by default
+    maxlen:int=None, # Number of tokens to read, 1 or more; the model's own by default
+    warn=None, # Function to call with each remark on a prompt; a Python warning by default
 ): # Embeddings, (prompts, maxlen, dim)
-    "Embed prompts; warns of words that are cut off or unknown to the model"
+    "Embed prompts, and warn of words that are cut off or unknown to the model"
     look_at(locals(), pieces=a_model, maxlen=a_count(), warn=a_function)
     prompts, maxlen = _texts(prompts), maxlen or text_length(pieces)
     for said in _remarks(prompts, pieces, maxlen):
