@@ -70,7 +70,7 @@ class FlowUNet(torch.nn.Module):
         return self.unet(x, when, encoder_hidden_states=embs, **kwargs).sample
 
     def forward(self, sample, timestep, encoder_hidden_states, **kwargs):
-        "The velocity at `timestep`, 1000 times `s`"
+        "Predict the velocity at `timestep`, 1000 times `s`"
         s = _time(timestep)
         a, b, n = [v.to(sample).reshape(-1, 1, 1, 1) for v in _shares_and_size(s)]
         x = sample/n

@@ -300,7 +300,7 @@ def embedding(
     text:Embedded, # From `Embedded`
     pieces:Pieces, # The model
 ): # The embedding in the model's precision, (tokens, dim)
-    "Give the embedding to the model, or raise an error if its width does not fit"
+    "Move an embedding to a model's device and precision, if its width fits"
     _of_width(text.embeds, pieces)
     return text.embeds.to(pieces.device, pieces.dtype)
 

@@ -21,7 +21,7 @@ _SET, _SHAPE = Scale(0, 30), Usual(.1, 8, positive)
 
 @curve
 def dynthres_linear_down(at,
-    val:_SET=7.5, # The scale that is set
+    val:_SET=7.5, # The scale that you set
     min_val:GUIDANCE=0., # The minimum
 )->float:
     "Fall from `val` to `min_val` in a straight line (Dynamic Thresholding, Linear Down)"
@@ -29,7 +29,7 @@ def dynthres_linear_down(at,
 
 @curve
 def dynthres_linear_up(at,
-    val:_SET=7.5, # The scale that is set
+    val:_SET=7.5, # The scale that you set
     min_val:GUIDANCE=0., # The minimum
 )->float:
     "Rise from `min_val` to `val` in a straight line (Dynamic Thresholding, Linear Up)"
@@ -37,7 +37,7 @@ def dynthres_linear_up(at,
 
 @curve
 def dynthres_cosine_down(at,
-    val:_SET=7.5, # The scale that is set
+    val:_SET=7.5, # The scale that you set
     min_val:GUIDANCE=0., # The minimum
 )->float:
     "Fall from `val` to `min_val` along a quarter of a cosine (Dynamic Thresholding, Cosine Down)"
@@ -45,7 +45,7 @@ def dynthres_cosine_down(at,
 
 @curve
 def dynthres_cosine_up(at,
-    val:_SET=7.5, # The scale that is set
+    val:_SET=7.5, # The scale that you set
     min_val:GUIDANCE=0., # The minimum
 )->float:
     "Rise from `min_val` to `val` along a quarter of a cosine (Dynamic Thresholding, Cosine Up)"
@@ -54,7 +54,7 @@ def dynthres_cosine_up(at,
 # %% ../../nbs/schedules/04_published.ipynb #7fadc58a
 @curve
 def dynthres_half_cosine_down(at,
-    val:_SET=7.5, # The scale that is set
+    val:_SET=7.5, # The scale that you set
     min_val:GUIDANCE=0., # The minimum, which the curve does not reach
 )->float:
     "Fall from `val` by the cosine of 0 to 1 radian (Dynamic Thresholding, Half Cosine Down)"
@@ -62,7 +62,7 @@ def dynthres_half_cosine_down(at,
 
 @curve
 def dynthres_half_cosine_up(at,
-    val:_SET=7.5, # The scale that is set, which the curve does not reach
+    val:_SET=7.5, # The scale that you set, which the curve does not reach
     min_val:GUIDANCE=0., # The minimum
 )->float:
     "Rise from `min_val` by the cosine of 0 to 1 radian (Dynamic Thresholding, Half Cosine Up)"
@@ -71,7 +71,7 @@ def dynthres_half_cosine_up(at,
 # %% ../../nbs/schedules/04_published.ipynb #cc4aa353
 @curve
 def dynthres_power_down(at,
-    val:_SET=7.5, # The scale that is set
+    val:_SET=7.5, # The scale that you set
     min_val:GUIDANCE=0., # The minimum
     sched_val:_SHAPE=1., # The power: above 1 holds on longer
 )->float:
@@ -80,7 +80,7 @@ def dynthres_power_down(at,
 
 @curve
 def dynthres_power_up(at,
-    val:_SET=7.5, # The scale that is set
+    val:_SET=7.5, # The scale that you set
     min_val:GUIDANCE=0., # The minimum
     sched_val:_SHAPE=1., # The power: above 1 rises late
 )->float:
@@ -90,7 +90,7 @@ def dynthres_power_up(at,
 # %% ../../nbs/schedules/04_published.ipynb #86bfa71e
 @curve
 def dynthres_linear_repeating(at,
-    val:_SET=7.5, # The scale that is set
+    val:_SET=7.5, # The scale that you set
     min_val:GUIDANCE=0., # The minimum
     sched_val:_SHAPE=1., # Number of repeats
 )->float:
@@ -99,7 +99,7 @@ def dynthres_linear_repeating(at,
 
 @curve
 def dynthres_cosine_repeating(at,
-    val:_SET=7.5, # The scale that is set
+    val:_SET=7.5, # The scale that you set
     min_val:GUIDANCE=0., # The minimum
     sched_val:_SHAPE=1., # Number of repeats
 )->float:
@@ -108,7 +108,7 @@ def dynthres_cosine_repeating(at,
 
 @curve
 def dynthres_sawtooth(at,
-    val:_SET=7.5, # The scale that is set, which the curve does not reach
+    val:_SET=7.5, # The scale that you set, which the curve does not reach
     min_val:GUIDANCE=0., # The minimum
     sched_val:_SHAPE=1., # Number of teeth
 )->float:

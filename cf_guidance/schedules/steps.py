@@ -33,11 +33,11 @@ class Step(int):
         n:int=1, # Number of steps of the run, 1 or more
         *, sigma:float=None, # Noise level of the step, `b/a`
         sigmas:tuple=None, # Noise levels of all `n` steps; gives `sigma` too
-        timestep=None, # The scheduler's number for the model call
+        timestep=None, # The scheduler's number for the network call
         # Timestep of the first call in each of the `n` steps; a schedule reads it as `first`.
         # Without them `first` is `timestep`
         timesteps:tuple=None,
-        x=None, # Noisy latents that the model is given, before any scaling
+        x=None, # Noisy latents for the model, before any scaling
         a:float=None, # Share of the image in `x`, as in `x = a*x0 + b*eps`
         b:float=None, # Share of the noise in `x`
         space:str=None, # What the model predicts: 'epsilon', 'v_prediction', 'sample' or 'flow'

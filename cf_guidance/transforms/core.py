@@ -61,8 +61,7 @@ class GuidanceTfm:
     # parameters that came later, and what a recipe means that does not name them
     unsaid = {}
     def __init__(self,
-        # Schedule, number, list or function for each parameter of the rule to set, by name; 'g' must
-        # be there
+        # Schedule, number, list or function by name of the parameter; 'g' must be there
         schedules:dict,
         *args, # For subclasses
         per_sample:bool=True, # One norm for each sample, or one for the batch as in 2022
@@ -115,14 +114,14 @@ def params(self:GuidanceTfm,
 
 @patch
 def chosen(self:GuidanceTfm)->dict: # Value by name
-    "The options of the transform"
+    "List the options of the transform"
     return {k: getattr(self, k, p.default) for k, p in options(type(self)).items()}
 
 @patch
 def all_params(self:GuidanceTfm,
     idx, # Index of the step, or a `Step`
 )->dict: # Value by name
-    "All parameters and options at a step, also those that nobody set"
+    "List all parameters and options at a step, defaults included"
     return {**defaults(type(self)), **self.params(idx), **self.chosen()}
 
 # %% ../../nbs/transforms/01_guidance.ipynb #58b185b2

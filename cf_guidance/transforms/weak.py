@@ -145,7 +145,7 @@ def compose(
     u, # Unconditional prediction, (b, ...)
     t, # Conditional prediction, same shape
     g:Scale(1, 15)=7.5, # Weight of the prompt
-    g_other:Scale(-5, 15)=7.5, # Weight of the other text, below 0 to leave it out
+    g_other:Scale(-5, 15)=7.5, # Weight of the other text, below 0 to move away from it
     weak=None, # Prediction for the other text
 ): # Guided prediction, same shape
     "Add the directions of two texts (Liu et al., arXiv 2206.01714)"
@@ -159,7 +159,7 @@ def compose(
 def weak_network(
     weak_model:str='', # Name or folder of a weaker model; '' for dropout in the network itself
     layers:str='all', # Layers with dropout: 'mid', 'up', 'down', 'all', or names, with commas
-    share:Usual(0, 1)=.5, # Chance of each number to be dropped
+    share:Usual(0, 1)=.5, # Chance of dropping each number, 0 to 1
     weak_seed:int=0, # Seed of the dropout, a whole number
 ): # A pass
     "Make the pass of autoguidance: a weaker model, or dropout in the network itself"
