@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from fastcore.basics import patch
 from ..checks import a_class, checked
-# what a host does at a call of the network, and at a step of the scheduler
+# how a host acts at a call of the network, and at a step of the scheduler
 from . import network_calls, scheduler_steps, step_guidance
 from .hosting import OPEN, Host
 from ..pieces.core import Pieces, is_here
@@ -24,7 +24,7 @@ from ..transforms.methods import guidance
 def guided(
     pipe, # A diffusers pipeline that makes two predictions for each image
     tfm, # The transform, with its schedules
-    # 'step': progress counts the steps that are made; 'sigma': a run that begins late, as from an
+    # 'step': progress counts the steps of this run; 'sigma': a run that begins late, as from an
     # image, begins late in the schedule
     pos_by:str='step',
     record:bool=False, # Note what each step saw, in `record`
@@ -54,10 +54,10 @@ def as_pipeline(
 @patch
 def save(self:Host,
     image, # The PIL image that the last call made
-    path, # A PNG, or the folder of a sweep, where the image gets its name
-)->Path: # Where it is
-    "Write an image with all that made it, for `rerun`, and what its steps saw, for `read_record`"
-    # the room's page that can do it stands below this one
+    path, # A PNG file, or the folder of a sweep, in which the image gets its name
+)->Path: # Where the image is
+    "Write an image with its recipe, for `rerun`, and the record of its steps, for `read_record`"
+    # the module that writes it stands below this one
     return import_module('cf_guidance.adapters.saved_calls').save_call(self, image, path)
 
 @patch
