@@ -274,7 +274,7 @@ def _begun(engine_of, record, pipe, runs, warn):
     return HostedPlan(engine, runs, warn=warn, record=record)
 
 @patch
-def hand_out(self:HostedPlan)->tuple: # `load()` gives the pipeline, `begin(pipe, runs, warn)` a plan
+def hand_out(self:HostedPlan)->tuple: # `load()` gives the pipeline, `begin(pipe, runs, warn)` plans
     "Make two functions with which a worker makes some of the runs"
     engine, how = self.engine, loaded_by(self.engine.pipe)
     if how is None:
