@@ -17,8 +17,8 @@ def _sides(x): return [n for n in x.shape if n > 1]
 def _but_channels(x): return x.shape[:1] + x.shape[2:]
 
 def shaped(
-    pred, # What the network returned, (b, ...)
-    like, # What the scheduler is given, (b, ...)
+    pred, # Output of the network, (b, ...)
+    like, # Input of the scheduler, (b, ...)
 ): # `pred` in the shape of `like`, or `None`
     "Bring a prediction to the scheduler's shape, without a learned variance or further tokens"
     if pred.shape == like.shape: return pred
@@ -126,8 +126,8 @@ _signature = functools.lru_cache(256)(inspect.signature)
 
 def arguments(
     f, # A method as its class has it
-    args:tuple, # What it is called with by position, without `self`
-    kwargs:dict, # By name
+    args:tuple, # Its arguments by position, without `self`
+    kwargs:dict, # Its arguments by name
 )->dict: # Arguments by name
     "Name every argument of a call"
     bound = _signature(f).bind(None, *args, **kwargs)
@@ -146,17 +146,17 @@ def told_time(
     return None if at is None else float(torch.as_tensor(at).flatten()[0])
 
 def predicted(
-    out, # What a network returned: a tensor, a tuple, or an object of diffusers
+    out, # Output of a network: a tensor, a tuple, or an object of diffusers
 ): # The prediction, (rows, ...)
-    "Find the prediction in what a network returns"
+    "Find the prediction in a network's output"
     x = out if isinstance(out, torch.Tensor) else out[0]
     return torch.stack(x) if isinstance(x, (list, tuple)) else x
 
 def with_predicted(
-    out, # What a network returned
+    out, # Output of a network
     x, # Another prediction
 ): # The same, with `x` in it
-    "Put another prediction into what a network returns"
+    "Put another prediction into a network's output"
     if isinstance(out, torch.Tensor): return x
     if isinstance(out[0], (list, tuple)): x = list(x)
     if isinstance(out, (tuple, list)): return type(out)([x, *out[1:]])

@@ -14,7 +14,7 @@ from ..schedules.core import lift
 from ..schedules.steps import Step
 
 # %% ../../nbs/adapters/08_callbacks.ipynb #b692ba36
-# pipelines in which a callback was seen to give what `guided` gives
+# pipelines in which a test saw a callback give the images of `guided`
 CALLBACKS = set('''
     AnimateDiffSDXLPipeline BriaPipeline CogVideoXFunControlPipeline CogVideoXImageToVideoPipeline
     CogVideoXPipeline CogVideoXVideoToVideoPipeline CogView3PlusPipeline CogView4Pipeline

@@ -174,7 +174,7 @@ def _pixels(image):
 @patch
 def call_for(self:HostedEngine,
     run:Run, # One image to make
-): # What the pipeline returns
+): # The pipeline's output
     "Call the pipeline for a run; if the memory is full, the error says what to try"
     try:
         with torch.no_grad(): return self.pipe(**self.arguments(run))

@@ -42,7 +42,7 @@ class ScheduledGuider(BaseGuidance):
     "Guide a pipeline of Modular Diffusers by a transform of this library"
     _input_predictions = list(_KEYS.values())
     def __init__(self,
-        tfm, # A transform, or what `as_data` made of one
+        tfm, # A transform, or its plain data from `as_data`
         # The pipeline that the guider goes in, for transforms that read noise levels, latents or a
         # space
         pipe=None,
@@ -57,7 +57,7 @@ class ScheduledGuider(BaseGuidance):
         self.register_to_config(tfm=_config(self.tfm), record=record)
     @property
     def pipe(self):
-        "The pipeline, if it was given and is still there"
+        "The pipeline, if it was given and still exists"
         return self._pipe and self._pipe()
     def new(self, **kwargs):
         "Make a copy with other arguments"
@@ -69,7 +69,7 @@ class ScheduledGuider(BaseGuidance):
         super().save_config(save_directory, push_to_hub, **kwargs)
     @property
     def steps(self):
-        "The steps of the run, or nothing where none has begun"
+        "The steps of the run, or none before the first run"
         if self._last is None: return []
         n, run = self._num_inference_steps, self._run
         if run is None: return [Step(k, n) for k in range(n)]

@@ -357,6 +357,6 @@ def _step(self:Host, timestep, **known):
 @patch
 def _place(self:Host, ts):
     "Find the place of the first step in the run"
-    # what the network was told may be scaled
+    # the network's timestep may be scaled
     if self.run.k == 0: self.run.start = None
     if self._step(ts) is None: self.run.start = 0

@@ -198,7 +198,7 @@ def _check_callable(**what):
 
 @checked(tfm=anything, sigmas=anything, timesteps=some_levels)
 class GuidedDenoiser:
-    "A denoiser for k-diffusion's samplers, with guidance that may change at every step"
+    "Denoise for k-diffusion's samplers, with guidance that may change at every step"
     _run = OfThread()
     def __init__(self,
         model, # Denoiser: `model(x, sigma, cond=...)` predicts the `x0` of `x = x0 + sigma*eps`

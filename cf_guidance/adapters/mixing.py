@@ -12,8 +12,8 @@ import torch
 _TINY = 1e-300      # in the place of a divisor of zero
 
 def unit(
-    m, # What the pipeline gave to its scheduler
-    first, # What its network returned
+    m, # The pipeline's mix, as its scheduler gets it
+    first, # Output of its network
 )->float: # 6e-8 for float32, .004 for bfloat16
     "Find the share by which one operation may round, in the precision in which a pipeline mixes"
     low = max((m.dtype, first.dtype), key=lambda d: torch.finfo(d).eps)
@@ -110,9 +110,9 @@ def _fitting(how, m, a, b, unit):
         if far <= 1 and r is not None and (m != 0).any(): return int(r < .5), sign
 
 def formula(
-    m, # What the pipeline gave to its scheduler, (b, ...)
-    first, # The first of what its network returned, same shape
-    second, # The second, same shape; another tensor than `first`
+    m, # The pipeline's mix, as its scheduler gets it, (b, ...)
+    first, # First prediction of its network, same shape
+    second, # Second prediction, same shape; another tensor than `first`
     # Which of the two is `u`, 0 or 1, and the sign of `m`; `None` if `m` is not guidance of these
     # two
 )->tuple:
@@ -129,8 +129,8 @@ def formula(
 
 # %% ../../nbs/adapters/02_mixing.ipynb #ba397475
 def same(
-    m, # What the pipeline gave to its scheduler
-    pred, # Each of its two predictions, which are equal
+    m, # The pipeline's mix, as its scheduler gets it
+    pred, # Either of its two equal predictions
     sign:int=1, # 1, or -1 for a pipeline that changes the sign
 )->bool:
     "Check whether `m` is guidance of two equal predictions, at scales up to 15"

@@ -15,7 +15,7 @@ from ..transforms.signatures import defaults, options, rule_name
 
 # %% ../../nbs/adapters/05a_plain_data.ipynb #fdbf66ac
 def as_data(
-    tfm, # A transform that `guidance` can make, whose schedules are no functions
+    tfm, # A transform that `guidance` can make, without functions as schedules
 )->dict: # Its name, schedules and options, ready for JSON
     "Write a transform as plain data"
     name, cls = rule_name(tfm), type(tfm)
@@ -43,7 +43,7 @@ def from_data(
     if not isinstance(data, dict) or data.get('transform') not in TRANSFORMS:
         raise ValueError(f'`data` must be what `as_data` made of a transform; got {data!r}')
     cls, (nums, opts) = TRANSFORMS[data['transform']], _unset(data)
-    # what has changed since
+    # defaults that have changed since
     nums = {k: v for k, v in nums.items() if v != defaults(cls)[k]}
     return cls({**nums, **_read_schedules(data)}, **{**opts, **data['options']})
 

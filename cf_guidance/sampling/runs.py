@@ -65,7 +65,7 @@ class Run:
 
 # %% ../../nbs/sampling/01c_runs.ipynb #98d4826a
 def asks_of(
-    run:Run, # What is to be made
+    run:Run, # The image to make
     step:Step, # The step
 )->tuple: # Triples of name, texts, and how it is made (`None` for the network alone)
     "List the predictions that a run reads at a step"
@@ -108,7 +108,7 @@ def _said(run, step):
 
 @checked(steps=list_of(made_of(Step)))
 def script(
-    run:Run, # What is to be made
+    run:Run, # The image to make
     steps:list, # The `Step` of each step
     # For each step the predictions, as (name, texts, how it is made), and a hashable key or `None`
 )->list:
