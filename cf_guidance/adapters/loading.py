@@ -133,7 +133,7 @@ def load_pipeline(
     name:str, # A folder, a .safetensors file, or a model of the hub
     dtype:str='auto', # 'float32', 'float16', 'bfloat16', or 'auto', as in `precision_of`
     device:str=None, # Where it runs; the best device there is by default
-    offload:str='none', # Kept on the CPU until needed: 'none', 'model' (parts), 'sequential' (layers)
+    offload:str='none', # Waiting on the CPU: 'none', 'model' (parts), 'sequential' (layers)
     lora=(), # LoRAs by name, followed by `:weight` if the weight is not 1
     compile:bool=False, # Compile the network
     local:bool=False, # Contact no server
