@@ -32,13 +32,13 @@ from ..schedules.steps import Step
 def is_pipeline(
     model, # Anything
 )->bool:
-    "Say whether this is a diffusers pipeline"
+    "Check whether a model is a diffusers pipeline"
     return callable(model) and isinstance(getattr(model, 'components', None), dict)
 
 def network_of(
     pipe, # A diffusers pipeline
 ): # A module
-    "Find the network of a pipeline, which tells its device and precision"
+    "Find the network of a pipeline, which has its device and precision"
     nets = [getattr(pipe, k, None) for k in ('transformer', 'unet', 'prior', 'decoder')]
     return next(n for n in nets if n is not None)
 
@@ -49,14 +49,14 @@ def _first(net):
 def dtype_of(
     pipe, # A diffusers pipeline
 )->str: # Such as 'float16'
-    "Say the precision of a pipeline's network"
+    "Find the precision of a pipeline's network"
     return str(_first(network_of(pipe)).dtype).removeprefix('torch.')
 
 def _name(pipe):
     "The name that a pipeline was loaded by"
     return str(getattr(pipe, 'name_or_path', None) or pipe.config.get('_name_or_path') or 'unnamed')
 
-_TRIED = 4       # runs that a pipeline may refuse before it is asked no more
+_TRIED = 4       # runs that a pipeline may refuse before the engine gives up
 
 def _some(runs):
     "The first runs that do not begin as others do"
@@ -69,14 +69,14 @@ _SIDES = 'width', 'height'
 
 @checked(pipe=a_pipeline)
 class HostedEngine:
-    "Any diffusers pipeline, as the engine of a sweep"
+    "Use any diffusers pipeline as the engine of a sweep"
     prompt = None
     def __init__(self,
         pipe, # A diffusers pipeline that makes two predictions for each image
         settings:Settings=None, # How images are sampled; the defaults by default
         call:dict=None, # Further arguments of its call
         memo_bytes:int=None, # Bytes of answers to keep; an eighth of the free memory by default
-        by_hand:bool=False, # Whether the call is no sweep's, as in `known_call`
+        by_hand:bool=False, # Whether the call is your own, as in `known_call`
     ):
         self.pipe, self.settings = pipe, settings or Settings()
         self.call, self.memo_bytes = known_call(pipe, call or {}, by_hand), memo_bytes
@@ -103,7 +103,7 @@ class HostedEngine:
         self._check_size()
 
     def _check_size(self):
-        "Refuse one side alone, which some pipelines do not heed, and two sizes"
+        "Refuse one side alone, which some pipelines ignore, and two sizes"
         own = [k for k in _SIDES if getattr(self.settings, k) is not None]
         told = [k for k in _SIDES if self.call.get(k) is not None]
         if own and told:
@@ -114,7 +114,7 @@ class HostedEngine:
 
     def of(self,
         runs=(), # The runs
-        memo_bytes:int=None, # Another room for answers
+        memo_bytes:int=None, # Bytes of answers to keep; as before by default
         **fields # Those of the settings that differ
     )->'HostedEngine':
         "Make the engine for these runs"
@@ -130,7 +130,7 @@ class HostedEngine:
         runs:list, # The runs, one image each
         **how # For `HostedPlan`: warn, record
     )->HostedPlan:
-        "Lay out what the runs cost"
+        "Plan the runs"
         return HostedPlan(self, runs, **how)
 
 # %% ../../nbs/adapters/15_engine.ipynb #88339460
@@ -145,7 +145,7 @@ def _text(name, text):
 def arguments(self:HostedEngine,
     run:Run, # One image to make
 )->dict: # By name
-    "Tell what the pipeline is called with for a run"
+    "List the arguments of the pipeline's call for a run"
     known = takes(self.pipe)
     said = {**self._of_settings(), **self._texts(run), 'image': _pixels(run.image)}
     said = {k: v for k, v in said.items() if v is not None and (k in known or k == 'image')}
@@ -155,7 +155,7 @@ def arguments(self:HostedEngine,
 
 @patch
 def _of_settings(self:HostedEngine):
-    "What the call is told by the settings, whatever the run"
+    "The arguments that come from the settings, the same for every run"
     s, scale = self.settings, scale_of(self.pipe, self.call)
     return dict(num_inference_steps=whole('steps', s.steps, 1), width=s.width, height=s.height,
                 output_type='pil', **scale)
@@ -174,8 +174,8 @@ def _pixels(image):
 @patch
 def call_for(self:HostedEngine,
     run:Run, # One image to make
-): # What the pipeline returns
-    "Call the pipeline for a run; a full memory is an error that says what to try"
+): # The pipeline's output
+    "Call the pipeline for a run; if the memory is full, the error says what to try"
     try:
         with torch.no_grad(): return self.pipe(**self.arguments(run))
     except (MemoryError, RuntimeError) as e:
@@ -186,13 +186,13 @@ def call_for(self:HostedEngine,
 # %% ../../nbs/adapters/15_engine.ipynb #9ec69c6e
 @patch
 def _model(self:HostedEngine):
-    "What a recipe says of the model"
+    "The part of a recipe that describes the model"
     return dict(model=pipeline_fingerprint(self.pipe), model_name=_name(self.pipe),
                 dtype=dtype_of(self.pipe))
 
 @patch
 def begin(self:HostedEngine):
-    "Set the sampler, and find out which steps the pipeline takes; refuse what it cannot do"
+    "Set the sampler, find the pipeline's steps, and refuse settings that it cannot use"
     with lent(self.pipe) as pipe:
         pipe.scheduler = self.scheduler = _sampler(self.settings.sampler, pipe.scheduler)
         seen = self._looked()
@@ -207,11 +207,11 @@ def begin(self:HostedEngine):
 def once_each(
     seen:list, # The `Step` of each call of the network
 )->list: # The `Step` of the first call in each step
-    "Count a step of two calls once"
+    "Keep the first call of each step"
     return list({int(s): s for s in reversed(seen)}.values())[::-1]
 
 def _sampler(asked, own):
-    "The sampler that is asked for, where the model was trained for it"
+    "The sampler of the settings, if it fits the model's kind of prediction"
     if asked is None: return own
     made = get_scheduler(asked, own.config)
     a, b = [scheduler_space(s) == 'flow' for s in (own, made)]
@@ -237,7 +237,7 @@ def _looked(self:HostedEngine):
 # %% ../../nbs/adapters/15_engine.ipynb #b8e6d7d5
 @patch
 def _told(self:HostedEngine, run):
-    "What the call of a run is told besides, as plain data; and images and tensors by their hashes"
+    "The other arguments of a run as plain data, and images and tensors by their hashes"
     image = {} if run.image is None else {'image': _pixels(run.image)}
     size = {k: getattr(self.settings, k) for k in ('width', 'height')}
     size = {k: v for k, v in size.items() if v is not None}
@@ -245,7 +245,7 @@ def _told(self:HostedEngine, run):
 
 @patch
 def _host(self:HostedEngine, run):
-    "What a recipe says of the pipeline and of its call"
+    "The part of a recipe that describes the pipeline and its call"
     return dict(pipeline=type(self.pipe).__name__, release=diffusers.__version__,
                 device=self.device.type, pos_by=self.settings.pos_by, call=self._told(run)[0])
 
@@ -257,7 +257,7 @@ def _parts(self:HostedEngine):
 
 @patch
 def _recipe(self:HostedEngine, run, tfm, steps, scheduler):
-    "All that determines an image, with the values of a transform at these steps"
+    "All that determines an image, with the transform's values at these steps"
     made = guidance_entries(tfm, SimpleNamespace(steps=steps), self._parts())
     own = dict(exact=True) if self.settings.exact else {}
     return dict(version=2, host=self._host(run), prompt=run.prompt,
@@ -271,7 +271,7 @@ def recipe(self:HostedEngine,
     run:Run, # One image to make
     tfm=None, # Another transform than its own
 )->dict:
-    "Tell all that determines the image of a run"
+    "Write the recipe of a run: all that determines its image"
     return self._recipe(run, tfm or run.tfm, self.steps, self.scheduler)
 
 @patch
@@ -279,7 +279,7 @@ def refused(self:HostedEngine,
     run:Run, # One image to make
     tfm, # Another transform than its own
 )->dict:
-    "Tell what can be told of a run whose settings were refused"
+    "Write what is known of a run whose settings were refused"
     n = self.settings.steps
     return self._recipe(run, tfm, [Step(k, n) for k in range(n)], self.pipe.scheduler)
 

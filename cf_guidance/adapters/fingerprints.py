@@ -19,7 +19,7 @@ from ..records.identity import code_identity
 # %% ../../nbs/adapters/12_fingerprints.ipynb #5b053a48
 _DIGESTS = weakref.WeakKeyDictionary()           # of networks: marks of their weights, and digest
 
-_SOME = 32                                       # numbers of a weight that are looked at each time
+_SOME = 32                                       # numbers of a weight to look at each time
 
 def _some(held):
     "Some numbers of each weight, from all over it"
@@ -31,7 +31,7 @@ def _some(held):
     return [tensor_bytes(torch.cat(some)).tobytes() for some in by.values()]
 
 def _marks(net):
-    "What tells of each weight that it has changed"
+    "Marks that change when a weight changes"
     held = [p for p in (*net.parameters(), *net.buffers())]
     counted = [(p.data_ptr(), 0 if p.is_inference() else p._version, p.device.type) for p in held]
     return counted, _some(held)
@@ -64,7 +64,7 @@ def _weights(net):
 def forget(
     pipe, # A diffusers pipeline
 ):
-    "Look at every weight again: a change through `.data` cannot be told otherwise"
+    "Make the next fingerprint read every weight again, to see changes made through `.data`"
     for x in pipe.components.values():
         if isinstance(x, torch.nn.Module): _DIGESTS.pop(getattr(x, '_orig_mod', x), None)
 
@@ -86,13 +86,13 @@ def _is_plain(x):
     return all(map(_is_plain, x)) if isinstance(x, (list, tuple)) else isinstance(x, _PLAIN)
 
 def _attributes(x):
-    "How an object of a library is set"
+    "The settings of a library's object"
     if type(x).__module__.partition('.')[0] not in _LIBRARIES: return {}
     own = {k: v for k, v in vars(x).items() if k[0] != '_' and k not in _NO_SETTING}
     return plain_numbers({k: v for k, v in own.items() if v is not None and _is_plain(v)})
 
 def _told(f):
-    "Tell code; what cannot be told is like no other"
+    "Describe code; code that cannot be read equals no other"
     code = f if inspect.isroutine(f) or isinstance(f, partial) else type(f)
     try: return json.dumps(code_identity(code))
     except (TypeError, ValueError, RecursionError, OSError, ImportError): return uuid.uuid4().hex
@@ -103,13 +103,13 @@ def _own_method(cls, name):
     return f if callable(f) and (name == 'forward' or not hasattr(torch.nn.Module, name)) else None
 
 def _replaced(m):
-    "What stands in the place of the methods of a module"
+    "The methods of a module that were replaced"
     held = {k: unwrapped(f) for k, f in vars(m).items() if _own_method(type(m), k)}
     return {k: _told(f) for k, f in held.items()
             if getattr(f, '__func__', f) is not _own_method(type(m), k)}
 
 def _hooks(m):
-    "What is called with a module"
+    "The hooks that PyTorch calls with a module"
     theirs = getattr(getattr(m, '_diffusers_hook', None), 'hooks', {})
     said = {k: [type(h).__name__, _attributes(h), _attributes(getattr(h, 'config', h))]
             for k, h in theirs.items()}
@@ -117,7 +117,7 @@ def _hooks(m):
     return [said, *[_told(f) for f in called if getattr(f, '__module__', '') != _WATCHES]]
 
 def _part(m):
-    "What a module is besides its weights"
+    "All that defines a module besides its weights"
     how = getattr(m, 'processor', None)
     return [type(m).__qualname__, _attributes(m), _replaced(m), _hooks(m),
             type(how).__qualname__, {} if how is None else _attributes(how)]
@@ -150,7 +150,7 @@ def _adapters(net):
 
 def _of_network(net):
     "Class, settings, adapters, parts and weights of a network"
-    net = getattr(net, '_orig_mod', net)         # one that was compiled is what it was
+    net = getattr(net, '_orig_mod', net)         # a compiled network counts as the original
     said = [type(net).__name__, _config(net), _adapters(net), _parts(net)]
     return json.dumps(said, sort_keys=True).encode() + _weights_once(net)
 
@@ -177,7 +177,7 @@ def pipeline_fingerprint(
     pipe, # A diffusers pipeline
     without:tuple=('scheduler',), # Components that are no part of the model
 )->str: # 16 hexadecimal digits
-    "Hash what a pipeline is made of, without its scheduler"
+    "Hash a pipeline: its class and all components, without its scheduler"
     parts = {k: v for k, v in pipe.components.items() if v is not None and k not in without}
     own = {k: v for k, v in pipe.config.items() if k[0] != '_' and k not in pipe.components}
     said = json.dumps([type(pipe).__name__, plain_numbers(own)], sort_keys=True)

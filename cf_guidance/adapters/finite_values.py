@@ -12,7 +12,7 @@ import torch
 def finite(
     x, # A tensor, or `None`
 )->bool: # True for `None`
-    "Whether every number of a tensor is finite"
+    "Check whether every number of a tensor is finite"
     return x is None or bool(torch.isfinite(x).all())
 
 def _counted(x):
@@ -21,12 +21,12 @@ def _counted(x):
     return ' and '.join(f'{n} {k}' for n, k in found if n) + f' of {x.numel()} numbers'
 
 def first_bad(
-    # Name, tensor or `None`, and where it comes from, of each part of a step, in the order of
-    # causes
+    # Name, tensor or `None`, and origin of each part of a step; a cause stands before its
+    # effects
     parts,
     step, # The `Step`, or a name for it
 )->str: # `None` if all are finite
-    "Say what is not finite, at which step, and what it came from"
+    "Name the first part of a step that is not finite, with the step and its origin"
     at = f'step {int(step)} of {step.n}, counted from 0' if isinstance(step, int) else step
     for name, x, source in parts:
         if finite(x): continue
@@ -38,8 +38,8 @@ def first_bad(
 def pole(
     scheduler, # A scheduler of diffusers
     timestep, # Of the step
-)->str: # Empty where it is none
-    "Say that a step has no image to give, where that is so"
+)->str: # The reason; empty if the step is none
+    "Explain a step of pure noise, at which a prediction of the noise determines no image"
     # which brings diffusers with it
     from cf_guidance.pieces.schedulers import scalings
     try: a, b, space = scalings(scheduler, timestep)

@@ -16,7 +16,7 @@ from ..sampling.course import as_levels, call_steps, first_of_each
 HostRun = namedtuple('HostRun', 'times calls sigmas firsts')
 
 def _unbegun(scheduler):
-    "A copy of a scheduler that can be asked of any step"
+    "A copy of a scheduler that can be asked about any step"
     plain = copy.copy(scheduler)
     for k in {'_begin_index', '_step_index'} & vars(plain).keys(): setattr(plain, k, None)
     return plain

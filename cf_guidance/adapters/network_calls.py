@@ -36,7 +36,7 @@ def _want(self:Host, given, net):
 def keeps(self:Host,
     net, # A network of the pipeline
 )->bool:
-    "Whether a network keeps something; looked at once in a call of the pipeline"
+    "Check, once in a call of the pipeline, whether a network keeps data"
     if id(net) not in self.kept_by: self.kept_by[id(net)] = keeps(net)
     return self.kept_by[id(net)]
 
@@ -50,7 +50,7 @@ def _alone(self:Host, want, net):
 
 @patch
 def _skipped(self:Host, want, net):
-    "Whether a call of its own is for a prediction that nobody reads"
+    "Whether a separate call is for a prediction that the step does not read"
     if self.two != 'calls': return False
     place = len(self.pending)
     here = ('u', 't')[place != self.u]
@@ -60,7 +60,7 @@ def place_of(
     name:str, # 'u', 't' or 'weak'
     u:int, # The place of `u`, 0 or 1
 )->int:
-    "Say in which place a prediction is made, 0 or 1"
+    "Find the place of a prediction in the batch, 0 or 1"
     return u if name == 'u' else 1 - u
 
 @patch
@@ -70,17 +70,17 @@ def _half(self:Host, name, given, rows):
 
 @patch
 def _count(self:Host, rows, saved):
-    "Count the rows of a call, of which some were left out"
+    "Count the rows of a call, made and skipped"
     self.made += rows - saved
     self.saved += saved
 
 def _doubled(out):
-    "What a network returned for half of its batch, as it would for the whole"
+    "The output for half of a batch, doubled to the form of the whole"
     return with_predicted(out, torch.cat([predicted(out)]*2))
 
 @patch
 def _net(self:Host, call, net, args, kwargs):
-    "One call of the network: what no transform reads is left out"
+    "One call of the network, without the rows that the transform does not read"
     if self._elsewhere() or self.busy or not self.inside: return call(*args, **kwargs)
     given = arguments(type(getattr(net, '_orig_mod', net)).forward, args, kwargs)
     if self.run is None: self._begin()

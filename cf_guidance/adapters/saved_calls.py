@@ -34,7 +34,7 @@ def _one(text):
     return text[0] if isinstance(text, (list, tuple)) and len(text) == 1 else text
 
 def _written(pipe, said):
-    "What of a call can be written down, and why the rest cannot"
+    "The arguments of a call that a recipe can hold, and why it cannot hold the others"
     kept, lost = {}, {}
     for k, v in said.items():
         try: kept.update(known_call(pipe, {k: v}, by_hand=True))
@@ -42,19 +42,19 @@ def _written(pipe, said):
     return kept, lost
 
 def _besides(host):
-    "What a call was told besides the prompt, the seed and the steps"
+    "The arguments of a call besides the prompt, the seed and the steps"
     known = takes(host.pipe)
     said = {k: v for k, v in host.given.items() if k not in _APART}
     return {k: v for k, v in said.items() if not (v is None and known.get(k) is None)}
 
 def _no_negative(host, call):
-    "What stood in the place of no negative prompt, where a sweep would tell the pipeline otherwise"
+    "The value that stood for no negative prompt, if a sweep would pass another"
     text, pipe = _one(host.given.get('negative_prompt')), host.pipe
     if text or 'negative_prompt' not in {*takes(pipe)} - embedded(call): return {}
     return {} if text == empty_text(pipe) else {'negative_prompt': text}
 
 def _sized(call, image):
-    "A call with both sides of the image, where it was told one that it has; and what is not known"
+    "A call with both sides of the image, if it had one of them; and what is not known"
     sides = {k: call[k] for k in ('width', 'height') if call.get(k) is not None}
     if len(sides) != 1: return call, {}
     size = dict(zip(('width', 'height'), image.size))
@@ -119,7 +119,7 @@ def call_recipe(
     host, # From `guided`, after a call of the pipeline
     image, # The PIL image that the call made
 )->dict: # As a sweep writes it; with `unknown` where something is not known
-    "Tell all that determines the image of a guided call"
+    "Write the recipe of a guided call: all that determines its image"
     return _read(host, image)[0]
 
 # %% ../../nbs/adapters/18_saved_calls.ipynb #4f1f6094
@@ -155,8 +155,8 @@ def save_call(
     host, # From `guided`, after a call of the pipeline
     image, # The PIL image that the call made
     path, # A PNG, or the folder of a sweep
-)->Path: # Where it is
-    "Write an image of a guided call with all that determines it"
+)->Path: # Where the image is
+    "Write an image of a guided call with its recipe"
     recipe, files = _read(host, image)
     return _write(_with_record(image, host.record), recipe, files, path, _notes(host))
 
@@ -165,7 +165,7 @@ _CALL = 'a guider does not see what its pipeline is told; what stands here was s
 _NO_PIPE = 'the guider was not given its pipeline'
 
 def _of_pipe(pipe):
-    "What a recipe says of the model and the sampler of a guider's pipeline"
+    "The part of a recipe that describes the model and the sampler of a guider's pipeline"
     name, scheduler = getattr(pipe, '_pretrained_model_name_or_path', None), pipe.scheduler
     model = pipeline_fingerprint(pipe, without=('scheduler', 'guider'))
     return dict(model=model, model_name=str(name or 'unnamed'), dtype=dtype_of(pipe),
@@ -205,12 +205,12 @@ def save_guided(
     guider, # A `ScheduledGuider`, after a call of its pipeline
     image, # The PIL image that the call made
     path, # A PNG, or the folder of a sweep
-    prompt:str='', # What the call was told, as a guider does not see it
-    negative_prompt:str='', # The same
-    seed:int=None, # The same
+    prompt:str='', # Prompt of the call, which a guider does not see
+    negative_prompt:str='', # Negative prompt of the call
+    seed:int=None, # Seed of the call
     **call # Further arguments of the call
-)->Path: # Where it is
-    "Write an image that a guider was part of, with all that is known of it"
+)->Path: # Where the image is
+    "Write an image that a guider helped to make, with all that is known of it"
     told, files = told_call(call)
     said = dict(prompt=prompt, negative_prompt=negative_prompt, seed=seed or 0)
     recipe = _as_told(_guider_recipe(guider, said, told), image, _not_seen(guider, seed))

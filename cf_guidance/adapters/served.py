@@ -15,7 +15,7 @@ from ..transforms.signatures import defaults, rule_params
 def only_disturbs(
     how, # A pass
 )->bool:
-    "Say whether a pass only changes the network for as long as it lasts"
+    "Check whether a pass changes only the network, and only while it lasts"
     cls = type(how)
     own = isinstance(how, Pass) and cls.__call__ is Pass.__call__
     return own and cls.condition is Pass.condition
@@ -31,9 +31,9 @@ def _check_weaker(tfm):
         )
 
 def served(
-    tfm, # What is given for a transform
-): # The transform
-    "Refuse a transform that a guider cannot serve, and say why"
+    tfm, # A transform
+): # The transform itself
+    "Refuse a transform that a guider cannot run, and give the reason"
     if not callable(tfm):
         raise ValueError(
             '`tfm` must be a transform such as `GuidanceTfm`, or what `as_data` made of one; got '

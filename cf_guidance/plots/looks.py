@@ -23,9 +23,9 @@ LINES = [(BLUE, '-'), ('#d55e00', '--'), ('#009e73', '-.'), ('#cc79a7', ':'),
 @checked(ax=an_axes)
 def set_look(
     ax, # Axes
-    **words, # Their `title`, `xlabel` and `ylabel`, and what else `ax.set` takes
+    **words, # Their `title`, `xlabel` and `ylabel`, and other arguments of `ax.set`
 ): # The axes
-    "Give axes the look that all plots share; words are words, also with a `$` in them"
+    "Give axes the look that all plots share, with any `$` in their words as a plain character"
     ax.set(**words)
     ax.title.set_fontsize(10)
     for text in (ax.title, ax.xaxis.label, ax.yaxis.label): text.set_parse_math(False)
@@ -46,7 +46,7 @@ def axes_for(
     figsize:tuple, # Width and height of a new figure, in inches
     **kwargs, # For `plt.subplots`, which makes a new figure
 ): # Array of axes, rows x columns
-    "Take the axes that are given, or make new ones"
+    "Take the given axes, or make new ones"
     if ax is None: return _new_axes(rows, cols, figsize, **kwargs)
     axes = np.array(ax, dtype=object)
     for one in axes.flat: an_axes('ax', one)
@@ -55,24 +55,24 @@ def axes_for(
 
 # %% ../../nbs/plots/01_looks.ipynb #bb482f3a
 def drawn_values(sched):
-    "The numbers to draw"
+    "List the numbers to draw"
     return preview_values(lift(sched, 'sched'))
 
 def levels(ax, vals, **look):
-    "Draw a number for each step"
+    "Draw a level for each step"
     ax.step(range(len(vals)), vals, where='mid', **look)
 
 def small_axes(**kwargs):
-    "The axes of a new small figure"
+    "Make the axes of a new small figure"
     return plt.subplots(figsize=(4, 2.2), dpi=70, **kwargs)[1]
 
 def rows_and_columns(count, rows):
-    "Rows and columns for `count` pictures, with no broken last row"
+    "Choose rows and columns for `count` pictures, with no empty row"
     if count < 1: raise ValueError('there must be something to draw; got an empty list')
     cols = math.ceil(count/whole('rows', rows, 1))
     return math.ceil(count/cols), cols
 
 def one_for_every(name, vals, count, things):
-    "Refuse a list of which there is not one for each of `count` things"
+    "Refuse a list whose length is not `count`"
     if vals is not None and len(vals) != count:
         raise ValueError(f'`{name}` must be one for each of {count} {things}; got {len(vals)}')

@@ -23,14 +23,14 @@ from ..transforms.other_predictions import WeakModel
 _EDIT_1 = re.compile(r'\[(?:([^\[\]:]*):)?([^\[\]:]*):\s*([0-9]*\.?[0-9]+)\s*\]')
 
 def _words_then(text, k, n):
-    "What 0.1.0 read of a prompt at step `k` of `n`"
+    "The text that 0.1.0 read from a prompt at step `k` of `n`"
     def words(m):
         until = float(m[3])
         return (m[1] or '') if k < int(until*n if until < 1 else until) else m[2]
     return _EDIT_1.sub(words, text)
 
 def _read_alike(text, n):
-    "Whether 0.1.0 read a prompt as it is read today, at each of `n` steps"
+    "Whether 0.1.0 read a prompt as we do today, at each of `n` steps"
     return all(_words_then(text, k, n) == words_at(text, Step(k, n)) for k in range(n))
 
 def _weak_today(r, pieces):
@@ -41,15 +41,15 @@ def _weak_today(r, pieces):
     return weak.fingerprint if weak.is_model(r['weak_model']) else None
 
 def _texts_alike(r):
-    "Whether the prompts of 0.1.0 are read as they were then; embeddings are not read at all"
+    "Whether 0.1.0 read the prompts as we do today; embeddings need no reading"
     texts = [] if 'embeds' in r else [r['prompt'], r['negative_prompt']]
     return all(_read_alike(text, r['steps']) for text in texts)
 
 def today_of(
     r:dict, # A recipe of 0.1.0
     pieces, # The model
-)->dict: # As it is written today; `None` if its image would be another
-    "Take a recipe of 0.1.0 to today"
+)->dict: # The recipe in today's form; `None` if its image would differ
+    "Convert a recipe of 0.1.0 to today's form"
     if not (pieces.is_model(r['model']) and _texts_alike(r)): return None
     now = {**r, 'version': 2, 'model': pieces.fingerprint}
     if 'weak_model' not in r: return now
@@ -61,7 +61,7 @@ _TWICE = ('HeunDiscreteScheduler', 'KDPM2DiscreteScheduler', 'KDPM2AncestralDisc
 _LEVELS = ('KDPM2AncestralDiscreteScheduler', 'DPMSolverSDEScheduler', 'SASolverScheduler')
 
 def _is_respaced(config):
-    "Whether a sampler's noise levels are placed in a way of its own"
+    "Whether a sampler spaces its noise levels in a special way"
     return any(config.get(f'use_{k}_sigmas') for k in ('karras', 'exponential', 'lu', 'beta'))
 
 def _wrong_levels(r):
@@ -91,7 +91,7 @@ def _recipe_then(path):
     except Exception: return None                      # a damaged file may raise anything
 
 def _recipe_now(path, pieces):
-    "What the recipe of an image of 0.1.0 is today; `None` if there is none, or it was mended"
+    "The recipe of an image of 0.1.0 in today's form; `None` if it has none, or was wrong then"
     r = _recipe_then(path)
     try: now = r and today_of(r, pieces)
     except (AttributeError, KeyError, TypeError, ValueError): return None      # none of ours

@@ -25,35 +25,35 @@ _OF_SCHEDULES = 'schedules', '_lifted', '_here'        # where a transform keeps
 _USUAL = 'per_sample', True
 
 def _own(tfm):
-    "What a transform holds besides its schedules"
+    "The attributes of a transform besides its schedules"
     held = getattr(tfm, '__dict__', {})
     return {k: v for k, v in held.items() if k not in _OF_SCHEDULES and (k, v) != _USUAL}
 
 def _of_a_library(tfm):
-    "Whether this is an object of somebody's library, of which we know little"
+    "Whether this is an object of an installed library, whose contents we do not know"
     if isinstance(tfm, GuidanceTfm): return False
     return bool(library_version(type(tfm).__module__.partition('.')[0]))
 
 def _registered(tfm):
-    "Name of the library's transform that this is; `None` if it is none, or holds more"
+    "Name of a transform of this library; `None` for any other, or one with more attributes"
     for name, cls in TRANSFORMS.items():
         if type(tfm) is cls and cls in OWN and not set(_own(tfm)) - {'per_sample', *options(cls)}:
             return name
     return None
 
 def _code_of(tfm):
-    "What holds the code of a transform: a function itself, or else a class"
+    "The function or the class that holds the code of a transform"
     plain = inspect.isfunction(tfm) or isinstance(tfm, functools.partial)
     return tfm if plain else type(tfm)
 
 def _digest(code, tfm):
-    "Hash of some code and of what a transform holds; `None` if one of them cannot be told"
+    "Hash of a transform's code and attributes; `None` if they cannot be described"
     try: text = json.dumps([code_identity(code), code_identity(_own(tfm))])
     except (TypeError, ValueError, RecursionError, OSError, ImportError): return None
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 def _rule_name(tfm):
-    "Name of a registered transform, or a name and a hash of the code; `None` if that is not all"
+    "Name of a registered transform, or a name and a hash; `None` if it cannot be described"
     if (name := _registered(tfm)) is not None: return name
     code = _code_of(tfm)
     digest = _digest(code, tfm)
@@ -61,16 +61,16 @@ def _rule_name(tfm):
     return f"{getattr(code, '__name__', 'partial')}:{digest}"
 
 def _numbers(tfm, name, steps, known):
-    "What a parameter of a transform is at every step"
+    "The values of a transform's parameter at every step"
     if name not in tfm.schedules: return [known[name].default]*len(steps)
     return [tfm.scheduler(name, step) for step in steps]
 
 def _not_there_then(tfm, name, vals):
-    "Whether a parameter that came later says nothing, so that it is as before it was there"
+    "Whether a parameter of a later release has the value that acts as if it were not there"
     return name in tfm.unsaid and set(vals) == {tfm.unsaid[name]}
 
 def _parameters_of(tfm):
-    "The parameters of a transform of the library by name; of any other, none are known"
+    "The parameters of a library's transform by name; none for any other"
     return parameters(type(tfm)) if type(tfm) in OWN else {}
 
 def _names(tfm, known):
@@ -78,20 +78,20 @@ def _names(tfm, known):
     return dict.fromkeys([*tfm.schedules, *(k for k in known if k not in options(type(tfm)))])
 
 def _values(tfm, steps):
-    "Every number that the transform uses, at every step, also those that nobody set"
+    "Every number that the transform uses, at every step, including the defaults"
     if not isinstance(tfm, GuidanceTfm): return {}
     known = _parameters_of(tfm)
     vals = {k: _numbers(tfm, k, steps, known) for k in _names(tfm, known)}
     return {k: v for k, v in vals.items() if not _not_there_then(tfm, k, v)}
 
 def _settings(tfm):
-    "Every option of a registered transform, also those that nobody chose"
+    "Every option of a registered transform, including the defaults"
     every = {**_own(tfm), **tfm.chosen()}
     return {k: v for k, v in every.items() if (k, v) != _USUAL}
 
 # %% ../../nbs/records/04_recipes.ipynb #feb533d5
 def _whole_run(course):
-    "Every step of the run that the steps of a course are of"
+    "Every step of the whole run that a course is a part of"
     first, made = course.steps[0], course.steps
     if len(made) == first.n: return made
     of = dict(sigmas=first.sigmas, timesteps=first.timesteps)
@@ -105,14 +105,14 @@ def _as_plain(val):
     return val.tolist() if hasattr(val, 'tolist') else str(val)
 
 def _plain_config(config):
-    "The config of a sampler as plain data, without what diffusers notes for itself"
+    "The config of a sampler as plain data, without diffusers' internal notes"
     own = {k: v for k, v in config.items() if not k.startswith('_')}
     return json.loads(json.dumps(own, default=_as_plain))
 
 def sampler_config(
     scheduler, # A diffusers scheduler
 )->dict: # Ready for JSON
-    "Tell how a sampler is set"
+    "Write a sampler's config as plain data"
     config, plain = _CONFIGS.get(scheduler, (None, None))
     if config is not scheduler.config:
         plain = _plain_config(scheduler.config)
@@ -120,18 +120,18 @@ def sampler_config(
     return dict(plain)
 
 def _embeds(texts):
-    "Hashes of the texts that are embeddings of others"
+    "Hashes of the prompts that are embeddings"
     embeds = {k: v.digest for k, v in texts.items() if isinstance(v, Embedded)}
     return {'embeds': embeds} if embeds else {}
 
 def _chosen(tfm, rule):
-    "What is set of a transform besides its schedules; what cannot be told is like no other"
+    "The options of a transform; one that cannot be described equals no other"
     if rule is None: return {'nonce': uuid.uuid4().hex}
     if ':' not in rule: return _settings(tfm)
     return {k: v for k, v in _own(tfm).items() if isinstance(v, (bool, int, float, str))}
 
 def _weak_model(tfm, step, pieces):
-    "The weaker model that a transform reads, by its fingerprint; nothing where there is none"
+    "The fingerprint of the weaker model that a transform reads, if it reads one"
     if not isinstance(tfm, GuidanceTfm): return {}
     find = getattr(tfm.weak_pass(step), 'fingerprint', None)
     return {'weak_model': find(pieces)} if find else {}
@@ -144,28 +144,28 @@ def _check_texts(texts):
 
 def guidance_entries(
     tfm, # The transform, with its schedules
-    course, # What has the `steps` that are made, as from `begin_run`
+    course, # An object with the `steps` of the run, as from `begin_run`
     pieces, # The model
-)->dict: # `rule`, `values`, `options`, and `weak_model` where there is one
-    "Tell what a recipe says of the transform"
+)->dict: # `rule`, `values`, `options`, and `weak_model` if there is one
+    "Write the part of a recipe that describes the transform"
     rule, weak = _rule_name(tfm), _weak_model(tfm, course.steps[0], pieces)
     values = _values(tfm, _whole_run(course))
     return {**weak, 'rule': rule, 'values': values, 'options': _chosen(tfm, rule)}
 
 def _begun(settings, image):
-    "What a recipe says of the image that the run begins with"
+    "The part of a recipe on the image that the run begins with"
     if image is None: return {}
     return dict(init_image=image.digest, strength=float(settings.strength), pos_by=settings.pos_by)
 
 def _sampling(settings, course, image):
-    "What a recipe says of the sampler and its steps"
+    "The part of a recipe on the sampler and its steps"
     name, config = type(course.scheduler).__name__, sampler_config(course.scheduler)
     res = dict(sampler=name, sampler_config=config, steps=course.start + len(course.steps))
     if settings.exact: res['exact'] = True
     return {**res, **_begun(settings, image)}
 
 def _model(settings, pieces):
-    "What a recipe says of the model and the size"
+    "The part of a recipe on the model and the size"
     h, w = settings.latents(pieces)
     return dict(model=pieces.fingerprint, model_name=pieces.name, width=w*pieces.factor,
                 height=h*pieces.factor, dtype=str(pieces.dtype).removeprefix('torch.'))
@@ -175,14 +175,14 @@ def recipe(
     prompt:str, # What the image should show
     tfm, # The transform, with its schedules
     pieces, # The model
-    negative_prompt:str='', # What `u` is conditioned on
+    negative_prompt:str='', # Prompt of the unconditional prediction `u`
     seed:int=1024, # Seed of the starting noise
     settings:Settings=None, # How it is sampled; the defaults by default
-    *, course=None, # From `begin_run`, where it is there already
+    *, course=None, # From `begin_run`, if you have it already
     image=None, # Image that the run begins with: a PIL image, or the path of a file
     **fields # Those of the settings that differ: steps, sampler, width, height …
 )->dict: # Plain values, ready for JSON
-    "All that determines an image"
+    "Write down all that determines an image"
     _check_texts(texts := dict(prompt=prompt, negative_prompt=negative_prompt))
     image = None if image is None else init_image(image)
     settings = (settings or Settings()).of([image], **fields)
@@ -193,34 +193,34 @@ def recipe(
                 **_embeds(texts))
 
 # %% ../../nbs/records/04_recipes.ipynb #8dcc967f
-# what things are called, and how a clip is kept, which plays no part in the image
+# names, and entries on how a clip is kept; they do not count for the id
 CALLED = 'model_name', 'title', 'labels', 'frames', 'fps'
 
 @functools.cache
 def _known(kind):
-    "What a sampler's class knows, with what it has by default"
+    "The settings of a sampler's class, with their defaults"
     return {k: plain_numbers(p.default) for k, p in inspect.signature(kind).parameters.items()}
 
 def _not_usual(kind, config):
-    "Those entries of a sampler's config that its class knows, and has not by default"
+    "The entries of a sampler's config that its class knows and that differ from its defaults"
     known = _known(kind)
     return {k: v for k, v in config.items() if k in known and v != known[k]}
 
 @functools.lru_cache(maxsize=256)
 def _set(sampler, config):
-    "What a sampler is told besides what it has by default, each number in one form"
+    "The settings of a sampler that differ from its defaults, each number in one form"
     kind, config = scheduler_class(sampler), plain_numbers({k: v for k, v, _ in config})
     return config if kind is None else _not_usual(kind, config)
 
 @checked()
 def uncalled(
     r:dict, # A recipe
-)->dict: # The same without the names that play no part
-    "Leave out what things are called"
+)->dict: # The same without the names that do not count
+    "Leave the names out of a recipe"
     return {k: v for k, v in r.items() if k not in CALLED}
 
 def _set_of(r):
-    "What a recipe's sampler is told; a config with lists is looked at each time"
+    "The settings of a recipe's sampler; not cached for a config with lists"
     name, config = r['sampler'], r['sampler_config'].items()
     try: return _set(name, tuple((k, v, type(v)) for k, v in config))
     except TypeError: return _set.__wrapped__(name, [(*kv, None) for kv in config])
@@ -235,11 +235,11 @@ def _options(r):
 def what_counts(
     r:dict, # A recipe of today
 )->dict: # The same without names, and without settings that the sampler has by default
-    "Take what of a recipe determines the image, each number in one form"
+    "Take the entries of a recipe that determine the image, each number in one form"
     config, options, values = _set_of(r), _options(r), plain_numbers(r['values'])
     said = {**uncalled(r), 'sampler_config': config, 'values': values, 'options': options}
     if 'host' not in r: return said
-    # the size follows from what a pipeline was told
+    # for a pipeline, the size follows from the arguments of its call
     said = {k: v for k, v in said.items() if k not in ('width', 'height')}
     return {**said, 'host': plain_numbers(r['host'])}
 
@@ -247,6 +247,6 @@ def what_counts(
 def image_id(
     recipe:dict, # From `recipe`
 )->str: # 16 hexadecimal digits
-    "Name of the image that a recipe makes; a recipe of 0.1.0 has the name it had then"
+    "Make the id of a recipe's image; a recipe of 0.1.0 keeps the id that it had"
     what = what_counts(recipe) if recipe.get('version') == 2 else uncalled(recipe)
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]

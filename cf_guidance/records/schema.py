@@ -42,13 +42,13 @@ def _of_64_bits(name, val):
     _must(-2**63 <= val < most, name, 'a number of 64 bits', val)
 
 def _sound_types(r):
-    "Check the types of what every recipe has, and that whole numbers fit into 64 bits"
+    "Check the types of the entries of every recipe, and that whole numbers fit into 64 bits"
     for kind, names in _KINDS.items():
         for k in names: _must(type(r.get(k)) is kind, k, f'of type {kind.__name__}', r.get(k))
     for k in _KINDS[int]: _of_64_bits(k, r[k])
 
 def _sound_names(r):
-    "Check the types of what a transform and an image are called"
+    "Check the types of the names of a transform and an image"
     rule, title = r.get('rule'), r.get('title')
     _must(isinstance(rule, (str, type(None))), 'rule', 'a name or None', rule)
     _must(isinstance(title, (str, int, float, type(None))), 'title', 'words or a number', title)
@@ -64,10 +64,10 @@ def _sound_labels(r):
     for k, v in labels.items():
         _must(isinstance(k, str) and _label(v), f'labels[{k!r:.40}]', 'words or a finite number', v)
 
-_CLIP = {'frames': MAX_FRAMES, 'fps': MAX_FPS}     # what an image of a clip has, and at most
+_CLIP = {'frames': MAX_FRAMES, 'fps': MAX_FPS}     # entries of a clip, with their largest values
 
 def _sound_clip(r):
-    "Check how many frames are in an image, and how many a second are shown"
+    "Check the number of frames in an image, and the frames a second"
     for k, most in _CLIP.items():
         val = r.get(k, 1)
         _must(type(val) is int and 1 <= val <= most, k, f'a whole number, 1 to {most:,}', val)
@@ -75,7 +75,7 @@ def _sound_clip(r):
 def sound_recipe(
     recipe:dict, # From `read_recipe`, or a line of JSON
 )->dict: # The same
-    "Check the types and sizes in a recipe, on which all who read a folder rely"
+    "Check the types and sizes in a recipe, on which every reader of a folder relies"
     _must(isinstance(recipe, dict), 'recipe', 'a dict', recipe)
     for check in (_sound_types, _sound_names, _sound_values, _sound_labels, _sound_clip):
         check(recipe)
@@ -83,7 +83,7 @@ def sound_recipe(
 
 # %% ../../nbs/records/02_schema.ipynb #087dd861
 _HASH = re.compile('[0-9a-f]{16}')
-_BEGUN = 'init_image', 'strength', 'pos_by'      # what a run that begins with an image has
+_BEGUN = 'init_image', 'strength', 'pos_by'      # entries of a run that begins with an image
 _EVERY = {'version', 'model', 'rule', 'title', 'labels', 'exact', 'weak_model', 'embeds',
           'host', 'unknown', 'pixels', *_CLIP, *_BEGUN}.union(*_KINDS.values())
 
@@ -113,7 +113,7 @@ def _sound_embeds(embeds):
     _must(sound, 'embeds', "a dict of hashes by 'prompt' and 'negative_prompt'", embeds)
 
 def _hashed(r):
-    "Check the hashes of the models, and of what was given beside the texts"
+    "Check the hashes of the models, and of embeddings and images"
     embeds = r.get('embeds', {})
     _sound_embeds(embeds)
     given = {k: r[k] for k in ('weak_model', 'init_image') if k in r}
@@ -125,7 +125,7 @@ def _no_others(r):
             f'a recipe must have no entries besides {sorted(_EVERY)}; got {odd!r:.200}')
 
 def _called(r):
-    "The entries, and those that are there in some recipes alone"
+    "The entries of every recipe, and those that only some recipes have"
     _no_others(r)
     _bounded(r)
     _must(r['dtype'] in DTYPES, 'dtype', f'one of {list(DTYPES)}', r['dtype'])
@@ -135,7 +135,7 @@ def _called(r):
     _known_unknown(r)
 
 def _known_unknown(r):
-    "Check what a recipe says that it does not know, and the hash of its image, which goes with it"
+    "Check the entry `unknown`, and the hash of the image that goes with it"
     if 'pixels' in r: _hash('pixels', r['pixels'])
     if 'unknown' in r: sound_unknown(r['unknown'])
 
@@ -143,7 +143,7 @@ def _known_unknown(r):
 def sound_unknown(
     said, # The entry `unknown` of a recipe
 )->dict: # The same
-    "Check what a recipe says that it does not know"
+    "Check the entry `unknown` of a recipe"
     sound = isinstance(said, dict) and all(map(_is_text, [*said, *said.values()]))
     _must(sound and said, 'unknown', 'a dict of texts of at most 1,000 characters', said)
     return said
@@ -157,15 +157,15 @@ def _sound_begin(r):
     _must(_finite(share) and 0 < share <= 1, 'strength', 'a number above 0, and 1 at most', share)
 
 def _begins(r):
-    "Whether a run begins with an image; all that says how must be there then"
+    "Whether a run begins with an image; it must then have all entries that describe it"
     there = [k for k in _BEGUN if k in r]
     whole = len(there) in (0, len(_BEGUN))
     _must(whole, 'init_image', f'together with all of {list(_BEGUN)}', there)
     return bool(there)
 
 def _made(r):
-    "Number of steps of which a recipe has a value"
-    # how many steps a pipeline makes is its own affair
+    "Number of steps for which a recipe has a value"
+    # a pipeline chooses its own number of steps
     if 'host' in r: return len(next(iter(r['values'].values()), []))
     if not _begins(r): return r['steps']
     _sound_begin(r)
@@ -185,7 +185,7 @@ def _is_setting(val):
     return isinstance(val, bool) or _is_number(val) or _is_name(val) or _is_row(val)
 
 def _as_default(val, default):
-    "Whether a value may stand where this is the default, and what may"
+    "Whether a value may replace this default, and which values may"
     if isinstance(default, bool): return isinstance(val, bool), 'True or False'
     if isinstance(default, str): return _is_name(val), 'a name'
     if not isinstance(default, (int, float)):
@@ -206,12 +206,12 @@ def _sampler_class(name):
     return cls
 
 def _usual(cls):
-    "What a sampler's class knows, with its defaults"
+    "The settings of a sampler's class, with their defaults"
     pars = list(inspect.signature(cls.__init__).parameters.items())[1:]
     return {k: p.default for k, p in pars}
 
 def _own_config(cls, config):
-    "Check and take what of a sampler's config its class knows"
+    "Check and take the entries of a config that the sampler's class knows"
     usual = _usual(cls)
     own = {k: v for k, v in config.items() if k in usual}
     for k, v in own.items(): _option(f'sampler_config[{k!r}]', v, usual[k])
@@ -221,7 +221,7 @@ def _own_config(cls, config):
 def known_sampler(
     recipe:dict, # Sound, as `sound_recipe` says
 ): # A scheduler
-    "Make the sampler that a recipe tells of"
+    "Make the sampler of a recipe"
     cls = _sampler_class(name := recipe['sampler'])
     own = _own_config(cls, recipe['sampler_config'])
     try: return cls.from_config(own)
@@ -233,12 +233,12 @@ def known_sampler(
 
 # %% ../../nbs/records/02_schema.ipynb #970c9349
 _HOST = {'pipeline': str, 'release': str, 'device': str, 'pos_by': str, 'call': dict}
-MAX_DEEP = 8         # brackets in brackets, in what a pipeline was told
+MAX_DEEP = 8         # levels of nesting in the arguments of a pipeline
 
 def _is_plain(val): return val is None or isinstance(val, bool) or _finite(val)
 
 def _known_told(name, val, deep=0):
-    "Check what a pipeline was told: numbers, texts, and lists and dicts of them"
+    "Check the arguments of a pipeline: numbers, texts, and lists and dicts of them"
     _must(deep <= MAX_DEEP, name, f'at most {MAX_DEEP} brackets deep', val)
     if isinstance(val, str): _short(name, val)
     elif isinstance(val, (list, dict)): _known_many(name, val, deep + 1)
@@ -252,7 +252,7 @@ def _known_many(name, vals, deep):
     for k, v in inner: _known_told(k, v, deep)
 
 def _known_host(host):
-    "Check what is told of a pipeline"
+    "Check the entry `host` of a recipe"
     sound = isinstance(host, dict) and set(host) == set(_HOST)
     _must(sound, 'host', f'a dict of {list(_HOST)}', host)
     for k, kind in _HOST.items():
@@ -278,7 +278,7 @@ def _weak_is_here(weak):
           'a model that is there: one of the package, a folder, or fetched before', weak)
 
 def _settings(r, cls):
-    "Check the names of a rule's parameters and options, and that its weaker model is there"
+    "Check the names of a rule's parameters and options, and that its weaker model is here"
     _own_parameters(r, cls)
     _own_options(r, cls)
     if weak := r['options'].get('weak_model'): _weak_is_here(weak)
@@ -323,7 +323,7 @@ def _known_model(r):
 @checked(given=list_of(a_text))
 def known_recipe(
     recipe:dict, # From `read_recipe`
-    given:tuple=(), # What is given beside it and need not be known: 'pieces', 'tfm'
+    given:tuple=(), # Parts that you pass, which need not be known: 'pieces', 'tfm'
 )->dict: # The same
     "Check that every name in a recipe is known and every number within bounds, before its use"
     r = sound_recipe(recipe)

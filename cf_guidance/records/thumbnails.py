@@ -20,24 +20,24 @@ _SIZE = kind('width and height', lambda val: len(val) == 2 and all(k >= 0 for k 
 @checked(size=_SIZE, frames=a_count(1, MAX_FRAMES))
 def is_large(
     size, # Width and height of an image, in pixels
-    frames:int=1, # How many frames of a clip are in it
+    frames:int=1, # Number of frames of a clip in it
 )->bool:
-    "Say whether an image is shown by a thumbnail where there are many"
+    "Check whether an image needs a thumbnail"
     return frames > 1 or max(size) > THUMBNAIL
 
 @checked()
 def thumbnail_file(
     path, # An image in `images`
-)->Path: # The file, which need not be there
-    "Say where the thumbnail of an image is, or would be"
+)->Path: # The file, which need not exist
+    "Find the path of an image's thumbnail"
     path = Path(path)
     return path.parent.parent/'thumbs'/f"{path.name.removesuffix('.png')}.jpg"
 
 @checked(image=an_image, frames=a_count(1, MAX_FRAMES))
 def write_thumbnail(
     image, # A PIL image
-    path, # Where it is, in `images`
-    frames:int=1, # How many frames of a clip are in it
+    path, # Its file, in `images`
+    frames:int=1, # Number of frames of a clip in it
 )->Path:
     "Write the thumbnail of an image, whole or not at all"
     small = (image.copy() if frames == 1 else frames_in(image, frames)[0]).convert('RGB')
@@ -47,7 +47,7 @@ def write_thumbnail(
     return write_whole(place, lambda f: small.save(f, 'jpeg', quality=90))
 
 def _is_newer(a, b):
-    "Whether a file is there, and not older than another"
+    "Whether a file exists, and is not older than another"
     try: return a.stat().st_mtime_ns >= b.stat().st_mtime_ns
     except (OSError, ValueError): return False             # a name that no file can have
 
@@ -55,9 +55,9 @@ def _is_newer(a, b):
 def renew_thumbnail(
     path, # An image in `images`
     size, # Its width and height, in pixels
-    frames:int=1, # How many frames of a clip are in it
-): # Path of the thumbnail; `None` where an image needs none, or cannot be read
-    "Find the thumbnail of a large image, made where it is not there or older than the image"
+    frames:int=1, # Number of frames of a clip in it
+): # Path of the thumbnail; `None` if the image needs none, or cannot be read
+    "Find the thumbnail of a large image; make it if it is missing or older than the image"
     path = Path(path)
     if not is_large(size, frames): return None
     if _is_newer(place := thumbnail_file(path), path): return place

@@ -28,18 +28,18 @@ from ..transforms.core import in_run
 from ..transforms.diagnostics import measure
 
 # %% ../../nbs/sampling/02_loop.ipynb #aab3301b
-# they stood here before
+# names that were defined here in earlier releases
 _all_ = ['Run', 'all_texts', 'built_in', 'embed', 'in_batches', 'known_transform', 'like_latents',
          'not_finite', 'reads', 'script', 'start_noise', 'text_at', 'unheard_of']
 
 # %% ../../nbs/sampling/02_loop.ipynb #112e5d3f
 def _check_ways(scripts, unet):
-    "Refuse, before anything is paid, what the network cannot do for a prediction"
+    "Refuse, before the first network call, a prediction that the network cannot make"
     for how in {how for said in scripts for asks, _ in said for *_, how in asks}:
         if hasattr(how, 'check'): how.check(unet)
 
 def _grouped(keys):
-    "The runs of each key, of the key of each run"
+    "The runs of each key, from the key of each run"
     res = {}
     for i, key in keys.items(): res.setdefault(key, []).append(i)
     return res
@@ -48,20 +48,20 @@ def _grouped(keys):
          words=kind('embeddings by their texts', lambda val: len(val.values())),
          scripts=list_of(list_of(a_pair)))
 class Wave:
-    "Runs that walk from noise to latents together, as one for as long as they are equal"
+    "Take runs from noise to latents together, and share their work as long as they are equal"
     def __init__(self,
-        runs:list, # What is to be made
+        runs:list, # The images to make
         pieces:Pieces, # The model
         course:Course, # Sampler and steps, from `begin_run`
         size:tuple, # Height and width of the latents
         words:dict, # Embedding of each text, (tokens, dim)
-        most:int=64, # Rows that the network is given at a time
+        most:int=64, # Rows that the network gets at a time
         scripts:list=None, # The `script` of each run, if it is known
         record:bool=False, # Note what each step saw, in `rows` by run
     ):
         self.runs, self.pieces, self.course, self.most = list(runs), pieces, course, most
         self.scripts = scripts or [script(r, course.steps) for r in self.runs]
-        self.made = self.alone = 0                      # calls made, calls one by one
+        self.made = self.alone = 0                      # calls made, calls without sharing
         self.failed = {}                                # errors by run
         self.rows = {i: [] for i in range(len(self.runs))} if record else None
         self._begin(size)
@@ -83,12 +83,12 @@ class Wave:
         self.gens, self.nodes = list(gens), list(roots.values())
 
     def spans(self):
-        "Rows of each node in the latents"
+        "List the rows of each node in the latents"
         rows = [len(self._first(j).seeds) for j in range(len(self.nodes))]
         return [slice(*pair) for pair in pairwise([0, *accumulate(rows)])]
 
     def walk(self):
-        "Take every run to its latents; yields the nodes' steps after each call of the network"
+        "Take every run to its latents, and yield the nodes' steps after each network call"
         me, course = threading.get_ident(), self.course
         with in_run(*[r.tfm for r in self.runs]):
             self._forget()
@@ -98,12 +98,12 @@ class Wave:
                 if self.nodes: yield self._call(k, ts)
 
     def _forget(self):
-        "Let every transform begin: nothing is left of another run"
+        "Reset every transform"
         for r in self.runs:
             if hasattr(r.tfm, 'reset'): r.tfm.reset()
 
     def latents(self):
-        "Latents of each run that did not fail, (1, c, h, w), by number"
+        "Give the latents of each run that did not fail, (1, c, h, w), by number"
         return {i: self.x[span] for node, span in zip(self.nodes, self.spans()) for i in node}
 
 # %% ../../nbs/sampling/02_loop.ipynb #9d9a43ae
@@ -119,12 +119,12 @@ def _call(self:Wave, k, ts):
 
 @patch
 def _parts(self:Wave, asked, steps, preds):
-    "What is made of the predictions in every node, as from `_part`"
+    "The results of the transforms in every node, as from `_part`"
     return [p for j, node in enumerate(asked) for p in self._part(j, node, steps[j], preds)]
 
 @patch
 def _move(self:Wave, k, ts, parts):
-    "Let runs part that are no longer equal, and make a step of the sampler with those that are left"
+    "Let unequal runs part, and make a step of the sampler with those that did not fail"
     self._keep(self.spans(), [(j, runs) for j, runs, _ in parts])
     if parts: self._sample(k, ts, torch.cat([pred for *_, pred in parts]))
 
@@ -137,13 +137,13 @@ def _steps(self:Wave, k, ts, spans):
 
 @patch
 def _asked(self:Wave, node, k, step):
-    "What each run of a node reads at the step, by number; a run that fails is left out"
+    "The predictions that each run of a node reads, by number; without runs that fail"
     asks = {i: self._ask(i, k, step) for i in node}
     return {i: ask for i, ask in asks.items() if ask}
 
 @patch
 def _passes(self:Wave, wanted, spans, ts):
-    "The predictions that are wanted, each made once, and what they would be one by one, counted"
+    "The wanted predictions, each made once; counts them, and their number without sharing"
     x = scaled_input(self.course.scheduler, self.x, ts)
     preds = self._predict(list(dict.fromkeys(wanted)), spans, x, ts)
     self.alone += sum(len(texts) for _, texts, _ in wanted)
@@ -156,7 +156,7 @@ def _wanted(asked):
 
 @patch
 def _sample(self:Wave, k, ts, pred):
-    "One step of the sampler; runs end with it where it breaks"
+    "One step of the sampler; if it breaks, its runs end"
     try: x = self._stepped(pred, ts)
     except Exception as e:
         if is_short(e): raise
@@ -167,13 +167,13 @@ def _sample(self:Wave, k, ts, pred):
 
 @patch
 def _stepped(self:Wave, pred, ts):
-    "The latents after a step of the sampler, which gets a generator for each row if it asks for one"
+    "The latents after a step of the sampler, with a generator for each row if it takes one"
     extra = {'generator': self.gens} if self.draws else {}
     return self.course.scheduler.step(pred, ts, self.x, **extra).prev_sample
 
 @patch
 def _fail(self:Wave, runs, error):
-    "Note the error that runs end with"
+    "Note the error that ended some runs"
     self.failed.update(dict.fromkeys(runs, error))
 
 @patch
@@ -186,7 +186,7 @@ def _end(self:Wave, k, e):
 
 @patch
 def _keep_finite(self:Wave, k, good, pred, old):
-    "Go on with the nodes whose rows are all good after step `k`; the runs of the others end"
+    "Go on with the nodes whose rows are all finite after step `k`; end the runs of the others"
     spans, whole = self.spans(), []
     for j, node in enumerate(self.nodes):
         span = spans[j]
@@ -202,7 +202,7 @@ def _end_node(self:Wave, k, node, pred, x):
 
 @patch
 def _ask(self:Wave, i, k, step):
-    "What run `i` reads at the step, number `k` of those made, and its key; `None` if it fails"
+    "The predictions that run `i` reads at step `k`, and its key; `None` if it fails"
     asks, key = self.scripts[i][k]
     if key is not None: return asks, key
     # equal to no other
@@ -220,14 +220,14 @@ def _predict(self:Wave, want, spans, x, ts):
 
 @patch
 def _told(self:Wave, some, spans):
-    "The rows of the latents that some triples are about, and for each its text and its seed"
+    "The rows of the latents for some triples, and for each row its text and its seed"
     rows = _rows([spans[j] for j, *_ in some])
     words = [text for _, texts, _ in some for text in texts]
     return rows, words, [n for j, *_ in some for n in self._first(j).seeds]
 
 @patch
 def _first(self:Wave, j):
-    "The first of the runs that are one in a node"
+    "The first of the equal runs in a node"
     return self.runs[self.nodes[j][0]]
 
 def _rows(spans):
@@ -259,7 +259,7 @@ def _net(self:Wave, how, x, ts, rows, texts, seeds, part):
 # %% ../../nbs/sampling/02_loop.ipynb #ab796df4
 @patch
 def _part(self:Wave, j, node, step, preds):
-    "The runs of a node by what is made of its predictions: triples of node, runs, prediction"
+    "The runs of a node by the transform's result: triples of node, runs, prediction"
     made = []
     for key, runs in _grouped({i: key for i, (_, key) in node.items()}).items():
         seen = {name: preds[j, texts, how] for name, texts, how in node[runs[0]][0]}
@@ -269,7 +269,7 @@ def _part(self:Wave, j, node, step, preds):
 
 @patch
 def _guided(self:Wave, runs, seen, step, copied):
-    "What the transform of equal runs makes of what it sees, or of copies; `None` if they fail"
+    "The result of the transform of equal runs; `None` if it fails"
     tfm = self.runs[runs[0]].tfm
     try: pred = like_latents(applied(tfm, seen, step, copied), step.x)
     except Exception as e: return self._fail(runs, e)
@@ -286,13 +286,13 @@ def _note(self:Wave, runs, seen, step, pred):
 
 @patch
 def _take(self:Wave, rows):
-    "Go on with these rows of the latents, and of all that the sampler keeps of them"
+    "Go on with these rows of the latents and of the sampler's memory"
     take_rows(self.course.scheduler, rows, self.x.shape)
     self.x, self.gens = self.x[rows], fork(self.gens, rows)
 
 @patch
 def _keep(self:Wave, spans, parts):
-    "Go on with these parts, pairs of node and runs, in place of the nodes"
+    "Make these parts, pairs of node and runs, the new nodes"
     rows = _rows([spans[j] for j, _ in parts])
     if rows != list(range(len(self.x))): self._take(rows)
     self.nodes = [runs for _, runs in parts]

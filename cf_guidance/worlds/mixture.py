@@ -37,7 +37,7 @@ def _numbers(name, val, shape):
     return val
 
 def _definite(covs):
-    "Refuse what are no covariances"
+    "Refuse matrices that are no covariances"
     low = torch.linalg.eigvalsh(covs)[:, 0]
     if torch.allclose(covs, covs.mT) and (low > 0).all(): return
     raise ValueError(
@@ -48,7 +48,7 @@ def _round(covs, m, d):
     return covs.expand(m)[:, None, None]*torch.eye(d, dtype=torch.float64)
 
 def _covariances(covs, m, d):
-    "Covariances, (m, d, d), from what stands for them"
+    "Covariances, (m, d, d), from matrices or variances"
     covs = _tensor('covs', covs)
     if covs.ndim < 2 and covs.shape in ((), (m,)): covs = _round(covs, m, d)
     covs = _numbers('covs', covs, (m, d, d))
@@ -62,7 +62,7 @@ def _class_names(labels, m):
     raise ValueError(f'`labels` must be {m} names of classes; got {labels!r}')
 
 def _add_up(weights):
-    "Refuse weights that are no shares"
+    "Refuse weights that do not add up to 1"
     if weights.min() > 0 and abs(weights.sum() - 1) <= 1e-6: return
     raise ValueError(
         f'`weights` must be above 0 and add up to 1; got {weights.tolist()}, which add up '
@@ -118,9 +118,9 @@ def _nearest(name, names):
 @checked(names=list_of(a_text))
 def class_index(
     name:str, # Name of a class
-    names:list, # The names that there are
+    names:list, # All names
 )->int: # Its place among them
-    "Find a class by `name`; an unknown one is answered with the nearest"
+    "Find a class by `name`; the error for an unknown name suggests the nearest"
     if name in names: return names.index(name)
     raise ValueError(f"`given` must be one of {names}, or '' for all of them; got {name!r}" +
                      _nearest(name, names))
@@ -131,18 +131,18 @@ def _all_in(self, name):
     return every[[class_index(name, self.names)]]
 
 def _of_classes(given, n):
-    "Refuse what is not of `n` classes"
+    "Refuse a condition that is not of `n` classes"
     if given.ndim == 2 and given.shape[1] == n: return
     raise ValueError(
         f'`given` must be a class, or shares (n, {n}); got shape {tuple(given.shape)}')
 
 def _rows_add_up(given):
-    "Refuse rows that are no shares"
+    "Refuse rows that do not add up to 1"
     if (given >= 0).all() and ((given.sum(1) - 1).abs() <= 1e-3).all(): return
     raise ValueError('`given` must have shares of at least 0 that add up to 1 in each row')
 
 def _class_shares(self, given):
-    "The share of each class under a condition, (1 or n, classes), looked at"
+    "The share of each class under a condition, (1 or n, classes), checked"
     given = _all_in(self, given) if isinstance(given, str) else a_tensor('given', given)
     given = given.to(self.weights)
     _of_classes(given, len(self.names))
@@ -158,14 +158,14 @@ Mixture._weights = _weights
 
 # %% ../../nbs/worlds/01_mixture.ipynb #87253db9
 def _levels(a, b):
-    "The shares of image and noise, looked at"
+    "The factors of image and noise, checked"
     a, b = float(a), float(b)
     if a >= 0 and b >= 0 and 0 < a + b < 1e100: return a, b
     raise ValueError(
         f'`a` and `b` must be at least 0, below 1e100, and not both 0; got {a} and {b}')
 
 def _points(self, x):
-    "Refuse what are no points"
+    "Refuse a tensor that holds no points"
     if x.shape[1:] == (self.dim,): return
     raise ValueError(f'`x` must be points, (n, {self.dim}); got {tuple(x.shape)}')
 
@@ -178,7 +178,7 @@ def _in_axes(self, x, a, std):
     return (points - centres).view(len(x), *std.shape)
 
 def _log_volume(std):
-    "Log of what a Gaussian's density is divided by, from its spread in each axis"
+    "Log of the divisor of a Gaussian's density, from its spread in each axis"
     return (std.log() + math.log(2*math.pi)/2).sum(-1)
 
 def _spreads(self, a, b):
@@ -186,7 +186,7 @@ def _spreads(self, a, b):
     return (a**2*self.variances + b**2).sqrt()
 
 def _table(self, x, a, b, given):
-    "`y` (n, m, d), the spreads (m, d), and the log of share times density (n, m)"
+    "`y` (n, m, d), the spreads (m, d), and the log of weight times density (n, m)"
     a, b = _levels(a, b)
     _points(self, x)
     std = _spreads(self, a, b)
@@ -200,7 +200,7 @@ def log_prob(self,
     b:float=0., # Share of the noise, at least 0
     given='', # A class, '' for all, or shares of the classes, (n, classes)
 ): # Natural log of the density, (n,), float64
-    "Log-density of `x` at noise level `a`, `b`"
+    "Compute the log-density of `x` at noise level `a`, `b`"
     return self._table(x, a, b, given)[2].logsumexp(1)
 
 Mixture._table, Mixture.log_prob = _table, log_prob
@@ -213,7 +213,7 @@ def parts(self,
     b:float=0., # Share of the noise, at least 0
     given='', # A class, '' for all, or shares of the classes, (n, classes)
 ): # Probabilities, (n, m), each row adding up to 1
-    "Probability of each Gaussian to be the source of `x`"
+    "Compute the probability of each Gaussian to be the source of `x`"
     return self._table(x, a, b, given)[2].softmax(1)
 
 @checked(x=a_tensor)
@@ -222,7 +222,7 @@ def posterior(self,
     a:float=1., # Share of the image in them, at least 0
     b:float=0., # Share of the noise, at least 0
 ): # Natural log of the probability, (n, classes)
-    "Log-probability of each class at `x`"
+    "Compute the log-probability of each class at `x`"
     logs = self._table(x, a, b, '')[2]
     by_class = [logs[:, self.labels == k].logsumexp(1) for k in range(len(self.names))]
     return torch.stack(by_class, 1).log_softmax(1)
@@ -237,7 +237,7 @@ def denoise(self,
     b:float, # Share of the noise, at least 0
     given='', # A class, '' for all, or shares of the classes, (n, classes)
 ): # Mean of the clean points behind each, (n, d), float64
-    "Mean of `x0` given `x`: what a perfect network predicts"
+    "Compute the mean of `x0` given `x`, which a perfect network predicts"
     y, std, logs = self._table(x, a, b, given)
     # (m, d, d): from the axes, shrunk
     back = self.axes*(float(a)*self.variances/std)[:, None]
@@ -250,7 +250,7 @@ def score(self,
     b:float=0., # Share of the noise, at least 0
     given='', # A class, '' for all, or shares of the classes, (n, classes)
 ): # Gradient of the log-density by `x`, (n, d), float64
-    "Direction in which the log-density of `x` grows"
+    "Compute the direction in which the log-density of `x` grows"
     y, std, logs = self._table(x, a, b, given)
     return -(logs.softmax(1)[..., None]*y).flatten(1) @ (self.axes/std[:, None]).mT.flatten(0, 1)
 
@@ -281,7 +281,7 @@ def sample(self,
 def moments(self,
     given:str='', # A class, or '' for all
 )->tuple: # Mean, (d,), and covariance, (d, d)
-    "Exact mean and covariance of the mixture, or of a class of it"
+    "Compute the exact mean and covariance of the mixture, or of one class"
     w = self._weights(given)[0]
     mean = w @ self.means
     off = self.means - mean
@@ -307,7 +307,7 @@ def _along(angle):
     return along, torch.stack([-along[1], along[0]])
 
 def _spread(way, far):
-    "Covariance of what is spread along one way"
+    "Covariance of a spread along one direction"
     return far**2*way.outer(way)
 
 def _bead_spread(length, ways, beads):
@@ -342,7 +342,7 @@ def trees(
     depth:int=4, # Levels of branches, usually 1 to 6
     beads:int=2, # Gaussians in each branch, 1 or more
 )->Mixture: # Two dimensions, classes 'elm' and 'oak', `2 * beads * (2**depth - 1)` Gaussians
-    "Grow two trees whose inner branches cross, a class each"
+    "Grow two trees, one for each class, whose inner branches cross"
     between('depth', whole('depth', depth, 1), 1, 16)
     between('beads', whole('beads', beads, 1), 1, 1000)
     elm = _elm(depth, beads)
@@ -355,7 +355,7 @@ def trees(
 def blurred(self,
     width:float, # Standard deviation of the blur, in the units of `means`, above 0
 )->Mixture: # The same Gaussians, wider
-    "Blur the density, as a network does that has not learned the details"
+    "Blur the density, like a network that has not learned the details"
     between('width', positive('width', width), 0, 1e100)
     covs = self.covs + float(width)**2*torch.eye(self.dim).to(self.covs)
     return Mixture(self.means, covs, [self.names[k] for k in self.labels], self.weights)

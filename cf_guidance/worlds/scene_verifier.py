@@ -23,7 +23,7 @@ SCENE_HEADS = {'count': ('one', 'two', 'three', ''), 'way': (*WAYS, ''), 'floor'
 _LAYERS = (3, 32, 2), (32, 64, 2), (64, 64, 1), (64, 96, 2), (96, 96, 1), (96, 128, 2)
 
 def new_scene_verifier()->nn.Sequential:
-    "A network that reads images, (n, 3, 64, 64) from -1 to 1, without its weights"
+    "Make a network that reads images, (n, 3, 64, 64) from -1 to 1, without trained weights"
     return new_reader(_LAYERS, 160, SCENE_HEADS)
 
 @cache
@@ -35,25 +35,25 @@ def _scene_verifier():
 def scene_features(
     images, # (n, 64, 64, 3) uint8, or a list of PIL images
 )->np.ndarray: # (n, 160), float32
-    "Features for the distances between sets of images: the layer below the answers"
+    "Compute features, from the layer below the answers, for distances between sets of images"
     return run_reader(_scene_verifier()[:-2], as_pixels(images, PIXELS), 250).numpy()
 
 _COUNTS = {'one': 1, 'two': 2, 'three': 3, '': 0}
 
 def _thing(words, k):
-    "What is said of the `k`-th thing"
+    "The words of the `k`-th thing"
     return tuple(words[f'{name} {k}'] for name in ASKS)
 
 def _demand(words):
-    "What an image fulfils, by the words of the heads"
+    "The `SceneDemand` that an image fulfils, by the words of the heads"
     n = _COUNTS[words['count']]
     things = tuple(_thing(words, k) for k in range(1, n + 1))
     return SceneDemand(things, words['floor'], words['way']*(n == 2))
 
 def read_scenes(
     images, # (n, 64, 64, 3) uint8, or a list of PIL images
-)->list: # A `SceneDemand` for each that it would fulfil; no things where they cannot be counted
-    "Say what is in each of the `images`"
+)->list: # The `SceneDemand` that each fulfils; no things if the network cannot count them
+    "Read what is in each of the `images`"
     out = run_reader(_scene_verifier(), as_pixels(images, PIXELS), 250)
     return [_demand(words) for words in chosen_words(out, SCENE_HEADS)]
 
@@ -61,9 +61,9 @@ def read_scenes(
 @checked()
 def judge_scene(
     seen:SceneDemand, # What is in the image, as from `read_scenes`
-    asked:SceneDemand, # What was asked for, as from `parse_scene`
+    asked:SceneDemand, # What the prompt asks for, as from `parse_scene`
 )->dict: # Attribute to bool; 'all' for all of them
-    "Hold what was `seen` against what was `asked`"
+    "Compare what was `seen` with what was `asked`"
     res = best_match(seen, asked, tuple(ASKS), RELATIONS)
     if asked.floor: res['floor'] = seen.floor == asked.floor
     return {**res, 'all': all(res.values())}
@@ -73,7 +73,7 @@ def score_scenes(
     images, # (n, 64, 64, 3) uint8, or a list of PIL images
     prompts, # A prompt, or one for each image
 )->list: # A dict for each image: attribute to bool; 'all' for all of them
-    "Say which words of the `prompts` came true"
+    "Find which words of the `prompts` came true"
     images = as_pixels(images, PIXELS)
     asked = [parse_scene(p) for p in one_for_each(prompts, len(images))]
     return [judge_scene(s, a) for s, a in zip(read_scenes(images), asked)]
