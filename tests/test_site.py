@@ -68,6 +68,18 @@ def test_pages_lead_to_their_source(site, pages):
         colab = f'https://colab.research.google.com/github/enzokro/cf_guidance/blob/main/{source}'
         assert (colab in pages[name].links) == tutorial, name
 
+FOLDED = re.compile(r'<details class="code-fold">\s*<summary>The test of these figures</summary>(.*?)</details>', re.S)
+
+def test_tests_are_folded_away(site):
+    "A tutorial shows its prose and the code that a user would type; each test of its figures is behind a summary"
+    text = lambda html: re.sub(r'<[^>]*>', '', html)
+    for nb in [*(root/'nbs/tutorials').glob('*.ipynb'), root/'nbs/gallery.ipynb', root/'nbs/model_card.ipynb']:
+        page = (site/nb.relative_to(root/'nbs')).with_suffix('.html').read_text()
+        folded, open_ = FOLDED.findall(page), text(FOLDED.sub('', page))
+        assert folded and '<p>' not in ''.join(folded) and '<img' not in ''.join(folded), nb.name
+        for part in folded: assert re.search(r'\bassert\b|\btest_\w+\(|\bexpect_fail\b', text(part)), (nb.name, part)
+        assert not re.search(r'^(assert |test_eq\(|test_close\()', open_, re.M), nb.name
+
 def test_signatures(site):
     "They name their parameters, and take no type from a default of None"
     texts = {p.relative_to(site).as_posix(): re.sub('<[^>]*>', '', p.read_text()) for p in site.rglob('*.html')}

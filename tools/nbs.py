@@ -77,7 +77,9 @@ def readme(nb):
     return text.replace('](images/', '](nbs/images/') + '\n'
 
 def mended(html):
-    "The page with each picture's caption as its words for those who do not see it, and plain signatures"
+    "The page with each picture's caption as its words for those who do not see it, folded tests and plain signatures"
+    # a cell that only tests is folded by `code-fold: true`, and says so; Quarto reads these words from `_quarto.yml`
+    html = html.replace('<summary>Code</summary>', '<summary>The test of these figures</summary>')
     # nbdev links names in a signature's comments too
     html = re.sub(r'\[(`[\w.]+`)\]\(http[^)]*\)', r'\1', html)
     # takes the type of a default for that of a parameter
