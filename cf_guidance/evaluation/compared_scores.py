@@ -41,8 +41,8 @@ def _scores_of(pictures):
 
 def known_score(
     score, # A `Score`, or the full name of one
-): # What says its direction and its range; `None` where nothing is known of it
-    "Find what is known of a score"
+): # The object with its direction and range; `None` if nothing is known
+    "Find the direction and range of a score"
     if hasattr(score, 'higher') and not hasattr(score, 'look_up'): return score
     from cf_guidance.evaluation.scores import SCORES
     from cf_guidance.evaluation import networks, preferences                # whose scores are there
@@ -72,7 +72,7 @@ def _lost(held, name):
 # %% ../../nbs/evaluation/07a_compared_scores.ipynb #5a16e2ec
 @dataclass(frozen=True)
 class Held:
-    "A method that is held against the baseline"
+    "A method that is compared with the baseline"
     words:str # 'better', 'worse', 'no difference within .02' or 'not settled'
     verdict:Verdict # From the intervals alone
     p:float # Of the sign-flip test
@@ -222,14 +222,14 @@ _NAMES = any_of(a_text, some_names)
 def compare_scores(
     shown, # From `score_folder`, or rows: dicts with a prompt, axes and scores
     score='', # Name of a score, or the `Score`; the first by default
-    axis='', # In what methods differ, a name or several; all that differs by default
+    axis='', # Axis or axes in which methods differ; all that differ by default
     baseline='', # Name of a method; by default one named so, the constant schedule, or the first
     margin:float=.02, # The smallest difference that would matter, above 0
     pairs=('prompt', 'seed'), # What the images of a pair have in common
     higher:bool=None, # Whether more is better; by default what is known of the score
     rng=0, # Seed, or a numpy Generator, where swaps are drawn
 )->Compared:
-    "Hold every method against one baseline, pair by pair"
+    "Compare every method with one baseline, pair by pair"
     pictures, margin = as_pictures(shown), positive('margin', margin)
     name = _full_name(getattr(score, 'name', score), _scores_of(pictures))
     found = arranged(pictures, axis or '', pairs, besides=[name] if a_dict.fits(shown[0]) else ())
@@ -250,7 +250,7 @@ def compared_row(
     res:Compared, # From `compare_scores`
     name:str, # Of a method
 )->list: # Texts: method, images, mean, difference, p, corrected p, verdict
-    "Write what is known of one method"
+    "Write the row of one method"
     images = sum(map(len, res.found.methods[name].values()))
     begin = [name, str(images), _figure(res.means.get(name))]
     if name in res.against: return begin + _against_cells(res.against[name], bool(res.correction))
@@ -276,7 +276,7 @@ def _over(res):
 def design_text(
     res:Compared, # From `compare_scores`
 )->str:
-    "Say what the intervals are over, and which images make a pair"
+    "Write what the intervals are over, and which images make a pair"
     over = _over(res)
     way = 'more' if res.higher else 'less'
     pairs = f'pairs by {", ".join(res.found.pairs)}'
@@ -287,7 +287,7 @@ def design_text(
 def open_ends(
     res:Compared, # From `compare_scores`
 )->list: # Texts
-    "Say what was not settled, and why, and what is left out"
+    "List what was not settled, and why, and what is left out"
     whys = {}
     for k, h in res.against.items():
         if h.why: whys.setdefault(h.why, []).append(k)

@@ -20,7 +20,7 @@ from .statistics import score_limits, settled
 # %% ../../nbs/evaluation/01a_comparisons.ipynb #99f72cd6
 @dataclass(frozen=True)
 class Comparison:
-    "What two methods differ in, over the same prompts and seeds"
+    "The difference of two methods over the same prompts and seeds"
     effect:Estimate # Mean of `a - b`
     wins:int # Prompts where `a` is higher
     losses:int # Prompts where `b` is higher
@@ -60,7 +60,7 @@ def _grouped(scores):
 def variances(
     scores, # Dict from (prompt, seed) to a number
 )->tuple: # Variance between prompts, and within; within is NaN where each prompt has one seed
-    "Tell the variance between prompts from that within"
+    "Separate the variance between prompts from that within a prompt"
     vals, groups = _grouped(scores)
     n, p = len(vals), len(groups)
     if p < 2: raise ValueError(f'`scores` must have two prompts or more; got {p}')
@@ -132,7 +132,7 @@ def _raised(ps, names):
 def holm(
     ps:dict, # p of each comparison, by its name, 0 to 1
 )->dict: # The corrected p of each
-    "Correct the p of several comparisons that are made together"
+    "Correct the p of several comparisons that you make together"
     _chances(ps)
     names = sorted(ps, key=ps.get)
     found = dict(zip(names, _raised(ps, names)))

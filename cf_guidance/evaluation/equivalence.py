@@ -54,7 +54,7 @@ def tost(
     bounds=None, # Lowest and highest score that there can be; (0, 1) where all scores are 0 or 1
     design:DESIGNS='', # 'own' or 'crossed'; found by the keys by default
 )->float: # Below .5, or 1 where the mean is outside of the margin or there is no interval
-    "Take the p of the two tests that together show that there is no difference"
+    "Compute the p of the two tests that together show that there is no difference"
     positive('margin', margin)
     passes = lambda p: _within(difference(a, b, 1 - 2*p, bounds, design), margin)
     return _least_errors(passes) if passes(.499) else 1.
@@ -62,7 +62,7 @@ def tost(
 # %% ../../nbs/evaluation/01c_equivalence.ipynb #1611a855
 @dataclass(frozen=True)
 class Verdict:
-    "What is known of two methods, in words"
+    "The result of a comparison of two methods, in words"
     words:str # 'better', 'worse', 'no difference within .02' or 'not settled'
     effect:Designed # Mean of `a - b`, with its interval
     inner:Designed # The same with the interval of the two one-sided tests

@@ -36,7 +36,7 @@ def _as_array(image):
 def image_array(
     images, # PIL images, or arrays of height x width x 3, uint8; all of one size
 )->np.ndarray: # (n, height, width, 3), uint8
-    "Stack images, after a look at what they are"
+    "Stack images, after a check of their kind and size"
     images = list(map(_as_array, a_list('images', images)))
     if not images: raise ValueError('`images` must have an image; got none')
     _alike(images)
@@ -181,7 +181,7 @@ def frechet_infinity(
     rng=0, # Seed, or a numpy Generator
     points:int=15, # Subsets to draw, 3 or more
 )->float: # May be a little below 0
-    "Extrapolate the Fréchet distance to endlessly many images (Chong and Forsyth, arXiv 1911.07023)"
+    "Extrapolate the Fréchet distance to infinitely many images (Chong and Forsyth, arXiv 1911.07023)"
     sizes, dists = frechet_points(made, real, rng, points)
     return float(np.polyfit(1/sizes, dists, 1)[1])
 
@@ -230,7 +230,7 @@ def prdc(
     k:int=5, # Neighbour that a ball reaches to, 1 or more
     *, reach=None, # Radius of each ball of `real`, (m,); found here by default
 )->dict: # `precision`, `recall` and `coverage`, 0 to 1, and `density`, 0 or more
-    "Say how natural and how complete a set is, by nearest neighbours"
+    "Measure how natural and how complete a set is, by nearest neighbours"
     made, real = _tables(made, real, whole('k', k, 1) + 1)
     far = cdist(real, made)                                             # reference x made
     reach = _balls(real, k) if reach is None else _radii(reach, len(real))
@@ -267,7 +267,7 @@ def colours(
     prompts, # The prompt of each image
     rng=0, # Seed, or a numpy Generator
 )->dict: # `saturation`, `contrast` and `clipped`, each an `Estimate`
-    "Take the mean figures of the pixels"
+    "Take the means of the pixel figures"
     images = image_array(images)
     figures = saturation, contrast, clipped
     return {f.__name__: mean_interval(f(images), prompts, rng) for f in figures}

@@ -71,8 +71,8 @@ def _parsed(path):
 @checked(path=a_file)
 def read_words(
     path, # An image
-): # Its prompt and a dict of settings; `None` where it says none
-    "Read what an image says of how it was made"
+): # Its prompt and a dict of settings; `None` if it has none
+    "Read from an image how it was made"
     try: _, text, _ = looked_at(path)
     except (OSError, SyntaxError, ValueError): return None
     if text is not None: return _of_recipe(text)

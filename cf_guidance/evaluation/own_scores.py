@@ -36,7 +36,7 @@ def _found(names, name, path):
     near(f'`score` {path.name}:{name} must name a function, which', name, mine)
 
 def is_function(
-    text:str, # What is asked for
+    text:str, # Name of the score
 )->bool:
     "Say whether a score is a function of a file, by the form of its name"
     return isinstance(text, str) and bool(_FUNCTION.fullmatch(text))
@@ -45,7 +45,7 @@ def is_function(
 def function_score(
     text:str, # Such as 'my.py:reward'
 )->Score:
-    "Make a score of a function in a file, which is run"
+    "Run a file, and make a score of a function in it"
     if not is_function(text):
         raise ValueError(f'`text` must be like my.py:reward; got {text!r:.80}')
     file, name = _FUNCTION.fullmatch(text).groups()
@@ -62,7 +62,7 @@ _NO_SCORES = {*_KEYS, 'prompt', 'state', 'seed', 'steps', 'width', 'height', 'cf
 
 @dataclass(frozen=True)
 class TableScore(Score):
-    "A score that goes by the names of images, and reads none"
+    "A score that looks images up by their names, and reads none"
     values:dict=field(default_factory=dict) # The number of each name
 
     def look_up(self,
@@ -111,7 +111,7 @@ def _of_table(path, name, values):
                       says=f'the column {name} of {path.name}', values=values)
 
 def is_table(
-    text:str, # What is asked for
+    text:str, # Name of the score
 )->bool:
     "Say whether a score is a table, by the form of its name"
     return isinstance(text, str) and bool(_TABLE.fullmatch(text))
@@ -165,6 +165,6 @@ def find_scores(
     return [*{s.name: s for s in found}.values()]
 
 def score_list()->str:
-    "Say what each named score measures, its range and direction, and what it wants"
+    "Describe each named score: what it measures, its range and direction, and what it needs"
     from cf_guidance.evaluation.scores import describe
     return '\n'.join(describe(name) for name in _registered())

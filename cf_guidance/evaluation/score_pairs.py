@@ -153,7 +153,7 @@ def _each_once(name, names):
 
 def typed_names(
     name:str, # The parameter, for the error
-    names, # Names, or a text of them with commas between
+    names, # Names, or one text of names with commas between them
 )->tuple:
     "Take names of axes"
     names = tuple(some_names(name, _divided(names)))
@@ -161,7 +161,7 @@ def typed_names(
     return names
 
 def typed_pairs(
-    pairs, # Names, or a text of them with commas between; the prompt among them
+    pairs, # Names, or one text of names with commas between them; the prompt must be one
 )->tuple:
     "Take the names of the axes that tell pairs"
     pairs = typed_names('pairs', pairs)
@@ -224,9 +224,9 @@ def _in_order(held, axes, pairs, notes):
 @checked(shown=_ROWS, axis=_NAMES, pairs=_NAMES, besides=some_names)
 def arranged(
     shown, # From `found_pictures` or `score_folder`, or rows: dicts with a prompt and axes
-    axis='', # In what methods differ, a name or several; all that differs by default
+    axis='', # Axis or axes in which methods differ; all that differ by default
     pairs=('prompt', 'seed'), # What the images of a pair have in common
-    besides=(), # Names that are no axes, such as those of scores in rows
+    besides=(), # Names that are not axes, such as those of scores in rows
 )->Arranged:
     "Put the images of a folder in order: methods, and the pairs of each"
     pictures = _without(as_pictures(shown), {*besides, 'file_name'})
@@ -260,7 +260,7 @@ def baseline_of(
     found:Arranged, # From `arranged`
     baseline:str='', # Name of a method; found by default
 )->str:
-    "Name the method that the others are held against"
+    "Name the method that the others are compared with"
     names = [*found.methods]
     if baseline and baseline not in names: near('`baseline`', baseline, names)
     called = [k for k in names if k.lower().startswith('baseline')]

@@ -44,7 +44,7 @@ def _readable(pictures, bad):
 def batches(
     pictures:list, # From `found_pictures`
     most:int=8, # Images of a batch, 1 or more
-    bad:list=None, # To which is added why images cannot be read
+    bad:list=None, # Gets the reason for each image that cannot be read
 ): # Lists of `Opened`, all of one size
     "Open images, some at a time"
     part = []

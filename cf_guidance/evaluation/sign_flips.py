@@ -125,7 +125,7 @@ def _drawn(x, near, times, rng):
 # %% ../../nbs/evaluation/01b_sign_flip.ipynb #0b1a4030
 @dataclass(frozen=True)
 class Flips:
-    "What the sign-flip test found"
+    "The result of the sign-flip test"
     p:float # Chance of a mean as far from 0, if the methods are alike
     differ:int # Number of prompts that differ
     how:str # 'exact', or 'drawn' where swaps were drawn by lot

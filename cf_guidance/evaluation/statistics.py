@@ -57,7 +57,7 @@ def _tail(n, level):
 def fewest_groups(
     level:float, # Share of intervals that hold the truth, above 0 and below 1
 )->int: # 2 or more
-    "Find the fewest prompts whose own range can hold the truth in a share `level` of cases"
+    "Find the smallest number of prompts whose own range can hold the truth in a share `level` of cases"
     if not 0 < number('level', level) < 1:
         raise ValueError(f'`level` must be above 0 and below 1; got {level!r}')
     return max(2, math.ceil(1 - math.log2(1 - level)))
@@ -78,7 +78,7 @@ def settled(
     scale:float, # Size of what was summed, at most
     terms:int, # How many numbers were summed
 ): # An array, in which sizes that differ by rounding alone are equal
-    "Make sizes equal that differ by rounding"
+    "Make sizes equal that differ only by rounding"
     x, near = np.asarray(x, np.float64), (terms + 8)*np.finfo(np.float64).eps*scale
     return np.copysign(_settled_sizes(x, near), x) if x.size else x
 
@@ -162,7 +162,7 @@ def score_limits(
     bounds, # Lowest and highest number that a score can be
     vals, # The scores, an array
 )->tuple: # Both, as numbers
-    "Take the lowest and the highest score that there can be, around all scores"
+    "Take the bounds of a score as two numbers; refuse bounds that do not hold all scores"
     lo, hi = map(float, some_numbers('bounds', bounds))
     if _hold(lo, hi, vals): return lo, hi
     raise ValueError(
@@ -218,7 +218,7 @@ def _handfuls(groups, parts, rng):
 
 @dataclass(frozen=True)
 class LeftOut:
-    "A figure, and what it is when something is left out"
+    "A figure, and its values when something is left out"
     value:float # Of everything
     vals:np.ndarray # Without each handful; none where there are fewer than four to leave out
     n:int # How many there are

@@ -54,7 +54,7 @@ def _column_means(rows):
     return np.where(there, rows, 0).sum(0)/np.where(there.any(0), there.sum(0), np.nan)
 
 class Effective(Recorded):
-    "A `Recorded` that makes both passes at every step, and notes the effective guidance"
+    "A `Recorded` that makes both predictions at every step, and records the effective guidance"
     both = True
     def row(self, idx, u, t, pred, weak=None):
         "Effective guidance of a call: the mean over the samples, and that of each"
@@ -102,7 +102,7 @@ STRENGTHS = Literal['effective', 'displacement', 'diversity']
 @checked(prompts=texts, seeds=list_of(a_whole, 1), features=or_none(a_function))
 def strength_of(
     tfm, # The transform
-    by:STRENGTHS='effective', # What is measured
+    by:STRENGTHS='effective', # Which strength to measure
     prompts=None, # A prompt, or one for each seed; the model's own by default
     pieces=None, # The model; the built-in one by default
     *, seeds=(1, 2, 3, 4), # Seeds of the runs that measure it
@@ -144,7 +144,7 @@ def match_strength(
     *, stays:float=1., # The value of `g` that stays in place: 1, or 0 for `t_norm` and `full_norm`
     within:tuple=(1/16, 16), # Least and greatest factor to try, both above 0
     tol:float=.01, # How close to come: of a guidance scale, otherwise as a share of the target
-    by:STRENGTHS='effective', # What is matched, as in `strength_of`
+    by:STRENGTHS='effective', # Which strength to match, as in `strength_of`
     **kwargs, # For `strength_of`: seeds, steps, sampler, features ...
 ): # A copy of the transform
     "Scale `g` until the mean strength is `target`"
@@ -214,7 +214,7 @@ def equal_constant(
     prompts=None, # A prompt, or one for each seed; the model's own by default
     pieces=None, # The model; the built-in one by default
     *, seeds=(1, 2, 3, 4), # Seeds of the runs that measure it
-    by:STRENGTHS='effective', # What is to be equal, as in `strength_of`
+    by:STRENGTHS='effective', # Which strength is to be equal, as in `strength_of`
     tol:float=.01, # How close to come, as a share of the strength; not for 'effective'
     **kwargs, # For `strength_of`: features, negative_prompt, steps, sampler, width, height
 )->float: # A guidance scale

@@ -30,7 +30,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Report:
-    "What a sweep found out"
+    "The figures of a sweep"
     axis:str # What was swept
     values:list # A `Value` for each
     baseline:str # Name of the value that the others are held against

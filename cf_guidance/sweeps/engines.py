@@ -42,7 +42,7 @@ class LoopEngine:
         return LoopEngine(self.pieces, self.settings.of([r.image for r in runs], **fields))
 
     def begin(self):
-        "Set the sampler to its steps; refuse what the model cannot have"
+        "Set the sampler to its steps; refuse settings that the model cannot have"
         self.course = self.settings.course(self.pieces)
         self.settings.latents(self.pieces)
 
@@ -50,7 +50,7 @@ class LoopEngine:
         run, # A `Run`
         tfm=None, # Another transform than its own
     )->dict:
-        "Tell all that determines the image of a run"
+        "Give everything that determines the image of a run"
         return recipe(run.prompt, tfm or run.tfm, self.pieces, run.negative_prompt, run.seed,
                       self.settings, course=self.course, image=run.image)
 
@@ -58,7 +58,7 @@ class LoopEngine:
         run, # A `Run`
         tfm, # Another transform than its own
     )->dict:
-        "Tell what can be told of a run whose settings were refused"
+        "Give what is known of a run whose settings were refused"
         usual = LoopEngine(self.pieces).of([run])
         usual.course = begin_run(self.pieces)
         asked = {k: _plain(v) for k, v in vars(self.settings).items()
@@ -71,7 +71,7 @@ class LoopEngine:
         "Find the images of earlier releases"
         return former_images(folder, self.pieces)
 
-    def keep(self, folder, run): "Nothing is kept beside the images"
+    def keep(self, folder, run): "Keep nothing beside the images"
 
     def plan(self,
         runs:list, # The runs, one image each
@@ -98,7 +98,7 @@ def engine_of(
 def known_pieces(
     model, # What came
 )->Pieces: # The built-in model in place of `None`
-    "Refuse what is no model"
+    "Refuse anything that is not a model"
     check_model('pieces', model)
     return built_in() if model is None else model
 
@@ -107,7 +107,7 @@ def check_model(
     name:str, # The parameter, for the error
     model, # What came
 ):
-    "Refuse what makes no images of a sweep"
+    "Refuse a model that cannot make the images of a sweep"
     if model is None or isinstance(model, Pieces) or is_pipeline(model): return
     raise ValueError(f'`{name}` must be the pieces of a model, as from `get_sd_pieces`, or a '
                      f'diffusers pipeline; got {model!r:.80}: a name goes to the axis `model`')
@@ -115,7 +115,7 @@ def check_model(
 @checked(pipe=a_pipeline)
 def check_axes(
     pipe, # A diffusers pipeline
-    call:dict, # What its call is told
+    call:dict, # Arguments of its call
     told:dict, # Arguments of its call that are axes
     axes:dict, # Every axis with several values
 ):

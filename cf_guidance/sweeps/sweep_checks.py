@@ -20,7 +20,7 @@ from ..transforms.methods import TRANSFORMS, transform_class
 # %% ../../nbs/sweeps/05b_sweep_checks.ipynb #a1407059
 def known_class(
     transform, # Name of a transform, also with parameters, or a class
-): # The class, if it goes by a name that is known
+): # The class, if the name is known
     "Find the class of a transform"
     if not isinstance(transform, str): return transform
     return transform_class(transform) if '(' in transform else TRANSFORMS.get(transform, transform)
@@ -28,7 +28,7 @@ def known_class(
 def schedule_params(
     schedules:list, # Values of the axis
 )->set: # Names
-    "Find what the schedules that are named take; the number of steps is an axis of its own"
+    "List the parameters of the named schedules; the number of steps is an axis of its own"
     known = makers()
     named = [known[s] for s in schedules if isinstance(s, str) and s in known]
     return {p for make in named for p in rule_params(make)} - {'num_steps'}
@@ -36,7 +36,7 @@ def schedule_params(
 def transform_params(
     transforms:list, # Values of the axis
 )->set: # Names
-    "Find what the rules of transforms take besides their scale, the schedule itself"
+    "List the parameters of the transforms' rules besides their scale, the schedule itself"
     rules = [t for t in map(known_class, transforms) if hasattr(t, 'rule')]
     return {p for t in rules for p in parameters(t)} - {'g'}
 
@@ -96,7 +96,7 @@ def _check_call(sweep):
 def check_sweep(
     sweep, # A `Sweep` that has its values
 ):
-    "Refuse what no sweep can be"
+    "Refuse values that no sweep can have"
     known = sweep.taken | transform_params(sweep.values['transform'].values())
     for k in sweep.params:
         if k not in known: _refuse_param(k, known)
