@@ -98,7 +98,7 @@ class SweepBrowser:
     def cell(self,
         side:int=0, # 0: left, 1: right
     ): # The chosen one of `sweep_cells`, or `None` where the sweep has none
-        "The image that the menus of a side choose"
+        "Find the image that the menus of a side choose"
         want = self._chosen(side)
         return next((c for c in self.cells if _agrees(c, want) == len(want)), None)
 

@@ -26,7 +26,7 @@ def numbers(
     name:str, # What they are, for the error
     text:str, # Numbers with commas or blanks between them
 )->tuple: # As floats
-    "Read numbers that were typed"
+    "Read typed numbers"
     try: return tuple(float(v) for v in text.replace(',', ' ').split())
     except ValueError:
         raise ValueError(
@@ -123,7 +123,7 @@ def _is_fine(c, k):
 def decimals(
     c, # A number's control, from `parameter_controls`
 )->int: # 2 to 4
-    "How many decimals a slider has"
+    "Choose how many decimals a slider has"
     return next((k for k in (2, 3) if _is_fine(c, k)), 4)
 
 # %% ../../nbs/widgets/01_controls.ipynb #017b48a8
@@ -159,7 +159,7 @@ def menu_groups(
 def first_line(
     maker, # A maker of schedules, a rule, or the class of a transform
 )->str: # Its docstring's first line
-    "Tell in a line what a curve or a transform does"
+    "Take the line that says what a curve or a transform does"
     words = inspect.getdoc(getattr(maker, 'rule', maker)) or ''
     return words.partition('\n')[0]
 
@@ -228,8 +228,8 @@ def _curves_svg(vals, ghost, x, y):
 @checked(vals=some_numbers, ghost=some_numbers, w=a_count(1, 10_000), h=a_count(1, 10_000))
 def curve_svg(
     vals:list, # The number at each step
-    ghost:list=None, # What it is compared with, as many numbers
-    label:str='', # What a screen reader says
+    ghost:list=None, # Numbers to compare with, as many
+    label:str='', # Text for a screen reader
     w:int=420, # Width in pixels
     h:int=200, # Height in pixels
 )->str: # SVG
@@ -300,8 +300,8 @@ def _usual_g(transform):
 def unit_mismatch(
     vals:list, # The number at each step
     transform:str, # Name of a transform
-)->tuple: # What is wrong in words, or '', and the factor that mends it
-    "Tell whether a schedule's numbers are in the unit of a transform"
+)->tuple: # The error in words, or '', and the factor that corrects it
+    "Check whether a schedule's numbers are in the unit of a transform"
     unit, plain, top = _usual_g(transform), _usual_g('cfg'), max(map(abs, vals))
     # much guidance is no other unit
     if unit <= 0 or top <= 10*unit or unit == plain: return '', 1.

@@ -100,7 +100,7 @@ def page_table(
     steps:int=50, # Number of steps to begin with, 1 to 200
     # `curves`, `groups` of the menu, `left` (name: reason), `js`, `nominal`, `first` and `steps`
 )->dict:
-    "Collect what the page knows of the `curves`"
+    "Collect the data of the `curves` for the page"
     steps, names = whole('steps', steps, 1, 200), list(CURVES if curves is None else curves)
     _check_names(names)
     found, left, js = _entries(names, steps)

@@ -78,7 +78,7 @@ def _parts(w):
 def close_widgets(
     *widgets, # Widgets that are no longer shown
 ):
-    "Close widgets with all that they hold: children, layouts and styles"
+    "Close widgets with everything inside them: children, layouts and styles"
     for w in widgets:
         held = [h for h in _parts(w) if hasattr(h, 'close')]
         w.close()
@@ -87,8 +87,8 @@ def close_widgets(
 def show_controls(
     box, # The box that holds the widgets
     parts:dict, # For each name what `control_widget` gives
-)->tuple: # By name what reads each widget, and what sets it
-    "Put other widgets into a box, and close those that were there"
+)->tuple: # By name the functions that read each widget, and those that set it
+    "Put new widgets into a box, and close the old ones"
     old, box.children = box.children, [w for w, _, _ in parts.values()]
     close_widgets(*old)
     return tuple({k: p[i] for k, p in parts.items()} for i in (1, 2))
@@ -233,7 +233,7 @@ def drawing_pad(
 def says_html(
     maker, # A maker of schedules, a rule, or the class of a transform
 )->str: # HTML
-    "Say in a line below a menu what is chosen there"
+    "Describe the choice in a line below a menu"
     words = re.sub(r'`([^`]*)`', r'<code>\1</code>', escape(first_line(maker)))
     look = 'line-height:1.3;font-size:12px;opacity:.8;margin:0 0 4px 103px;max-width:237px'
     return f'<div style="{look}">{words}</div>'

@@ -18,7 +18,7 @@ def sorted_out(
     cls, # Class of a transform
     own:dict, # Values of its sliders and menus by name
 )->tuple: # Numbers that are scheduled, and options; without those that are as by default
-    "Sort what is set of a transform"
+    "Sort the settings of a transform"
     own = {k: v for k, v in own.items() if v != parameters(cls)[k].default}
     fixed = {k: own.pop(k) for k in [*own] if k in options(cls)}
     return own, fixed
@@ -56,7 +56,7 @@ def with_values(
 def decides_on_the_way(
     tfm, # A transform
 )->bool: # Whether the number of its network calls is known only at the end
-    "Say whether a transform decides by what it sees on the way"
+    "Say whether a transform decides during the run whether to guide"
     reads = getattr(tfm.rule, 'reads', None)
     return reads is not None and 'state' in inspect.signature(reads).parameters
 
