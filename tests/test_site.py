@@ -78,7 +78,7 @@ def test_tests_are_folded_away(site):
         folded, open_ = FOLDED.findall(page), text(FOLDED.sub('', page))
         assert folded and '<p>' not in ''.join(folded) and '<img' not in ''.join(folded), nb.name
         for part in folded: assert re.search(r'\bassert\b|\btest_\w+\(|\bexpect_fail\b', text(part)), (nb.name, part)
-        assert not re.search(r'^(assert |test_eq\(|test_close\()', open_, re.M), nb.name
+        assert not re.search(r'^\s*(assert |test_eq\(|test_close\()', open_, re.M), nb.name
 
 def test_signatures(site):
     "They name their parameters, and take no type from a default of None"
