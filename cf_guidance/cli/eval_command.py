@@ -7,34 +7,43 @@ __all__ = ['cfg_eval', 'main_eval']
 
 # %% ../../nbs/cli/07_eval_command.ipynb #78117146
 from ..checks import a_number, a_text, any_of, positive, whole
+from .help_pages import command
 from .program import call_typed, say
 from .values import parse_values
 
 # %% ../../nbs/cli/07_eval_command.ipynb #379462c9
+@command({
+    'What is evaluated': 'folder axis baseline',
+    'By which measure': 'score features',
+    'How it is compared': 'pairs margin seed',
+}, {
+    'cfg_eval': 'The figures of the folder cfg_sweep, and its report.html',
+    'cfg_eval methods --axis transform --baseline cfg': 'Each way of guidance against cfg',
+    'cfg_eval methods --score verifier --margin .05': 'By how many words of the prompt came true',
+    'cfg_eval methods --score my.py:reward': 'By your own function reward(images, prompts)',
+    'cfg_eval --score list': 'The scores that there are',
+}, words='folder')
 def cfg_eval(
-    folder:str, # Folder of a sweep, with images and metadata.jsonl; of any images with --score
-    # What was swept: schedule, rule, sampler, steps ...; the first that differs by default, and
-    # all that differ with --score, which takes several with commas between them
+    folder:str='cfg_sweep', # Folder of a sweep; with --score of any images
+    # What differs: schedule, transform, sampler, steps ...; by default the first that differs, and
+    # with --score all that do. With --score several with commas
     axis:str='',
-    # Name of the value to hold the others against; the one named so, a constant, cfg, or the first.
-    # With --score also displacement: for each method the constant that pushes as far
+    # The value to compare with; by default a constant, cfg, or the first. With --score also
+    # displacement: for each method the constant that pushes as far
     baseline:str='',
-    seed:int=0, # Seed of the intervals and of the reference
-    # Score the images by these instead, with commas between them: verifier, clip, my.py:reward,
-    # scores.csv ...; any folder of images will do; list: say which there are
+    # Scores, with commas: verifier, clip, my.py:reward, scores.csv ...; list shows all
     score:str='',
-    # With --score, the smallest difference that would matter; with commas one for each score
-    margin:str='.02',
-    # With --score, what the images of a pair have in common, such as prompt,seed,sampler
-    pairs:str='prompt,seed',
-    # With --score, the features that say how different the images of a prompt are: world, dino,
-    # clip:my/folder ...
+    # With --score: features that tell how different the images of a prompt are, such as world, dino
+    # or clip:my/folder
     features:str='',
+    pairs:str='prompt,seed', # With --score: what the two images of a pair have in common
+    # With --score: the smallest difference that matters; with commas one for each score
+    margin:str='.02',
+    seed:int=0, # Seed of the resampling behind the intervals
 ):
-    """Turn the images of a sweep into figures: a table, and a page report.html in the folder.
+    """Compare the images of a sweep: print a table, and write a page into the folder.
 
-    Accuracy needs prompts in the words of the built-in model; intervals need several prompts, diversity several seeds.
-    With --score any folder will do, and the page is scores.html."""
+    Without --score the page is report.html. Its accuracy needs prompts in the words of the built-in model, its intervals need several prompts, and its diversity needs several seeds. With --score the page is scores.html, and any folder of images will do."""
     if a_text('score', score) == 'list': return _say_list()
     margins = _margins(margin)
     _known_pairs(pairs)

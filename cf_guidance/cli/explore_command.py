@@ -10,8 +10,8 @@ import json, socket
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from fastcore.script import store_true
 from ..checks import checked
+from .help_pages import command
 from .program import call_typed
 
 # %% ../../nbs/cli/06_explore_command.ipynb #f3fcf910
@@ -63,14 +63,22 @@ def _free(port):
             raise ValueError(f'`port` must be one that is free; got {port}: {e.strerror}') from None
 
 # %% ../../nbs/cli/06_explore_command.ipynb #ba0a47bd
+@command({'What is made': 'model prompt', 'How it is sampled': 'seed steps',
+          'Where it goes': 'port no_browser'}, {
+    'cfg_explore': 'The built-in model and its own prompt',
+    "cfg_explore --prompt 'a blue torus' --seed 7": 'Another prompt and another noise',
+    'cfg_explore --steps 8': 'Fewer steps, for faster images',
+    'cfg_explore --model path/to/model': 'Your own model, from a folder',
+    'cfg_explore --port 9000 --no-browser': 'Another port; print the address only',
+})
 def cfg_explore(
-    # The built-in model ('scenes'), a folder in Stable Diffusion's layout, or a hub name
+    # The built-in model, scenes; or a folder in Stable Diffusion's layout, or a hub name
     model:str='scenes',
-    prompt:str='', # What the image should show; the model's own prompt by default
-    seed:int=1024, # Seed of the noise that the image starts from
+    prompt:str='', # What the image shows; by default the model's own prompt
+    seed:int=1024, # Seed of the starting noise
     steps:int=20, # Number of steps, 1 to 200
-    port:int=8866, # Port of the page, on the loopback address only
-    no_browser:store_true=False, # Print the address, and open no browser
+    port:int=8866, # Port of the page, on this machine only
+    no_browser:bool=False, # Print the address, and open no browser
 ):
     """Open the schedule explorer as a page: sliders, the curve, and the image that follows them.
 

@@ -8,7 +8,7 @@ __all__ = ['printable', 'say', 'call_typed']
 # %% ../../nbs/cli/03_program.ipynb #76582cd4
 import difflib, inspect, sys, warnings
 from collections import Counter
-from fastcore.script import anno_parser, store_true
+from .help_pages import dashed, parser_of
 
 # %% ../../nbs/cli/03_program.ipynb #479886d4
 def printable(
@@ -33,15 +33,13 @@ _ALSO = {'guidance_scale': 'schedule', 'cfg_scale': 'schedule', 'cfg': 'schedule
          'scheduler': 'sampler', 'num_inference_steps': 'steps', 'negative': 'negative_prompt',
          'output': 'out', 'output_dir': 'out', 'outdir': 'out'}
 
-def _dashed(name): return '--' + name.replace('_', '-')
-
 def _today(name, known):
     "The name that an option has in this program; one that another program has is said"
     if name in known: return name
     now = _FORMER.get(name) or _ALSO.get(name)
     if now not in known: return name
     called = 'is called' if name in _FORMER else 'is taken for'
-    print(f'{_dashed(name)} {called} {_dashed(now)}' + ' now'*(name in _FORMER), file=sys.stderr)
+    print(f'{dashed(name)} {called} {dashed(now)}' + ' now'*(name in _FORMER), file=sys.stderr)
     return now
 
 def _known_option(name, known, program):
@@ -49,8 +47,8 @@ def _known_option(name, known, program):
     if any(k.startswith(name) for k in known): return
     size = ['size']*(name in ('width', 'height') and 'size' in known)     # one option for both
     close = size or difflib.get_close_matches(name, known, 1, .5)
-    nearest = f' (nearest: {_dashed(close[0])})' if close else ''
-    sys.exit(f'{program}: there is no option {_dashed(name)}{nearest}; --help lists all')
+    nearest = f' (nearest: {dashed(close[0])})' if close else ''
+    sys.exit(f'{program}: there is no option {dashed(name)}{nearest}; --help lists all')
 
 def _option(word, known, program):
     "An option by its name in this program, with `_` for `-` in it; any other word as it is"
@@ -58,12 +56,14 @@ def _option(word, known, program):
     name, equals, val = word[2:].partition('=')
     name = _today(name.replace('-', '_'), known)
     _known_option(name, known, program)
-    return '--' + name + equals + val
+    return dashed(name) + equals + val
 
-def _names(words): return [w.partition('=')[0][2:] for w in words if w.startswith('--')]
+def _names(words):
+    "The options among the words"
+    return [w[2:].partition('=')[0].replace('-', '_') for w in words if w.startswith('--')]
 
 def _twice(name, times):
-    print(f'{_dashed(name)} is given {times} times, and the last counts; several values have '
+    print(f'{dashed(name)} is given {times} times, and the last counts; several values have '
           'commas between them, and several texts ||', file=sys.stderr)
 
 def _say_twice(words, flags):
@@ -84,7 +84,7 @@ def _hint(message, known):
     _, told, words = message.partition('unrecognized arguments: ')
     if not told: return ''
     meant = _meant(words.split(), known)
-    if meant: return f' (perhaps {_dashed(meant)})'
+    if meant: return f' (perhaps {dashed(meant)})'
     return ' (several values have commas between them, and a text with blanks quotes around it)'
 
 def _one_line(program, known):
@@ -101,12 +101,13 @@ def _noted(program):
 
 def _flags(f):
     "The options that take no value"
-    return {k for k, p in inspect.signature(f).parameters.items() if p.annotation is store_true}
+    return {k for k, p in inspect.signature(f).parameters.items() if p.annotation is bool}
 
 def _options_of(f):
     "The names of the options; a parameter without a default is none"
     pars = inspect.signature(f).parameters.items()
-    return [*[k for k, p in pars if p.default is not p.empty], 'help', 'pdb', 'xtra']
+    words = getattr(f, 'words', [])
+    return [*[k for k, p in pars if p.default is not p.empty and k not in words], 'help']
 
 def _words_of(f):
     "The words of the command line, with the names that options have in this program"
@@ -115,15 +116,11 @@ def _words_of(f):
     _say_twice(words, _flags(f))
     return words
 
-def _parser(f):
-    parser = anno_parser(f, prog=f.__name__)
-    parser.error = _one_line(f.__name__, _options_of(f))
-    return parser
-
 def _typed(f):
     "The words of the command line, by the parameters of `f`"
-    args = vars(_parser(f).parse_args(_words_of(f)))
-    return {k: v for k, v in args.items() if k not in ('pdb', 'xtra')}
+    parser = parser_of(f)
+    parser.error = _one_line(f.__name__, _options_of(f))
+    return vars(parser.parse_args(_words_of(f)))
 
 def call_typed(
     f, # The function of a command

@@ -7,10 +7,10 @@ __all__ = ['cfg_sweep', 'main']
 
 # %% ../../nbs/cli/05_sweep_command.ipynb #91a34a71
 import sys
-from fastcore.script import store_true
 from ..checks import a_count
 from .values import parse_params, parse_values
 from .options import listing, typed_axes
+from .help_pages import command
 from .program import call_typed, say
 from .grid_pages import grid_files, say_grid
 
@@ -37,78 +37,90 @@ def _report(sweep, folder, grid=True):
     _end_with(lost, count)
 
 # %% ../../nbs/cli/05_sweep_command.ipynb #ca2a1140
+@command({
+    'What is made': 'model prompt prompts negative_prompt size image strength',
+    'How it is sampled': 'seed own_noise steps sampler pos_by exact batch_size',
+    'What is swept': 'schedule transform sweep base how',
+    'Where it goes': 'out no_grid record fps',
+    'How a model is loaded and run': 'engine call config dtype device offload lora compile '
+                                     'workers ray',
+    'Before you start': 'dry_run list version',
+}, {
+    'cfg_sweep': "The ten schedules of 2022 on the built-in model",
+    "cfg_sweep --prompt 'a red cone || a blue torus' --schedule 1,3,7.5 --seed 1-4":
+        'Two prompts, three guidance scales, four seeds: 24 images',
+    "cfg_sweep --schedule '7.5,cosine(9),constant(7.5).cutoff(.4)' --steps 20":
+        'Three schedules, as the library prints them',
+    "cfg_sweep --transform 'cfg,apg,rescale(phi=.5)' --schedule 7.5 --out methods":
+        'Three ways of guidance, in a folder of their own',
+    "cfg_sweep --model path/to/model --schedule 3-9 --sampler 'ddim,DPM++ 2M'":
+        'Your own model, from a folder: seven scales with two samplers',
+})
 def cfg_sweep(
-    # The built-in model ('scenes'), a folder, a .safetensors file, or a hub name, of any pipeline
-    # of diffusers; several with commas
+    # The built-in model, scenes; or a folder, a .safetensors file or a hub name of any diffusers
+    # pipeline; several with commas
     model:str='scenes',
-    # What the images should show, several with || between them; the model's own prompt by default
+    # What the images show; several with || between them; by default the model's own prompt
     prompt:str='',
-    # A file of prompts in place of prompt: one a line, in UTF-8; blank lines, and lines that begin
-    # with #, are left out
+    # A UTF-8 file with one prompt a line, in place of --prompt; empty lines and lines that begin
+    # with # do not count
     prompts:str='',
-    negative_prompt:str='', # What they should not show, several with || between them
-    # Seeds of the starting noise, such as 1024 or 1-10 or 1-100 [5], which are 1, 25, 50, 75 and
-    # 100
-    seed:str='1024',
-    # lms, ddim, euler, heun, dpm++_2m ..., or the name of a diffusers scheduler; the model's own by
-    # default
-    sampler:str='',
+    negative_prompt:str='', # What the images should not show; several with ||
+    size:str='', # Pixels, such as 512 or 512x768; by default the model's own size
+    image:str='', # An image file to begin with, of the size that you make; several with ||
+    # With --image: the share of the steps that the sampler makes, such as .5,.8; .8 by default
+    strength:str='',
+    seed:str='1024', # Seeds: 1024, 1-10, or 1-100 [5] for 1, 25, 50, 75, 100
+    # Give each prompt noises of its own, which --seed counts; statistics over prompts need that
+    own_noise:bool=False,
     steps:str='50', # Numbers of steps
-    size:str='', # Sizes in pixels, such as 512 or 512x768; the model's own by default
-    transform:str='cfg', # Names of transforms, such as cfg,base_norm,apg; --list shows all
-    # Numbers, names of schedules, schedules as they print themselves, or formulas, such as '3-9
-    # [4],cosine,cosine(10, 3).clip(4, 9),7.5*pos'; --list shows the names; the ten of 2022 by
-    # default
-    schedule:str='',
-    # File of an image to begin with, several with || between them, of the size of what is made
-    image:str='',
-    strength:str='', # Share of the steps that are made from the image, such as .5,.8; .8 by default
-    # What progress counts then: step, the steps that are made, or sigma, as in the whole run; or
-    # both with a comma
+    # ddim, euler, 'euler a', heun, lms, 'DPM++ 2M Karras' ... or the name of a diffusers
+    # scheduler; by default the model's own
+    sampler:str='',
+    # With --image: whether progress counts the steps that are made (step) or the whole run (sigma)
     pos_by:str='step',
-    # Parameters of schedules and transforms, such as 'k_decay=0.8,0.6 max_val=5-10 [3]'; without
-    # schedule, those of get_cos_sched, one at a time
+    exact:bool=False, # Give the network one row at a time, so that no image depends on another
+    batch_size:int=0, # Rows that the network gets at a time; by default as many as the size allows
+    # Guidance scales and schedules: numbers, ranges, names, formulas such as 7.5*pos, and
+    # expressions such as cosine(10, 3).clip(4, 9); --list shows the names. By default the ten of
+    # 2022: 7.5, and nine cosines that fall to 1
+    schedule:str='',
+    transform:str='cfg', # Ways of guidance, such as 'cfg,apg,rescale(phi=.5)'; --list shows all
+    # Parameters of schedules and transforms, such as 'k_decay=.8,.6 max_val=5-10 [3]'
     sweep:str='',
-    base:str='', # Without schedule: parameters of the baseline that differ, such as 'min_val=0.5'
-    # grid: all together; pairs: one change at a time from the first values; list: first with first
+    # Without --schedule: parameters of all nine cosines, such as 'min_val=.5'
+    base:str='',
+    # grid makes every combination, pairs changes one axis at a time, list combines the first
+    # values, then the second ones, and so on
     how:str='grid',
-    own_noise:store_true=False, # Give each prompt noises of its own, which `seed` then counts
-    # Folder for the images, metadata.jsonl, index.html and grid.png; finished images are used again
+    # Folder of the images, index.html, grid.png and metadata.jsonl; finished images stay
     out:str='cfg_sweep',
-    # Rows that the network is given at a time; by the size of the images by default
-    batch_size:int=0,
-    # Give the network each row alone, so that no image depends on another, not by a bit
-    exact:store_true=False,
-    record:store_true=False, # Note in each PNG what its steps saw
-    # Frames a second of the clips that a pipeline for video makes; 16 by default, or as they are
-    fps:int=0,
-    no_grid:store_true=False, # Draw no grid.png; index.html shows all images
-    # What makes the images: auto, our own loop for models in Stable Diffusion's layout and the
-    # model's pipeline for all others; or hosted, its pipeline
+    no_grid:bool=False, # Draw no grid.png
+    record:bool=False, # Write into each PNG what each of its steps saw
+    fps:int=0, # Frames a second of video clips; 16 by default
+    # auto: our own loop for models in Stable Diffusion's layout, and diffusers' pipeline for all
+    # others; hosted: always the pipeline
     engine:str='auto',
-    # Further arguments of the pipeline's call, such as 'mask_image=mask.png strength=.4,.6';
-    # several values are an axis
+    # More arguments for the pipeline, such as 'mask_image=mask.png strength=.4,.6'; several values
+    # are an axis
     call:str='',
-    # For a model that is one file, which holds weights alone: a folder or a hub name of the same
-    # kind of model
+    # For a single .safetensors file: a folder or a hub name with the config of such a model
     config:str='',
-    dtype:str='auto', # Precision of the model: float32, float16, bfloat16, or auto, by the device
-    device:str='', # Where it runs: cuda, mps or cpu; the best there is by default
-    # What of a pipeline waits on the CPU until it is needed: none, model (its parts), sequential
-    # (its layers)
+    dtype:str='auto', # float32, float16, bfloat16, or auto: half precision on a GPU
+    device:str='', # cuda, cuda:1, mps or cpu; by default the best that is there
+    # Keep parts of a pipeline on the CPU: none, model (whole parts) or sequential (layers)
     offload:str='none',
-    lora:str='', # LoRAs for a pipeline, as NAME or NAME:weight, several with || between them
-    compile:store_true=False, # Compile the network of a pipeline
-    workers:int=0, # Number of Ray workers, as many as there are GPUs with --ray; none by default
+    lora:str='', # LoRAs as NAME or NAME:WEIGHT; several with ||
+    compile:bool=False, # Compile the network of a pipeline
+    workers:int=0, # Number of Ray workers; with --ray by default one for each GPU
     ray:str='', # Address of a Ray cluster, such as auto
-    # List what would be made and about how long it takes, and make nothing
-    dry_run:store_true=False,
-    list:store_true=False, # List every schedule and transform with its parameters
-    version:store_true=False, # Show the version
+    dry_run:bool=False, # Show what would be made and how long it takes, and make nothing
+    list:bool=False, # Show every schedule and transform with its parameters
+    version:bool=False, # Show the version
 ):
-    """Sweep guidance and all that goes with it, and lay the images out in grids and a page.
+    """Make an image for each combination of models, prompts, seeds, samplers, schedules and ways of guidance, and lay them out in a grid and a page.
 
-    With no option this is the experiment of 2022 on the built-in model: constant guidance at 7.5 and nine cosine schedules that differ in one parameter each. The parameters are those of get_cos_sched: max_val, min_val, num_cycles, k_decay, num_warmup_steps, warmup_init_val, cycle_mul, cycle_decay, cycle_limit. Values have commas between them; ranges are written 1-5, 1-10 (+3) or 0-1 [5]."""
+    Commas stand between values, and || between texts. Ranges are written 1-5, 1-10 (+3) or 0-1 [5]. A second run makes only the images that are missing."""
     if version or list: return _say_about(version)
     axes = typed_axes(model, prompt, negative_prompt, seed, sampler, steps, size, transform,
                       schedule, sweep, base, prompts, image, strength, pos_by)
