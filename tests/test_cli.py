@@ -47,3 +47,40 @@ def test_help_fits_a_terminal(name):
     assert max(map(len, page.splitlines())) < 80
     assert len(getattr(cli, name).examples) == 5 and all(line in page for line in getattr(cli, name).examples)
     assert all(f'\n{heading}:\n' in page for heading in getattr(cli, name).groups)
+
+# expressions with one mistake, and what names it
+MISTAKES = {
+    'cosin(9)': '`cosin` at character 1 (nearest: cosine)',
+    'cosine(9,3).cutof(.4)': '`cutof` at character 13 (nearest: cutoff)',
+    'constant(7.5).then(cosin(3), at=.5)': '`cosin` at character 20 (nearest: cosine)',
+    'constant(7.5).then(linear(1 7))': 'cannot be read at character 27',
+    'constant(7.5).then(1, att=.4)': '`then` has no parameter `att` at character 23 (nearest: at)',
+    'constant(7.5).then(1, at=2)': '`at` of `then` must be a position, 0 to 1; got 2',
+    'constant(7.5).cutoff': 'the operator `cutoff` without brackets at character 15',
+    'constant(x=3)': '`constant` has no parameter `x` at character 10 (it has val)',
+    'constant(abc)': '`abc` at character 10', 'constant()': '`constant` needs a value of `val`',
+    'constant(7.5)).cutoff(.4)': 'the bracket `)` at character 14 closes none',
+    'cosine(9, 3': 'the bracket `(` at character 7 is not closed', 'linear(1,7)+': 'it ends with `+`',
+    'linear(1,7) - 2': 'schedules take + and * alone', 'linear(start=1, start=2)': 'it gives `start` twice',
+    'linear(1,7).clip(1)': '`clip` needs a value of `hi`', 'cosine(k_decay=0)': '`k_decay` of `cosine` must be above 0',
+    'cosine(9).warmup(1.5)': '`steps` of `warmup` must be a whole number', 'constant[7.5]': 'round brackets',
+    '7.5*poss': '`poss` at character 5 (nearest: pos)', '7.5*cos(pos': 'the bracket `(` at character 8 is not closed',
+    'pos^2': 'a power is `**`',
+}
+
+@pytest.mark.parametrize('text', MISTAKES)
+def test_a_mistake_in_a_schedule(text, typed):
+    _, _, said = typed(f'cfg_sweep --dry-run --schedule {shlex.quote(text)}')
+    assert said.startswith('cfg_sweep: `schedule` must be') and MISTAKES[text] in said and '\n' not in said
+
+OF_TRANSFORMS = {
+    'rescal(phi=.5)': 'nearest: rescale', 'rescale(ph=.5)': 'nearest: phi', 'rescale(.5)': 'must name each of its parameters',
+    'rescale(phi=cosin(0,1))': '`phi` must be arithmetic, but has the unknown function `cosin`',
+    'rescale(phi=.5': 'the bracket `(` at character 8 is not closed', 'apg(form=papr)': 'nearest: paper',
+    'rescale(phi=.5, phi=.6)': 'must give `phi` once',
+}
+
+@pytest.mark.parametrize('text', OF_TRANSFORMS)
+def test_a_mistake_in_a_transform(text, typed):
+    _, _, said = typed(f'cfg_sweep --dry-run --schedule 5 --transform {shlex.quote(text)}')
+    assert said.startswith('cfg_sweep: ') and OF_TRANSFORMS[text] in said and '\n' not in said

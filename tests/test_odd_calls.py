@@ -111,6 +111,7 @@ def calls(w):
         preview_values=dict(sched=schedules.cosine()), picture=dict(sched=schedules.cosine()), get_cos_sched={},
         read_json=dict(text='{}'), to_json=dict(self=schedules.cosine()),
         from_json=dict(text=schedules.cosine().to_json()), typed=dict(text='7.5*pos'), per_frame=dict(frames=3),
+        what_is_wrong=dict(e=SyntaxError('x'), text='x'),
         frame_shape=dict(shape=(2, 3, 4)),
         # pieces
         Pieces=w.pieces._asdict(), is_here=dict(name='scenes'),

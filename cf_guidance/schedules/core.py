@@ -335,9 +335,8 @@ def _expressed(text, name):
     curve_maker('expression')                          # brings every curve that the text may name
     try: return importlib.import_module('cf_guidance.schedules.expressions').typed(text)
     except ValueError as e:
-        raise ValueError(
-            f'`{name}` as a text must be an expression such as "7.5*pos" or "cosine(10, 3)": {e}'
-        ) from None
+        said = str(e).replace('`text`', f'`{name}`', 1)
+        raise ValueError(said if said.startswith(f'`{name}`') else f'`{name}`: {said}') from None
 
 def _as_list(name, x):
     "The values of what can be gone through in order"

@@ -8,7 +8,7 @@ __all__ = ['add', 'scale', 'clip', 'warmup', 'within', 'then', 'with_mean']
 # %% ../../nbs/schedules/01b_operators.ipynb #09e2a704
 from .core import MAX_LEVELS, MAX_PARTS, Schedule, as_text, curve
 from .steps import Step
-from ..checks import GUIDANCE, Scale, StepCount, Usual
+from ..checks import GUIDANCE, Scale, StepCount, Usual, number
 
 # %% ../../nbs/schedules/01b_operators.ipynb #25aa683d
 @curve
@@ -133,7 +133,9 @@ def _switch(a, b, switch):
     if not 0 <= switch <= 1:
         raise ValueError(f'`switch` must be a position, 0 to 1; got {as_text(switch)}')
 
-def _then(self, b, at): return then(self, b, at)
+def _then(self, b, at):
+    if 0 <= number('at', at) <= 1: return then(self, b, at)
+    raise ValueError(f'`at` must be a position, 0 to 1; got {as_text(at)}')
 then.check, Schedule.then = _switch, _then
 
 # %% ../../nbs/schedules/01b_operators.ipynb #ad009f9d

@@ -9,7 +9,7 @@ __all__ = ['rule_params', 'parameters', 'call_by_name', 'defaults', 'options', '
 import inspect
 from functools import cache
 from typing import Literal, get_args, get_origin
-from ..checks import a_class, a_function, checked
+from ..checks import a_class, a_function, checked, near
 
 # %% ../../nbs/transforms/00d_signatures.ipynb #b28e146d
 # what a step gives to a rule; everything else is a parameter
@@ -66,7 +66,9 @@ def _check_option(name, val, kind):
     "Refuse what is not of the kind that an option is annotated with"
     if kind in (bool, str): ok = isinstance(val, kind)
     else: ok = any(isinstance(val, type(a)) and val == a for a in get_args(kind))
-    if not ok: raise ValueError(f'`{name}` must be {_allowed(kind)}; got {val!r}')
+    if ok: return
+    if isinstance(val, str) and kind not in (bool, str): near(f'`{name}`', val, get_args(kind))
+    raise ValueError(f'`{name}` must be {_allowed(kind)}; got {val!r}')
 
 @checked(cls=a_class)
 def chosen_options(
