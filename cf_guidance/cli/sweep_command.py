@@ -9,7 +9,7 @@ __all__ = ['cfg_sweep', 'main']
 import sys
 from ..checks import a_count
 from .values import parse_params, parse_values
-from .options import listing, typed_axes
+from .options import listing, said_of_2022, typed_axes
 from .help_pages import command
 from .program import call_typed, say
 from .grid_pages import grid_files, say_grid
@@ -129,6 +129,7 @@ def cfg_sweep(
     a_count(0)('workers', workers)
     made = dict(record=record, fps=_rate(fps), workers=workers or None, ray=ray or None)
     rows = dict(batch_size=batch_size or None, exact=exact)
+    if isinstance(axes.get('schedule'), dict): print(said_of_2022(transform, base))
     if dry_run: return _foretell(todo, out, rows)
     _report(todo, _make(todo, out, rows, **made), not no_grid)
 
