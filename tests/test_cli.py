@@ -1,5 +1,5 @@
 "The commands as a newcomer types them: help, examples, wishes"
-import shlex
+import shlex, warnings
 from pathlib import Path
 import pytest
 from cf_guidance import cli
@@ -17,9 +17,11 @@ def typed(tmp_path, monkeypatch, capsys):
     def type_line(line):
         words = shlex.split(line)
         monkeypatch.setattr('sys.argv', words)
-        try: COMMANDS[words[0]]()
-        except SystemExit as e: said = e.code
-        else: said = None
+        said = None
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', DeprecationWarning)            # as outside of pytest
+            try: COMMANDS[words[0]]()
+            except SystemExit as e: said = e.code
         out, err = capsys.readouterr()
         return out, err, said
     return type_line
@@ -84,3 +86,23 @@ OF_TRANSFORMS = {
 def test_a_mistake_in_a_transform(text, typed):
     _, _, said = typed(f'cfg_sweep --dry-run --schedule 5 --transform {shlex.quote(text)}')
     assert said.startswith('cfg_sweep: ') and OF_TRANSFORMS[text] in said and '\n' not in said
+
+def remarks(err): return [line for line in err.splitlines() if line.startswith('cfg_sweep: ')]
+
+@pytest.mark.parametrize('asked, words', [
+    ("--prompt 'an astronaut riding a horse'", 'riding (nearest: ring), horse (nearest: torus)'),
+    ('--size 128', 'was trained at 64 x 64 pixels'),
+    ("--prompt 'a purpel cone' --size 96", 'purpel (nearest: purple)')])
+def test_a_dry_run_remarks_what_the_run_does(asked, words, typed):
+    "On words that the model does not know, and on a size that it was not trained for"
+    line = f'cfg_sweep {asked} --schedule 3 --steps 1 --no-grid'
+    before, after = remarks(typed(f'{line} --dry-run')[1]), remarks(typed(line)[1])
+    assert sorted(before) == sorted(after) and any(words in said for said in before)
+
+@pytest.mark.parametrize('device', ['gpu', 'cuda:9', 'mps'])
+@pytest.mark.parametrize('more', ['', '--engine hosted', '--dry-run'])
+def test_a_device_that_is_not_here(device, more, typed, monkeypatch):
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    monkeypatch.setattr('torch.backends.mps.is_available', lambda: False)
+    said = typed(f'cfg_sweep --device {device} --schedule 3 --steps 1 {more}')[2]
+    assert said == f"cfg_sweep: `device` must be one of ['cpu'] here; got {device!r} (nearest: cpu)"

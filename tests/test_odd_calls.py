@@ -114,7 +114,8 @@ def calls(w):
         what_is_wrong=dict(e=SyntaxError('x'), text='x'),
         frame_shape=dict(shape=(2, 3, 4)),
         # pieces
-        Pieces=w.pieces._asdict(), is_here=dict(name='scenes'),
+        Pieces=w.pieces._asdict(), is_here=dict(name='scenes'), known_device=dict(device='cpu'),
+        text_remarks={},
         get_sd_pieces=dict(model_name='shapes-weak', device='cpu'), text_length={}, text_embeddings={},
         images_from_latents={}, image_from_latents={}, check_pieces={}, latent_size={},
         scheduler_class=dict(name='DDIMScheduler'), sampler_text={}, get_scheduler=dict(config=w.scheduler.config),

@@ -10,12 +10,13 @@ import json, sys
 from pathlib import Path
 from weakref import WeakKeyDictionary
 import torch
-from ..checks import a_pipeline, checked, kind, known_path, near, some_names
+from ..checks import a_pipeline, anything, checked, known_path, near, some_names
 from .fetching import is_full, one_line, said_of_fetching, to_fetch
 from .fetching import what_to_try
 from .pipelines import as_pipeline
 from .single_files import config_of, is_single_file, load_single_file
-from ..pieces.core import SHIPPED, best_device, get_sd_pieces, is_here, reachable
+from ..pieces.core import SHIPPED, get_sd_pieces, is_here, reachable
+from ..pieces.devices import best_device, known_device
 from ..pieces.parts import Pieces
 from ..pieces.schedulers import get_scheduler
 
@@ -128,7 +129,7 @@ def _fetched(name, kind, local):
         raise ValueError(f'`model` must be a folder or a model of the hub that diffusers loads; got '
                          f'{name!r}: {one_line(e)}{kept}') from e
 
-@checked(device=kind('a device of PyTorch', torch.device), lora=some_names)
+@checked(device=anything, lora=some_names)
 def load_pipeline(
     name:str, # A folder, a .safetensors file, or a model of the hub
     dtype:str='auto', # 'float32', 'float16', 'bfloat16', or 'auto', as in `precision_of`
@@ -141,6 +142,7 @@ def load_pipeline(
 ): # A diffusers pipeline
     "Load a pipeline by its name"
     if offload not in OFFLOADS: near('`offload`', offload, OFFLOADS)
+    known_device(device)
     kind, device = precision_of(dtype, device), device or best_device()
     try: pipe = _in_place(_found(name, kind, local, config), lora, offload, device)
     except (MemoryError, RuntimeError) as e:

@@ -144,11 +144,17 @@ def _chosen(name, val, known):
     if val not in known: near(f'`{name}`', val, known)
     return val
 
+def _device(device):
+    "Refuse a device that is not here, before anything else is imported"
+    from cf_guidance.pieces.devices import known_device
+    known_device(device)
+
 def _how_loaded(engine, dtype, device, offload, lora, compile, config=''):
     "How a model is to be loaded, where that is otherwise than usual"
     _chosen('engine', engine, ['auto', 'hosted'])
     _chosen('dtype', dtype, ['auto', 'float32', 'float16', 'bfloat16'])
     _chosen('offload', offload, ['none', 'model', 'sequential'])
+    if device: _device(device)
     loras = parse_values(lora, words='whole') if lora else []
     said = dict(engine=engine, dtype=dtype, device=device or None, offload=offload, lora=loras,
                 compile=compile, config=config or None)

@@ -96,7 +96,7 @@ class _Network:
     "A network with what prepares its images, and its texts"
     def __init__(self, place, about, texts=True):
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
-        from cf_guidance.pieces.core import best_device
+        from cf_guidance.pieces.devices import best_device
         if not Path(place).is_dir(): say_size(place, about)
         with _Quiet():
             self.prepare = _loaded(AutoImageProcessor, place)

@@ -69,7 +69,7 @@ def _failed(score, e):
 @functools.lru_cache(maxsize=1)
 def _model(score):
     "The network of a score, loaded once"
-    from cf_guidance.pieces.core import best_device
+    from cf_guidance.pieces.devices import best_device
     known = _PREFERENCES[score]
     say_size(known.hub, known.size)
     cls = getattr(import_module(f'imscore.{known.home}.model'), known.cls)

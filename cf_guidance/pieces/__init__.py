@@ -11,8 +11,9 @@ from ..rooms import lazy
 # %% ../../nbs/pieces/00_pieces.ipynb #a5548942
 __getattr__, __dir__, __all__ = lazy(__name__,
     parts='Pieces check_pieces latent_size',
-    core='BUILT_IN WEAK FLOW SHIPPED MODELS best_device is_here get_sd_pieces',
-    texts='text_length text_embeddings',
+    devices='best_device known_device',
+    core='BUILT_IN WEAK FLOW SHIPPED MODELS is_here get_sd_pieces',
+    texts='text_length text_remarks text_embeddings',
     decoding='images_from_latents image_from_latents',
     schedulers='SAMPLERS REFUSED scheduler_class sampler_text get_scheduler scalings',
     inputs='''

@@ -16,7 +16,8 @@ from PIL import Image
 from tqdm.auto import tqdm
 from ..checks import a_count, a_flag, a_function, a_model, kind, list_of, look_at, made_of
 from ..checks import known_path, renamed, whole
-from ..pieces.inputs import check_image, count_tokens
+from ..pieces.inputs import Embedded, check_image, count_tokens
+from ..pieces.texts import text_remarks
 from ..pieces.core import SHIPPED, get_sd_pieces, images_from_latents
 from ..pieces.schedulers import get_scheduler
 from ..sampling.course import begin_again
@@ -205,11 +206,38 @@ def _said_of_steps(self:Plan):
     waves, rows = _some(len(self.waves), 'wave'), _some(self.batch_size, 'row')
     return f'{images} of {self._which_steps()}, in {waves}, {rows} at a time.'
 
+def _told(sets):
+    "Of what runs say has no effect, what all of them say, and what is of guidance"
+    guided = {w for w in set.union(*sets) if w.startswith('guidance')}
+    return sorted(set.intersection(*sets) | guided)
+
+@patch
+def _by_negative(self:Plan):
+    "For each negative prompt what has no effect, a set for each run"
+    by = {}
+    for i, said in self.scripts.items():
+        by.setdefault(self.runs[i].negative_prompt, []).append(set(unheard_of(self.runs[i], said)))
+    return by.values()
+
+@patch
+def _unheard(self:Plan):
+    "What has no effect in any run of one negative prompt, or in guidance at all"
+    return list(dict.fromkeys(words for sets in self._by_negative() for words in _told(sets)))
+
+@patch
+def _remarks(self:Plan):
+    "The remarks on the prompts, before any of them is read"
+    texts = all_texts([self.runs[i] for i in self.scripts], self.course.steps)
+    plain = [text for text in texts if not isinstance(text, Embedded)]
+    return [*self._unheard(), *(text_remarks(plain, self.pieces) if plain else [])]
+
 @patch
 def explain(self:Plan,
     timed:bool=True, # Time one batch
 )->str:
-    "Say in words what the runs cost"
+    "Say in words what the runs cost; makes the remarks on the prompts that `images` would make"
+    for words in self._remarks() if self.waves else ():
+        (self.warn or partial(warnings.warn, stacklevel=3))(words)
     said = [self._said_of_steps(), said_of_calls(self.alone, self.most),
             *said_of_failed(self.failed)]
     if timed and self.waves: said.append(f'About {duration(self.seconds())}.')
@@ -263,24 +291,6 @@ def _walk(self:Plan, wave, bar):
         self.made, self.done = made + wave.made, done + wave.alone
         self.batch_size = wave.most
         show_calls(bar, self)
-
-def _told(sets):
-    "Of what runs say has no effect, what all of them say, and what is of guidance"
-    guided = {w for w in set.union(*sets) if w.startswith('guidance')}
-    return sorted(set.intersection(*sets) | guided)
-
-@patch
-def _by_negative(self:Plan):
-    "For each negative prompt what has no effect, a set for each run"
-    by = {}
-    for i, said in self.scripts.items():
-        by.setdefault(self.runs[i].negative_prompt, []).append(set(unheard_of(self.runs[i], said)))
-    return by.values()
-
-@patch
-def _unheard(self:Plan):
-    "What has no effect in any run of one negative prompt, or in guidance at all"
-    return list(dict.fromkeys(words for sets in self._by_negative() for words in _told(sets)))
 
 @patch
 def texts(self:Plan)->dict: # Embedding of each text, (tokens, dim)
