@@ -106,3 +106,35 @@ def test_a_device_that_is_not_here(device, more, typed, monkeypatch):
     monkeypatch.setattr('torch.backends.mps.is_available', lambda: False)
     said = typed(f'cfg_sweep --device {device} --schedule 3 --steps 1 {more}')[2]
     assert said == f"cfg_sweep: `device` must be one of ['cpu'] here; got {device!r} (nearest: cpu)"
+
+# what a newcomer types, and a word of the one line that answers; None: it is done
+WISHES = {
+    "cfg_sweep --model ./sdxl --schedule 5": 'there is no such folder, and names on the hub are like owner/name',
+    'cfg_sweep --guidance_scale 1,3,5': None, "cfg_sweep --guidance_scale '[1, 3, 5]'": 'no brackets around them',
+    'cfg_sweep --guidance_scale 1 3 5': 'several values have commas between them',
+    "cfg_sweep --schedule 5 --sampler 'euler a'": None, "cfg_sweep --schedule 5 --sampler 'DPM++ 2M Karras'": None,
+    'cfg_sweep --schedule 5 --sampler euler_b': 'nearest: euler_a', 'cfg_sweep --schedule 5 --sampler ddim,euler': None,
+    'cfg_sweep --schedule 5 --negative_prompt blue': None, 'cfg_sweep --schedule off': 'no guidance is 1',
+    'cfg_sweep --schedule 5 --width 512': 'instead: --size 512x768',
+    'cfg_sweep --schedule 5 --size 100': 'must be a multiple of 16 for this model; got 100 (nearest: 96)',
+    'cfg_sweep --schedule 5 --seeds 1-3': None, 'cfg_sweep --schedule 5 -n 4': 'perhaps --negative-prompt',
+    'cfg_sweep --schedule 5 --num_images 4': '--seed 1-4 makes four images',
+    'cfg_sweep --schedule 5 --output mine': None, 'cfg_sweep --schedule 5 -o mine': 'perhaps --out',
+    'cfg_sweep --schedule 5 --fp16': 'instead: --dtype float16', 'cfg_sweep --schedule 5 --cpu': 'instead: --device cpu',
+    'cfg_sweep --schedule 5 --dtype float61': 'nearest: float16', 'cfg_sweep --schedule 5 --dtype bf16': None,
+    'cfg_sweep --schedule 5 --resume': 'the same command goes on where it stopped',
+    'cfg_sweep --schedule 5 --overwrite': 'another --out begins anew',
+    'cfg_sweep a red cone': "perhaps --prompt 'a red cone'", 'cfg_sweep help': 'perhaps --help',
+    'cfg_sweep --schedule 5 --method cfg,apg': None, 'cfg_sweep --schedule 5 --eta .5': "--call 'NAME=VALUE'",
+    'cfg_sweep --schedule 5 --lora my.safetensors': '`engine` be "hosted"',
+    'cfg_eval methods --metric verifier': None, 'cfg_eval methods --score verifyer': 'nearest: verifier',
+    'cfg_eval nowhere': '`folder` must be that of a sweep', 'cfg_eval methods --axis transform': None,
+    'cfg_explore --steps 500': '`steps` must be a whole number, 1 to 200',
+}
+
+@pytest.mark.parametrize('line', WISHES)
+def test_wishes_of_a_newcomer(line, folders, typed, monkeypatch):
+    monkeypatch.setattr('cf_guidance.pieces.devices.best_device', lambda: 'cpu')
+    out, err, said = typed(line + ' --steps 2 --no-grid'*line.startswith('cfg_sweep'))
+    if WISHES[line] is None: assert said is None and out, said
+    else: assert WISHES[line] in said and '\n' not in said and 'Traceback' not in err, said

@@ -99,8 +99,9 @@ def said_of_2022(
     unit = _unit(transform)
     ends = {**_usual_2022(unit)[0], **_asked_2022('', base)[1]}
     floor = _in_unit('min_val', cosine()(1), unit)
-    return (f"Schedules of 2022: constant {ends['max_val']:g}, and cosines from {ends['max_val']:g} to "
-            f"{ends['min_val']:g}; --schedule cosine ends at {floor:g}")
+    top, low = ends['max_val'], ends['min_val']
+    return (f'Schedules of 2022: constant {top:g}, and cosines from {top:g} to {low:g}; '
+            f'--schedule cosine ends at {floor:g}')
 
 
 # %% ../../nbs/cli/02_options.ipynb #66a1b08d
@@ -109,7 +110,7 @@ def _parts(text):
     if '||' in text: return [text]
     parts, deep = [''], 0
     for c in text:
-        deep += (c == '(') - (c == ')')
+        deep += (c in '([') - (c in ')]')
         if c == ',' and deep <= 0: parts.append('')
         else: parts[-1] += c
     return parts
@@ -138,7 +139,7 @@ def listing()->str:
     ])
 
 def _as_swept(name, make):
-    "The parameters of a schedule with the defaults that a sweep has: for `get_cos_sched` those of 2022"
+    "The parameters of a schedule by the defaults of a sweep: `get_cos_sched` has those of 2022"
     from inspect import signature
     from cf_guidance.sweeps.axes import DEFAULT_COS_PARAMS
     pars, usual = signature(make).parameters, DEFAULT_COS_PARAMS if name == 'get_cos_sched' else {}
@@ -231,7 +232,18 @@ def _known_schedules(vals):
     texts = [v for v in vals if isinstance(v, str)]
     if not texts: return
     from cf_guidance.schedules.named import checked_schedule
-    for text in texts: checked_schedule(text)
+    for text in texts:
+        _check_typed(text)
+        checked_schedule(text)
+
+def _check_typed(text):
+    "Refuse a list in brackets, and a word for no guidance"
+    if text.startswith('['):
+        raise ValueError('`schedule` must be values with commas between them and no brackets '
+                         f'around them, such as 1, 3, 7.5; got {text!r}')
+    if text.lower() in ('none', 'off', 'no'):
+        raise ValueError(f'`schedule` must be a guidance scale or a schedule; got {text!r}, and no '
+                         'guidance is 1')
 
 def _counts(steps):
     "Numbers of steps"

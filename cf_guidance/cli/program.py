@@ -27,11 +27,26 @@ def say(
 _FORMER = {'max_rows': 'batch_size'}        # options that have another name now
 
 # options as other programs call them
-_ALSO = {'guidance_scale': 'schedule', 'cfg_scale': 'schedule', 'cfg': 'schedule',
-         'guidance': 'schedule',
-         'schedules': 'schedule', 'transforms': 'transform', 'seeds': 'seed', 'samplers': 'sampler',
-         'scheduler': 'sampler', 'num_inference_steps': 'steps', 'negative': 'negative_prompt',
-         'output': 'out', 'output_dir': 'out', 'outdir': 'out'}
+_ALSO = {
+    'schedule': 'guidance_scale cfg_scale cfg guidance scale schedules',
+    'transform': 'transforms method methods rule', 'seed': 'seeds', 'sampler': 'samplers scheduler',
+    'steps': 'num_inference_steps num_steps', 'negative_prompt': 'negative',
+    'out': 'output output_dir outdir output_folder', 'model': 'checkpoint ckpt pretrained',
+    'prompts': 'prompt_file prompts_file', 'image': 'init_image img2img', 'size': 'resolution',
+    'dtype': 'precision', 'score': 'metric metrics scores'}
+_ALSO = {name: now for now, names in _ALSO.items() for name in names.split()}
+
+# options that this program has in another form, each with one that it needs for that
+_INSTEAD = {
+    'gpu cuda': ('device', '--device cuda, which is the default where there is a GPU'),
+    'cpu': ('device', '--device cpu'), 'fp16 half float16': ('dtype', '--dtype float16'),
+    'bf16 bfloat16': ('dtype', '--dtype bfloat16'), 'width height': ('size', '--size 512x768'),
+    'n num_images count number': ('seed', '--seed 1-4 makes four images'),
+    'resume continue': ('out', 'the same command goes on where it stopped'),
+    'overwrite force': ('out', 'finished images are used again, and another --out begins anew'),
+    'eta clip_skip': ('call', "--engine hosted --call 'NAME=VALUE'"),
+    'list_samplers list_schedules list_transforms list_methods': ('list', '--list')}
+_INSTEAD = {name: told for names, told in _INSTEAD.items() for name in names.split()}
 
 def _today(name, known):
     "The name that an option has in this program; one that another program has is said"
@@ -44,9 +59,11 @@ def _today(name, known):
 
 def _known_option(name, known, program):
     "End the program where there is no such option, with the nearest one"
+    if name in known: return
+    needs, instead = _INSTEAD.get(name, (None, ''))
+    if needs in known: sys.exit(f'{program}: there is no option {dashed(name)}; instead: {instead}')
     if any(k.startswith(name) for k in known): return
-    size = ['size']*(name in ('width', 'height') and 'size' in known)     # one option for both
-    close = size or difflib.get_close_matches(name, known, 1, .5)
+    close = difflib.get_close_matches(name, known, 1, .5)
     nearest = f' (nearest: {dashed(close[0])})' if close else ''
     sys.exit(f'{program}: there is no option {dashed(name)}{nearest}; --help lists all')
 
@@ -84,7 +101,10 @@ def _hint(message, known):
     _, told, words = message.partition('unrecognized arguments: ')
     if not told: return ''
     meant = _meant(words.split(), known)
+    if words in known: meant = words
     if meant: return f' (perhaps {dashed(meant)})'
+    first = ' '.join(sys.argv[1:]).startswith(words)
+    if first and 'prompt' in known: return f" (perhaps --prompt '{words}')"
     return ' (several values have commas between them, and a text with blanks quotes around it)'
 
 def _one_line(program, known):

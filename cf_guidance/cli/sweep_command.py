@@ -28,8 +28,9 @@ def _end_with(lost, count):
         sys.exit(f'cfg_sweep: {len(lost)} of {count} images failed, such as {lost[0].title}: '
                  f'{lost[0].failed}')
 
-def _report(sweep, folder, grid=True):
+def _report(sweep, folder, grid=True, told=''):
     "Draw the pages of the grid, and say what is where"
+    if told: print(told)
     lost, count = [c for c in sweep.cells if c.failed], len(sweep.cells)
     n = count - len(lost)
     _say_images(sweep, folder, n)
@@ -129,9 +130,9 @@ def cfg_sweep(
     a_count(0)('workers', workers)
     made = dict(record=record, fps=_rate(fps), workers=workers or None, ray=ray or None)
     rows = dict(batch_size=batch_size or None, exact=exact)
-    if isinstance(axes.get('schedule'), dict): print(said_of_2022(transform, base))
-    if dry_run: return _foretell(todo, out, rows)
-    _report(todo, _make(todo, out, rows, **made), not no_grid)
+    told = said_of_2022(transform, base) if isinstance(axes.get('schedule'), dict) else ''
+    if dry_run: return _foretell(todo, out, rows, told)
+    _report(todo, _make(todo, out, rows, **made), not no_grid, told)
 
 def _say_about(version):
     "Say the version, or else what there is to choose from"
@@ -144,6 +145,9 @@ def _chosen(name, val, known):
     if val not in known: near(f'`{name}`', val, known)
     return val
 
+# precisions as other programs call them
+_PRECISIONS = dict(fp16='float16', half='float16', bf16='bfloat16', fp32='float32', float='float32')
+
 def _device(device):
     "Refuse a device that is not here, before anything else is imported"
     from cf_guidance.pieces.devices import known_device
@@ -152,6 +156,7 @@ def _device(device):
 def _how_loaded(engine, dtype, device, offload, lora, compile, config=''):
     "How a model is to be loaded, where that is otherwise than usual"
     _chosen('engine', engine, ['auto', 'hosted'])
+    dtype = _PRECISIONS.get(dtype, dtype)
     _chosen('dtype', dtype, ['auto', 'float32', 'float16', 'bfloat16'])
     _chosen('offload', offload, ['none', 'model', 'sequential'])
     if device: _device(device)
@@ -179,8 +184,9 @@ def _planned(how, axes, call='', load={}, own_noise=False):
     fixed, swept = _told(call)
     return Sweep(how=how, own_noise=own_noise, call=fixed, axes=swept, load=load, **axes)
 
-def _foretell(todo, out, rows):
+def _foretell(todo, out, rows, told=''):
     "List what would be made, and say what it costs"
+    if told: print(told)
     for name in todo.names()[:60]: say(f'  {name}')
     rest = '  ...\n' if len(todo.cells) > 60 else ''
     say(f'{rest}{todo.explain(folder=out, **rows)}\nNothing made (--dry-run).')

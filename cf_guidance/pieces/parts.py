@@ -81,7 +81,8 @@ def check_pieces(
 def _multiple(name, val, unit):
     "Refuse a size that the model cannot make"
     if whole(name, val, 1, 16_384) % unit:
-        raise ValueError(f'`{name}` must be a multiple of {unit} for this model; got {val}')
+        raise ValueError(f'`{name}` must be a multiple of {unit} for this model; got {val} (nearest: '
+                         f'{max(1, round(val/unit))*unit})')
 
 def _unit(pieces):
     "Pixels of the largest block of a model, of which an image has whole ones"
