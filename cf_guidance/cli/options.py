@@ -9,15 +9,10 @@ __all__ = ['experiments', 'said_of_2022', 'listing', 'typed_axes']
 import warnings
 from pathlib import Path
 from ..checks import a_count, checked
+from .catalogue import catalogue, check_transform
 from .values import parse_params, parse_values
 
 # %% ../../nbs/cli/02_options.ipynb #c73b006a
-def _transform(name):
-    "The name of a transform that there is, also with parameters"
-    from cf_guidance.transforms.methods import transform_class
-    transform_class(name)
-    return name
-
 def _whole_params(*makers):
     "Parameters that are whole numbers wherever one of the schedules or rules has them"
     from inspect import signature
@@ -51,7 +46,7 @@ def _in_unit(name, val, unit):
 
 def _usual_2022(unit):
     "The parameters that are not said, and what is tried where nothing is"
-    from cf_guidance.sweeps.axes import DEFAULT_COS_PARAMS
+    from cf_guidance.schedules.release_2022 import DEFAULT_COS_PARAMS
     from cf_guidance.sweeps.pairs import COS_SWEEP
     usual = {k: _in_unit(k, v, unit) for k, v in DEFAULT_COS_PARAMS.items()}
     return usual, {k: [_in_unit(k, v, unit) for v in vals] for k, vals in COS_SWEEP.items()}
@@ -129,30 +124,28 @@ def _of_transforms(tried, names):
 def listing()->str:
     "Every schedule and transform by name, with its parameters and what it does"
     from cf_guidance.schedules.named import makers
-    from cf_guidance.transforms.methods import TRANSFORMS
-    from cf_guidance.transforms.core import parameters
     return '\n'.join([
         'Schedules, for --schedule:',
         *[_listed(k, f, _as_swept(k, f)) for k, f in makers().items()],
         'Transforms, for --transform:',
-        *[_listed(k, c.rule, parameters(c)) for k, c in TRANSFORMS.items()]
+        *[_shown(e.name, e.params, e.doc) for e in catalogue().values()]
     ])
 
 def _as_swept(name, make):
     "The parameters of a schedule by the defaults of a sweep: `get_cos_sched` has those of 2022"
     from inspect import signature
-    from cf_guidance.sweeps.axes import DEFAULT_COS_PARAMS
+    from cf_guidance.schedules.release_2022 import DEFAULT_COS_PARAMS
     pars, usual = signature(make).parameters, DEFAULT_COS_PARAMS if name == 'get_cos_sched' else {}
     return {k: p.replace(default=usual.get(k, p.default)) for k, p in pars.items()}
 
-def _parameter(name, p):
-    "A parameter with its default"
-    return name if p.default is p.empty else f'{name}={p.default!r}'
-
 def _listed(name, f, params):
-    "A name with its parameters, and the first line of what it does"
-    own = ', '.join(_parameter(k, p) for k, p in params.items())
-    said = (f.__doc__ or '').strip().split('\n')[0]
+    "A schedule with its parameters, and the first line of what it does"
+    defaults = {k: '' if p.default is p.empty else repr(p.default) for k, p in params.items()}
+    return _shown(name, defaults, (f.__doc__ or '').strip().split('\n')[0])
+
+def _shown(name, defaults, said):
+    "A name with its parameters, and what it does"
+    own = ', '.join(f'{k}={v}' if v else k for k, v in defaults.items())
     return f'  {name}({own})\n      {said}'
 
 def _prompts(prompt, prompts):
@@ -288,10 +281,11 @@ def typed_axes(
     "Read the axes of a `Sweep` from the words of the command line"
     scheds = _schedules(schedule)
     axes = dict(seed=_whole_numbers('seed', seed), steps=_counts(steps),
-                transform=[_transform(t) for t in _transforms(transform)])
+                transform=[check_transform(t) for t in _transforms(transform)])
     axes |= _models(model)
     axes |= _prompts(prompt, prompts) | _begun(image, strength, pos_by)
     axes |= _how_made(negative_prompt, sampler, size)
+    for text in (sweep, base): parse_params(text)             # before anything heavy is imported
     tried = _swept(parse_params(sweep, _whole_of(axes['transform'])), axes)
     if not schedule and not _of_transforms(tried, axes['transform']):
         return {**axes, **_of_2022(axes, sweep, base)}

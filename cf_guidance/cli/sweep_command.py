@@ -123,11 +123,12 @@ def cfg_sweep(
 
     Commas stand between values, and || between texts. Ranges are written 1-5, 1-10 (+3) or 0-1 [5]. A second run makes only the images that are missing."""
     if version or list: return _say_about(version)
+    a_count(0)('workers', workers), _chosen('how', how, ['grid', 'pairs', 'list'])
+    load = _how_loaded(engine, dtype, device, offload, lora, compile, config)
     axes = typed_axes(model, prompt, negative_prompt, seed, sampler, steps, size, transform,
                       schedule, sweep, base, prompts, image, strength, pos_by)
-    todo = _planned(how, axes, call, _how_loaded(engine, dtype, device, offload, lora, compile,
-                                                config), own_noise)
-    a_count(0)('workers', workers)
+    if device: _check_device(device)
+    todo = _planned(how, axes, call, load, own_noise)
     made = dict(record=record, fps=_rate(fps), workers=workers or None, ray=ray or None)
     rows = dict(batch_size=batch_size or None, exact=exact)
     told = said_of_2022(transform, base) if isinstance(axes.get('schedule'), dict) else ''
@@ -148,8 +149,8 @@ def _chosen(name, val, known):
 # precisions as other programs call them
 _PRECISIONS = dict(fp16='float16', half='float16', bf16='bfloat16', fp32='float32', float='float32')
 
-def _device(device):
-    "Refuse a device that is not here, before anything else is imported"
+def _check_device(device):
+    "Refuse a device that is not here, before more than torch is imported"
     from cf_guidance.pieces.devices import known_device
     known_device(device)
 
@@ -159,7 +160,6 @@ def _how_loaded(engine, dtype, device, offload, lora, compile, config=''):
     dtype = _PRECISIONS.get(dtype, dtype)
     _chosen('dtype', dtype, ['auto', 'float32', 'float16', 'bfloat16'])
     _chosen('offload', offload, ['none', 'model', 'sequential'])
-    if device: _device(device)
     loras = parse_values(lora, words='whole') if lora else []
     said = dict(engine=engine, dtype=dtype, device=device or None, offload=offload, lora=loras,
                 compile=compile, config=config or None)

@@ -6,14 +6,12 @@
 __all__ = ['guidance', 'transform_class', 'CURVES', 'RULES', 'TRANSFORMS', 'OWN']
 
 # %% ../../nbs/transforms/13_methods.ipynb #df777f26
-import ast
 from functools import cache
 from ..checks import near
 from . import adaptive, conditions, frequency, normalise, projection
 from . import threshold, video, weak
 from ..schedules import CURVES
-from ..schedules.core import lift
-from ..schedules.expressions import MAX_TYPED, what_is_wrong
+from ..schedules.calls import read_call
 from .core import OWN, TRANSFORMS
 from .rules import RULES
 from .signatures import options, parameters
@@ -42,44 +40,6 @@ def guidance(
     return cls({'g': known['g'].default, **schedules}, **chosen)
 
 # %% ../../nbs/transforms/13_methods.ipynb #c0715c90
-def _call_of(text):
-    "The call in a text; a `ValueError` where there is none, with the nearest name"
-    text = text.strip()
-    try: call = ast.parse(text[:MAX_TYPED + 1], mode='eval').body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as e: call = _unread(e, text)
-    named = isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
-    if not named or len(text) > MAX_TYPED: near('`transform`', text, TRANSFORMS)
-    if call.func.id not in TRANSFORMS: near('`transform`', call.func.id, TRANSFORMS)
-    return call
-
-def _unread(e, text):
-    "Refuse a text that names a transform and breaks off; `None` of any other text"
-    name = text.partition('(')[0].strip()
-    if name not in TRANSFORMS or len(text) > MAX_TYPED: return None
-    raise ValueError('`transform` must be a name, or a name with parameters such as '
-                     f'rescale(phi=.5), but {what_is_wrong(e, text)}; got {text!r:.120}') from None
-
-_WORDS = dict(true=True, false=False)
-
-def _value(node, text, name, chosen):
-    "A number or a word as it is, and anything else as a schedule"
-    if isinstance(node, ast.Constant): return node.value
-    if chosen and isinstance(node, ast.Name): return _WORDS.get(node.id.lower(), node.id)
-    text = ast.get_source_segment(text, node)
-    try: return float(text)
-    except ValueError: return lift(text, name)
-
-def _given(call, text, cls):
-    "The parameters that a call gives; an option may be a word without quotation marks"
-    text, names = text.strip(), [k.arg for k in call.keywords]
-    if call.args or None in names or 'g' in names:
-        raise ValueError('`transform` must name each of its parameters and leave `g` to the '
-                         f'schedule, such as rescale(phi=.5); got {text!r:.120}')
-    if twice := [k for k in names if names.count(k) > 1]:
-        raise ValueError(f'`transform` must give `{twice[0]}` once; got {text!r:.120}')
-    fixed = options(cls)
-    return {k.arg: _value(k.value, text, k.arg, k.arg in fixed) for k in call.keywords}
-
 def _not_twice(others, given, text):
     "Refuse a parameter that a text gives and an axis, too"
     for k in others:
@@ -87,10 +47,9 @@ def _not_twice(others, given, text):
 
 def _preset(text):
     "The class that a text stands for today"
-    call = _call_of(text)
-    given = _given(call, text, TRANSFORMS[call.func.id])
-    guidance(call.func.id, **given)                               # which checks them
-    return _with_given(TRANSFORMS[call.func.id], text, tuple(given.items()))
+    name, given = read_call(text, list(TRANSFORMS), lambda name: options(TRANSFORMS[name]))
+    guidance(name, **given)                                       # which checks them
+    return _with_given(TRANSFORMS[name], text, tuple(given.items()))
 
 @cache
 def _with_given(base, text, given):
