@@ -132,7 +132,9 @@ _MANY = 24        # names that are not listed where there is a nearest one
 def _nearest(val, known):
     "The name that is most like what came, in brackets; '' where none is"
     from difflib import get_close_matches             # which takes a while to import
-    close = get_close_matches(str(val), [str(k) for k in known], 1, .4)
+    names = [str(k) for k in known]
+    turned = [k for k in names if sorted(k) == sorted(str(val))]         # cgf for cfg
+    close = turned or get_close_matches(str(val), names, 1, .4)
     return f' (nearest: {close[0]})' if close else ''
 
 def near(

@@ -1,5 +1,5 @@
 "The commands as a newcomer types them: help, examples, wishes"
-import shlex, warnings
+import json, os, shlex, subprocess, sys, warnings
 from pathlib import Path
 import pytest
 from cf_guidance import cli
@@ -138,3 +138,57 @@ def test_wishes_of_a_newcomer(line, folders, typed, monkeypatch):
     out, err, said = typed(line + ' --steps 2 --no-grid'*line.startswith('cfg_sweep'))
     if WISHES[line] is None: assert said is None and out, said
     else: assert WISHES[line] in said and '\n' not in said and 'Traceback' not in err, said
+
+LOADED = '''
+import atexit, collections, json, sys
+def told(): print('LOADED', json.dumps(sorted(sys.modules)))
+atexit.register(told)
+if sys.argv[1:2] == ['import']: __import__(sys.argv[2])
+else:
+    from cf_guidance.cli import main
+    main()
+'''
+
+def loaded(*words, cwd):
+    "The modules that a process of its own has at its end"
+    done = subprocess.run([sys.executable, '-c', LOADED, *words], capture_output=True, text=True, cwd=cwd,
+                          env={**os.environ, 'HF_HUB_OFFLINE': '1'})
+    said, _, mods = done.stdout.rpartition('LOADED ')
+    return said + done.stderr, json.loads(mods)
+
+def of(mods, *packages): return [m for m in mods if m.split('.')[0] in packages]
+
+HEAVY = 'torch', 'numpy', 'PIL', 'diffusers', 'transformers', 'huggingface_hub', 'matplotlib', 'scipy', 'pandas', 'IPython'
+# how many modules may be loaded, a third more than there are today, and a word of the answer
+LIGHT = {
+    ('--help',): (240, 'Examples:'), ('--list',): (180, 'rescale('), ('--version',): (180, 'cfg_sweep '),
+    ('--schedule', 'cosin'): (180, 'nearest: cosine'), ('--schedule', 'cosine(9).cutof(.4)'): (180, 'nearest: cutoff'),
+    ('--transform', 'rescalee'): (180, 'nearest: rescale'), ('--transform', 'cgf'): (180, 'nearest: cfg'),
+    ('--transform', 'rescale(phi=cosin(0, 1))'): (180, 'unknown function `cosin`'),
+    ('--transform', 'apg(form=papr'): (180, 'is not closed'), ('--seed', 'ten'): (180, '`seed`: values must be numbers'),
+    ('--steps', '0'): (180, '`steps` must be a whole number'), ('--dtype', 'float61'): (180, 'nearest: float16'),
+    ('--how', 'pair'): (180, 'nearest: pairs'), ('--sweep', 'k_decay'): (180, 'parameters must be like'),
+    ('--promt', 'x'): (180, 'nearest: --prompt'),
+}
+
+@pytest.mark.parametrize('words', LIGHT, ids=' '.join)
+def test_a_quick_answer_loads_few_modules(words, tmp_path):
+    said, mods = loaded(*words, cwd=tmp_path)
+    most, answer = LIGHT[words]
+    assert answer in said and of(mods, *HEAVY) == [] and len(mods) <= most, (len(mods), said[-500:])
+
+def test_the_transforms_load_torch_alone(tmp_path):
+    _, mods = loaded('import', 'cf_guidance.transforms', cwd=tmp_path)
+    assert 'torch' in mods and of(mods, 'diffusers', 'transformers', 'matplotlib', 'scipy', 'PIL') == []
+
+def test_what_a_sweep_loads(tmp_path):
+    "Neither a dry run nor a finished rerun draws a thing, or has more of diffusers than the networks that it uses"
+    line = '--schedule', '3', '--steps', '1', '--out', 'here'
+    for more in ('--no-grid', '--dry-run', '--no-grid'):
+        said, mods = loaded(*line, more, cwd=tmp_path)
+        assert 'here' in said or 'there already' in said, said
+        assert of(mods, 'matplotlib', 'pandas', 'IPython', 'ray', 'ipywidgets') == []
+        ours, theirs = len(of(mods, 'cf_guidance')), of(mods, 'diffusers')
+        assert ours <= 140 and len(theirs) <= 170, (ours, len(theirs))
+        assert not any(m.startswith(('diffusers.pipelines.', 'diffusers.models.transformers.transformer_flux'))
+                       for m in theirs)

@@ -12,6 +12,14 @@ from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 import torch, transformers
+from .packages import on_demand
+
+# %% ../../nbs/pieces/01_components.ipynb #a54eda51
+# the networks of other pipelines, of which diffusers would import all with ours
+for _name in ('unets', 'transformers', 'autoencoders', 'controlnets'):
+    on_demand(f'diffusers.models.{_name}')
+
+# %% ../../nbs/pieces/01_components.ipynb #b00cbdb0
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer

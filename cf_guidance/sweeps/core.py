@@ -9,7 +9,7 @@ __all__ = ['Sweep', 'COS_SWEEP', 'DEFAULT_COS_PARAMS', 'cos_harness', 'minimum_p
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-import matplotlib.pyplot as plt, numpy as np
+import numpy as np
 from fastcore.basics import patch
 from ..checks import a_dict, a_flag, look_at, near, renamed
 from .axes import AXIS_ORDER, BEGUN, DEFAULT_COS_PARAMS, SAMPLED, axis_values
@@ -367,6 +367,7 @@ def grid(self:Sweep, **kwargs)->list: # The axes of each page
 @patch
 def show(self:Sweep, **kwargs):
     "Show the `pages` in a notebook, one by one"
+    import matplotlib.pyplot as plt
     from IPython.display import display
     for axes in self.pages(**kwargs):
         fig = np.ravel(axes)[0].figure

@@ -10,8 +10,6 @@ from itertools import product
 import numpy as np
 from PIL import Image
 from ..checks import checked, kind, near, whole
-from ..plots.axes_grids import axes_grid
-from ..plots.image_grids import image_grid
 
 # %% ../../nbs/sweeps/05a_pages.ipynb #e64a97d3
 def label_words(
@@ -111,6 +109,7 @@ def _labels_of(sweep, axes):
 
 def _turns(sweep, x, y, page, size, most):
     "Pages of two axes, for each value of the others"
+    from cf_guidance.plots.axes_grids import axes_grid         # which brings matplotlib
     axes, (x, y, turned) = sweep.axes, _laid_out(sweep, x, y, page)
     for turn in _labels_of(sweep, turned):
         for cols, rows in product(_cut(axes[x], most), _cut(axes[y], most)):
@@ -134,6 +133,7 @@ def _drawn_row(names, cells, blank, size):
     seen = [_seen(c) for c in cells]
     titles = [_with_reason(name, v['failed']) for name, v in zip(names, seen)]
     images = [v['image'] or blank for v in seen]
+    from cf_guidance.plots.image_grids import image_grid       # which brings matplotlib
     return image_grid(images, -(-len(cells)//5), titles, _curves(cells), 1.4*size)
 
 def _row(sweep, size, most):

@@ -14,7 +14,6 @@ from ..adapters.engine import is_pipeline
 from ..adapters.fingerprints import forget
 from .cells import Cell, fill, kept_folder
 from ..pieces.parts import Pieces
-from ..plots.image_grids import show_image
 from ..schedules.release_2022 import get_cos_sched
 from ..transforms.core import GuidanceTfm
 from ..sampling.runs import Run
@@ -121,4 +120,5 @@ def fresh(
 def _display(cells):
     "Show the images of cells in a notebook, small ones enlarged"
     from IPython.display import display
+    from cf_guidance.plots.image_grids import show_image       # which brings matplotlib
     for img in [c.image for c in cells if c.made]: display(show_image(img, max(1, 128/img.width)))
