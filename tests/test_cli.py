@@ -76,7 +76,8 @@ def test_a_mistake_in_a_schedule(text, typed):
     assert said.startswith('cfg_sweep: `schedule` must be') and MISTAKES[text] in said and '\n' not in said
 
 OF_TRANSFORMS = {
-    'rescal(phi=.5)': 'nearest: rescale', 'rescale(ph=.5)': 'nearest: phi', 'rescale(.5)': 'must name each of its parameters',
+    'rescal(phi=.5)': 'nearest: rescale', 'rescale(ph=.5)': 'nearest: phi',
+    'rescale(.5)': 'must name each of its parameters',
     'rescale(phi=cosin(0,1))': '`phi` must be arithmetic, but has the unknown function `cosin`',
     'rescale(phi=.5': 'the bracket `(` at character 8 is not closed', 'apg(form=papr)': 'nearest: paper',
     'rescale(phi=.5, phi=.6)': 'must give `phi` once',
@@ -120,7 +121,8 @@ WISHES = {
     'cfg_sweep --schedule 5 --seeds 1-3': None, 'cfg_sweep --schedule 5 -n 4': 'perhaps --negative-prompt',
     'cfg_sweep --schedule 5 --num_images 4': '--seed 1-4 makes four images',
     'cfg_sweep --schedule 5 --output mine': None, 'cfg_sweep --schedule 5 -o mine': 'perhaps --out',
-    'cfg_sweep --schedule 5 --fp16': 'instead: --dtype float16', 'cfg_sweep --schedule 5 --cpu': 'instead: --device cpu',
+    'cfg_sweep --schedule 5 --fp16': 'instead: --dtype float16',
+    'cfg_sweep --schedule 5 --cpu': 'instead: --device cpu',
     'cfg_sweep --schedule 5 --dtype float61': 'nearest: float16', 'cfg_sweep --schedule 5 --dtype bf16': None,
     'cfg_sweep --schedule 5 --resume': 'the same command goes on where it stopped',
     'cfg_sweep --schedule 5 --overwrite': 'another --out begins anew',
@@ -158,14 +160,15 @@ def loaded(*words, cwd):
 
 def of(mods, *packages): return [m for m in mods if m.split('.')[0] in packages]
 
-HEAVY = 'torch', 'numpy', 'PIL', 'diffusers', 'transformers', 'huggingface_hub', 'matplotlib', 'scipy', 'pandas', 'IPython'
+HEAVY = 'torch', 'numpy', 'PIL', 'diffusers', 'transformers', 'huggingface_hub', 'matplotlib', 'scipy', 'pandas'
 # how many modules may be loaded, a third more than there are today, and a word of the answer
 LIGHT = {
     ('--help',): (240, 'Examples:'), ('--list',): (180, 'rescale('), ('--version',): (180, 'cfg_sweep '),
     ('--schedule', 'cosin'): (180, 'nearest: cosine'), ('--schedule', 'cosine(9).cutof(.4)'): (180, 'nearest: cutoff'),
     ('--transform', 'rescalee'): (180, 'nearest: rescale'), ('--transform', 'cgf'): (180, 'nearest: cfg'),
     ('--transform', 'rescale(phi=cosin(0, 1))'): (180, 'unknown function `cosin`'),
-    ('--transform', 'apg(form=papr'): (180, 'is not closed'), ('--seed', 'ten'): (180, '`seed`: values must be numbers'),
+    ('--transform', 'apg(form=papr'): (180, 'is not closed'),
+    ('--seed', 'ten'): (180, '`seed`: values must be numbers'),
     ('--steps', '0'): (180, '`steps` must be a whole number'), ('--dtype', 'float61'): (180, 'nearest: float16'),
     ('--how', 'pair'): (180, 'nearest: pairs'), ('--sweep', 'k_decay'): (180, 'parameters must be like'),
     ('--promt', 'x'): (180, 'nearest: --prompt'),

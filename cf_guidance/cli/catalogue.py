@@ -47,8 +47,9 @@ def _weaker_of(cls, functions, classes):
         if isinstance(n, ast.FunctionDef) and n.name == 'weaker': return n
         if isinstance(n, ast.Assign) and getattr(n.targets[0], 'id', '') == 'weaker':
             return functions[n.value.args[0].id]
-    bases = [classes[b.id] for b in cls.bases if isinstance(b, ast.Name) and _rule_of(classes[b.id])]
-    return _weaker_of(bases[0], functions, classes) if bases else None
+    bases = [classes[b.id] for b in cls.bases if isinstance(b, ast.Name)]
+    base = next(filter(_rule_of, bases), None)
+    return _weaker_of(base, functions, classes) if base else None
 
 _GIVEN = {'u', 't', 'weak', 'step', 'state', 'self'}      # what a step gives to a rule
 
@@ -57,8 +58,9 @@ def _params_of(f):
     args = [*f.args.args, *f.args.kwonlyargs]
     spare = len(f.args.args) - len(f.args.defaults)
     defaults = [None]*spare + f.args.defaults + f.args.kw_defaults
-    return {a.arg: ('' if d is None else ast.unparse(d), ast.unparse(a.annotation) if a.annotation else '')
-            for a, d in zip(args, defaults) if a.arg not in _GIVEN}
+    text = lambda node: '' if node is None else ast.unparse(node)
+    return {a.arg: (text(d), text(a.annotation)) for a, d in zip(args, defaults)
+            if a.arg not in _GIVEN}
 
 def _is_word(annotation): return annotation in ('bool', 'str') or annotation.startswith('Literal[')
 

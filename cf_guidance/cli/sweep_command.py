@@ -38,7 +38,7 @@ def _report(sweep, folder, grid=True, told=''):
     _end_with(lost, count)
 
 # %% ../../nbs/cli/05_sweep_command.ipynb #ca2a1140
-@command({
+_GROUPS = {
     'What is made': 'model prompt prompts negative_prompt size image strength',
     'How it is sampled': 'seed own_noise steps sampler pos_by exact batch_size',
     'What is swept': 'schedule transform sweep base how',
@@ -46,7 +46,9 @@ def _report(sweep, folder, grid=True, told=''):
     'How a model is loaded and run': 'engine call config dtype device offload lora compile '
                                      'workers ray',
     'Before you start': 'dry_run list version',
-}, {
+}
+
+_EXAMPLES = {
     'cfg_sweep': "The ten schedules of 2022 on the built-in model",
     "cfg_sweep --prompt 'a red cone || a blue torus' --schedule 1,3,7.5 --seed 1-4":
         'Two prompts, three guidance scales, four seeds: 24 images',
@@ -56,7 +58,9 @@ def _report(sweep, folder, grid=True, told=''):
         'Three ways of guidance, in a folder of their own',
     "cfg_sweep --model path/to/model --schedule 3-9 --sampler 'ddim,DPM++ 2M'":
         'Your own model, from a folder: seven scales with two samplers',
-})
+}
+
+@command(_GROUPS, _EXAMPLES)
 def cfg_sweep(
     # The built-in model, scenes; or a folder, a .safetensors file or a hub name of any diffusers
     # pipeline; several with commas

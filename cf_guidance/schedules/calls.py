@@ -21,7 +21,8 @@ def _unread(e, text, known):
 def _call_of(text, known):
     "The call in a text; a `ValueError` where there is none, with the nearest name"
     try: call = ast.parse(text[:MAX_TYPED + 1], mode='eval').body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as e: call = _unread(e, text, known)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
+        call = _unread(e, text, known)
     named = isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
     if not named or len(text) > MAX_TYPED: near('`transform`', text, known)
     if call.func.id not in known: near('`transform`', call.func.id, known)
@@ -56,5 +57,5 @@ def read_call(
     text = text.strip()
     call = _call_of(text, list(known))
     _check_names(call, text)
-    words = words_of(call.func.id)
-    return call.func.id, {k.arg: _value(k.value, text, k.arg, k.arg in words) for k in call.keywords}
+    name, words = call.func.id, words_of(call.func.id)
+    return name, {k.arg: _value(k.value, text, k.arg, k.arg in words) for k in call.keywords}

@@ -131,7 +131,8 @@ def _bracket(e, text):
     "What is wrong with a bracket; '' where it is something else"
     said, n = str(e.msg), e.offset or 1
     if 'never closed' in said: return f'the bracket `{text[n - 1]}` at character {n} is not closed'
-    return f'the bracket `{text[n - 1]}` at character {n} closes none' if 'unmatched' in said else ''
+    if 'unmatched' in said: return f'the bracket `{text[n - 1]}` at character {n} closes none'
+    return ''
 
 @checked()
 def what_is_wrong(
