@@ -127,17 +127,25 @@ def cfg_sweep(
 
     Commas stand between values, and || between texts. Ranges are written 1-5, 1-10 (+3) or 0-1 [5]. A second run makes only the images that are missing."""
     if version or list: return _say_about(version)
-    a_count(0)('workers', workers), _chosen('how', how, ['grid', 'pairs', 'list'])
+    _check_typed(workers, how)
     load = _how_loaded(engine, dtype, device, offload, lora, compile, config)
     axes = typed_axes(model, prompt, negative_prompt, seed, sampler, steps, size, transform,
                       schedule, sweep, base, prompts, image, strength, pos_by)
-    if device: _check_device(device)
     todo = _planned(how, axes, call, load, own_noise)
     made = dict(record=record, fps=_rate(fps), workers=workers or None, ray=ray or None)
     rows = dict(batch_size=batch_size or None, exact=exact)
-    told = said_of_2022(transform, base) if isinstance(axes.get('schedule'), dict) else ''
+    told = _of_2022(axes, transform, base)
     if dry_run: return _foretell(todo, out, rows, told)
     _report(todo, _make(todo, out, rows, **made), not no_grid, told)
+
+def _check_typed(workers, how):
+    "Refuse what needs no other option to be wrong"
+    a_count(0)('workers', workers)
+    _chosen('how', how, ['grid', 'pairs', 'list'])
+
+def _of_2022(axes, transform, base):
+    "What there is to say of the schedules of 2022, where these are made"
+    return said_of_2022(transform, base) if isinstance(axes.get('schedule'), dict) else ''
 
 def _say_about(version):
     "Say the version, or else what there is to choose from"
@@ -184,6 +192,7 @@ def _told(call):
 
 def _planned(how, axes, call='', load={}, own_noise=False):
     "The sweep; its room is imported when all that was typed is known to be right"
+    if 'device' in load: _check_device(load['device'])
     from cf_guidance.sweeps.core import Sweep
     fixed, swept = _told(call)
     return Sweep(how=how, own_noise=own_noise, call=fixed, axes=swept, load=load, **axes)
