@@ -64,5 +64,5 @@ def save(self:Host,
 def __repr__(self:Host):
     how = {'halves': 'one doubled batch', 'calls': 'two calls', None: 'not called yet'}[self.two]
     return (
-        f'Host({self.name}: {how}, {self.calls} steps guided, '
+        f'Host({self.name}: {how}, {self.calls} steps, '
         f'{self.made} network calls made, {self.saved} saved)')
