@@ -132,9 +132,8 @@ def cfg_sweep(
     axes = typed_axes(model, prompt, negative_prompt, seed, sampler, steps, size, transform,
                       schedule, sweep, base, prompts, image, strength, pos_by)
     todo = _planned(how, axes, call, load, own_noise)
-    made = dict(record=record, fps=_rate(fps), workers=workers or None, ray=ray or None)
-    rows = dict(batch_size=batch_size or None, exact=exact)
-    told = _of_2022(axes, transform, base)
+    made = dict(record=record, fps=_rate(fps), **_workers(workers, ray))
+    rows, told = _rows(batch_size, exact), _of_2022(axes, transform, base)
     if dry_run: return _foretell(todo, out, rows, told)
     _report(todo, _make(todo, out, rows, **made), not no_grid, told)
 
@@ -178,6 +177,14 @@ def _how_loaded(engine, dtype, device, offload, lora, compile, config=''):
     usual = dict(engine='auto', dtype='auto', device=None, offload='none', lora=[], compile=False,
                  config=None)
     return {k: v for k, v in said.items() if v != usual[k]}
+
+def _workers(workers, ray):
+    "What makes the images, where that is not this process"
+    return dict(workers=workers or None, ray=ray or None)
+
+def _rows(batch_size, exact):
+    "How many rows the network gets at a time"
+    return dict(batch_size=batch_size or None, exact=exact)
 
 def _rate(fps):
     "Frames a second of a clip; `None` where nothing is said"
