@@ -83,8 +83,8 @@ def _elsewhere(name):
 @checked()
 def is_here(
     name:str, # Name of a model, as in `get_sd_pieces`
-)->bool:
-    "Whether a model is in the package, a folder, or fetched before; nothing is asked of a server"
+)->bool: # True if it is
+    "Check whether a model is in the package, a folder or the cache, without asking a server"
     if name in SHIPPED: return True
     if _elsewhere(name): return False
     try: return Path(name).expanduser().is_dir() or _is_fetched(name)
@@ -99,7 +99,7 @@ def _not_there(name, why):
 def reachable(
     name:str, # Name of a model on the hub, such as 'owner/name'
 )->str: # The same name
-    "Refuse what neither hub nor cache has; asked once, since each piece would retry for long"
+    "Check once that the hub or the cache has a model, since each piece would retry for long"
     if not _HUB.fullmatch(name): raise _not_there(name, 'names on the hub are like owner/name')
     try: hf_hub_download(name, 'model_index.json')
     except (OSError, ValueError) as e:
@@ -188,15 +188,15 @@ def _networks(places, vae_name, dtype, device):
 def get_sd_pieces(
     model_name:str=BUILT_IN, # The built-in model, another of `SHIPPED`, a folder, or a hub name
     dtype:torch.dtype=torch.float32, # Precision of the networks
-    # 'ema' or 'mse': a VAE trained for longer, from the hub; `None`: the model's own; 'auto': 'ema'
-    # for hub models, as in 2022
+    # 'ema' or 'mse' for a VAE trained for longer, from the hub; `None` for the model's own; 'auto'
+    # for 'ema' with hub models, as in 2022
     better_vae='auto',
-    device:str=None, # 'cuda', 'mps' or 'cpu'; the best there is by default
-    # A sampler, as in `get_scheduler`; by default the one that the model's `world.json` names, else
-    # LMS, as in 2022
+    device:str=None, # 'cuda', 'mps' or 'cpu'; the best one here by default
+    # Sampler, as in `get_scheduler`; by default the one in the model's `world.json`, or LMS, as in
+    # 2022
     scheduler=None,
 )->Pieces: # tokenizer, text_encoder, vae, unet, scheduler
-    "Load the pieces of a Stable Diffusion pipeline; weights are safetensors, nothing is unpickled"
+    "Load the pieces of a Stable Diffusion pipeline from safetensors, without unpickling anything"
     if scheduler is not None: get_scheduler(scheduler)             # a name that is not known
     _precision(dtype)
     device, places = known_device(device), _places(model_name)
