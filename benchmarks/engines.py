@@ -68,9 +68,9 @@ def measure(name, what, scheds, n, rounds):
     "One row: five ways in turn, `rounds` times"
     pipe, net, call = larger(name)
     text = {} if 'prompt_embeds' in call else {'prompt': 'a red circle'}
-    def sweep(exact=False):
+    def sweep():
         s = Sweep(pipe, schedule=[list(map(float, v)) for v in scheds], steps=n, seed=1, call=call, **text)
-        return s.run(progress=False, exact=exact)
+        return s.run(progress=False)
     def draw(): return pipe(**call, **text, **scale, num_inference_steps=n, generator=torch.Generator().manual_seed(1))
     def each(f): return [np.asarray(f(v), int) for v in scheds]
     def by_guided(v):

@@ -56,7 +56,9 @@ def _count_held(pipe, name, how):
     "How many weights a LoRA holds, by diffusers' names"
     said = pipe.lora_state_dict(name, **how)
     names = said[0] if isinstance(said, tuple) else said
-    return sum('lora' in k and 'alpha' not in k for k in names)
+    return sum(map(_is_weight, names))
+
+def _is_weight(name): return 'lora' in name and 'alpha' not in name
 
 def _arrived(pipe, adapter):
     "The weights of an adapter in the networks of a pipeline, by name"
