@@ -83,7 +83,9 @@ def test_too_big(hub, error, monkeypatch):
     lost = [c.failed for c in sweep.cells if c.failed]
     assert len(lost) == 1 and 'must fit into memory: try offload=' in str(lost[0]) and 'smaller size' in str(lost[0])
 
-def test_offload_that_cannot_be(hub):
+def test_offload_that_cannot_be(hub, monkeypatch):
     "Offloading wants accelerate and a device; where it cannot be, that is one line"
+    def lacks(*args, **how): raise ImportError('accelerate is not there\nat all')
+    monkeypatch.setattr(DiffusionPipeline, 'enable_model_cpu_offload', lacks)
     with pytest.raises(ValueError, match='`offload` must be "none" here'):
         load_pipeline(str(hub.home), device='cpu', offload='model')

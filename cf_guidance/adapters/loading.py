@@ -13,8 +13,10 @@ import torch
 from ..checks import a_pipeline, anything, checked, known_path, near, some_names
 from .fetching import is_full, one_line, said_of_fetching, to_fetch
 from .fetching import what_to_try
+from .loras import add_loras, known_loras
 from .pipelines import as_pipeline
 from .single_files import config_of, is_single_file, load_single_file
+from .single_files import parts_beside
 from ..pieces.core import SHIPPED, get_sd_pieces, is_here, reachable
 from ..pieces.devices import best_device, known_device
 from ..pieces.parts import Pieces
@@ -82,22 +84,6 @@ def precision_of(
     if kind == 'cpu': return torch.float32
     return torch.bfloat16 if kind == 'cuda' and torch.cuda.is_bf16_supported() else torch.float16
 
-def _lora(text):
-    "Name and weight of a LoRA, written as NAME or NAME:weight"
-    name, _, weight = text.rpartition(':')
-    try: return (name, float(weight)) if name else (text, 1.)
-    except ValueError: return text, 1.           # a colon in a path
-
-def _with_loras(pipe, loras):
-    "Load LoRAs into a pipeline, each with its weight"
-    said = [_lora(text) for text in loras]
-    for k, (name, _) in enumerate(said):
-        try: pipe.load_lora_weights(name, adapter_name=f'lora_{k}')
-        except Exception as e:
-            raise ValueError(f'`lora` must be a LoRA that fits {type(pipe).__name__}, as a file, a '
-                             f'folder or on the hub; got {name!r}: {e}') from e
-    if said: pipe.set_adapters([f'lora_{k}' for k in range(len(said))], [w for _, w in said])
-
 def _offloaded(pipe, offload, device):
     "A pipeline on its device, as a whole, or each part when it is needed"
     if offload == 'none': return pipe.to(device)
@@ -111,8 +97,12 @@ def _offloaded(pipe, offload, device):
 
 def _foretell(name):
     "Print the size of a model of the hub before the download"
-    parts = [k for k, v in _said(_index(name), name).items() if isinstance(v, list) and v[0]]
-    if words := said_of_fetching(name, to_fetch(name, parts)): print(words, file=sys.stderr)
+    said = _said(_index(name), name)
+    _say_fetched(name, [k for k, v in said.items() if isinstance(v, list) and v[0]])
+
+def _say_fetched(name, parts):
+    "Print the size of these parts of a model of the hub"
+    if words := said_of_fetching(name, to_fetch(name, list(parts))): print(words, file=sys.stderr)
 
 def _fetched(name, kind, local):
     "The pipeline, as diffusers loads it; an interrupted download goes on where it stopped"
@@ -144,14 +134,15 @@ def load_pipeline(
     if offload not in OFFLOADS: near('`offload`', offload, OFFLOADS)
     known_device(device)
     kind, device = precision_of(dtype, device), device or best_device()
-    try: pipe = _in_place(_found(name, kind, local, config), lora, offload, device)
+    loras = known_loras(lora)
+    try: pipe = _in_place(_found(name, kind, local, config), lora, local, offload, device)
     except (MemoryError, RuntimeError) as e:
         if not is_full(e): raise
         raise ValueError(
             f'`model` must fit into memory; {name!r} does not: {what_to_try(e)}') from e
     if compile: _compile(pipe)
     _LOADED[pipe] = dict(name=_whole_name(name), dtype=dtype, device=device, offload=offload,
-                         lora=tuple(f'{_whole_name(k)}:{w}' for k, w in map(_lora, lora)),
+                         lora=tuple(f'{_whole_name(k)}:{w}' for k, w in loras),
                          compile=compile, local=local, config=config and _whole_name(config))
     return pipe
 
@@ -180,12 +171,14 @@ def _found(name, kind, local, config):
 def _of_file(name, kind, local, config):
     "The pipeline in a single file"
     config, path = config_of(name, config), str(known_path('model', name))
-    layout = layout_of(name, config)
-    return load_single_file(path, config, layout, kind, local or is_here(config))
+    layout, local = layout_of(name, config), local or is_here(config)
+    beside = parts_beside(path, _said(_index(config, 'config'), config))
+    if not local: _say_fetched(config, beside)
+    return load_single_file(path, config, layout, kind, local, beside)
 
-def _in_place(pipe, lora, offload, device):
+def _in_place(pipe, lora, local, offload, device):
     "A pipeline with its LoRAs, where it is to run"
-    _with_loras(pipe, lora)
+    add_loras(pipe, lora, local)
     return _offloaded(pipe, offload, device)
 
 def _compile(pipe):

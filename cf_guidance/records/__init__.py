@@ -17,7 +17,8 @@ __getattr__, __dir__, __all__ = lazy(__name__,
     infotext='PROGRAMS SAMPLER_NAMES DPM_NAMES export_schedule to_infotext',
     files='remove_abandoned write_whole',
     chunks='KEY RECORD PART MOST_NOTED note_rows',
-    clips='IN_A_ROW MAX_FRAMES FPS MAX_FPS strip_of frame_size frames_in clip_file write_clip',
+    clips='IN_A_ROW MAX_FRAMES MAX_PIXELS FPS MAX_FPS strip_of frame_size frames_in clip_file '
+          'write_clip',
     thumbnails='''
         THUMBNAIL is_large thumbnail_file write_thumbnail renew_thumbnail old_thumbnails''',
     recipes='CALLED recipe what_counts uncalled image_id',
