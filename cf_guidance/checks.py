@@ -314,11 +314,12 @@ def _check_of(p, own):
     if p.kind is p.VAR_KEYWORD: return None
     return own or NAMED.get(p.name) or _kind_by(p.annotation)
 
+def _of_kinds(sig, *kinds): return [k for k, p in sig.parameters.items() if p.kind in kinds]
+
 def _by_place(sig):
     "The parameters that a call may give by place, and the one that takes the rest of them, if any"
-    kinds = {k: p.kind for k, p in sig.parameters.items()}
-    order = [k for k, kind in kinds.items() if kind in (_P.POSITIONAL_ONLY, _P.POSITIONAL_OR_KEYWORD)]
-    return order, next((k for k, kind in kinds.items() if kind is _P.VAR_POSITIONAL), None)
+    star = _of_kinds(sig, _P.VAR_POSITIONAL)
+    return _of_kinds(sig, _P.POSITIONAL_ONLY, _P.POSITIONAL_OR_KEYWORD), star[0] if star else None
 
 def _named(args, kwargs, order, star):
     "The arguments of a call by the names of their parameters; `Signature.bind` takes far longer"
@@ -328,26 +329,33 @@ def _named(args, kwargs, order, star):
 
 _P, _NONE = inspect.Parameter, (None, None)
 
+def _wanted(f, sig, own):
+    "The check and the default of each parameter that has a check"
+    if odd := {*own} - {*sig.parameters}:
+        raise ValueError(f'{f.__name__} has no parameter {odd}')
+    checks = [(p, _check_of(p, own.get(k))) for k, p in sig.parameters.items()]
+    return {p.name: (check, p.default) for p, check in checks if check}
+
+def _with_checks(f, own):
+    "A function that checks its arguments"
+    sig = inspect.signature(f)
+    wanted, (order, star) = _wanted(f, sig, own), _by_place(sig)
+    @functools.wraps(f)
+    def call(*args, **kwargs):
+        for k, v in _named(args, kwargs, order, star):
+            check, default = wanted.get(k, _NONE)
+            if check and v is not default: check(k, v)
+        return f(*args, **kwargs)                        # Python says what is missing
+    return call
+
 def checked(
     **own # Checks of parameters whose name and annotation do not give one, by name
 ): # A decorator
     "Check the arguments of a function or a class before it runs"
     def of(f):
-        if isinstance(f, type):
-            f.__init__ = of(f.__init__)
-            return f
-        sig = inspect.signature(f)
-        checks = {k: _check_of(p, own.get(k)) for k, p in sig.parameters.items()}
-        if odd := {*own} - {*checks}: raise ValueError(f'{f.__name__} has no parameter {odd}')
-        wanted = {k: (check, sig.parameters[k].default) for k, check in checks.items() if check}
-        order, star = _by_place(sig)
-        @functools.wraps(f)
-        def call(*args, **kwargs):
-            for k, v in _named(args, kwargs, order, star):
-                check, default = wanted.get(k, _NONE)
-                if check and v is not default: check(k, v)
-            return f(*args, **kwargs)                        # Python says what is missing
-        return call
+        if not isinstance(f, type): return _with_checks(f, own)
+        f.__init__ = _with_checks(f.__init__, own)
+        return f
     return of
 
 # %% ../nbs/00_checks.ipynb #7e1f0c22
