@@ -101,7 +101,7 @@ def every_arm()->list: # Names, for `read_arms`
     known = [k for k, make in makers().items() if _needs_nothing(make)]
     return [k for k in dict.fromkeys([*known, *TRANSFORMS]) if k not in _PLAIN]
 
-# %% ../../nbs/evaluation/08_race_arms.ipynb #0f8c96d1
+# %% ../../nbs/evaluation/08_race_arms.ipynb #d60730e4
 @checked(name=a_word, ranks=a_flag)
 @dataclass(frozen=True, eq=False)
 class RaceCell:
@@ -112,7 +112,8 @@ class RaceCell:
     steps:int # Number of steps, 1 or more
     ranks:bool=True # Whether what happens here decides
 
-def _listed(x): return [*x] if isinstance(x, (list, tuple)) else [x]
+# pieces are a tuple, too
+def _listed(x): return [*x] if type(x) in (list, tuple, range) else [x]
 
 def _model_name(model):
     "What a model is called in a race"

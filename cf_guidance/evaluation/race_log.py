@@ -98,7 +98,7 @@ def find_log(
     if path.is_file(): return RaceLog(folder, _theirs(path))
     raise ValueError(f'`folder` must be that of a race, with a race.json; got {str(folder)!r:.200}')
 
-# %% ../../nbs/evaluation/08d_race_log.ipynb #542dc29f
+# %% ../../nbs/evaluation/08d_race_log.ipynb #db48e6a8
 def _by_job(rows, path):
     "The rows of a phase as a table of scores"
     table = {}
@@ -133,6 +133,22 @@ def write(self:RaceLog,
 ):
     "Write the scores of a phase"
     _written(self.folder/f'{phase}.csv', _csv(_HEADS, [[*map(_cell_text, r)] for r in rows]))
+
+@patch
+def rows(self:RaceLog,
+    phase:str, # As in `table`
+)->list: # Dicts of cell, arm, setting, prompt, noise, score and file
+    "Read the rows of a phase"
+    path = self.folder/f'{phase}.csv'
+    read = _lines(path, _HEADS) if path.is_file() else ()
+    return [{**r, 'setting': int(r['setting']), 'noise': int(r['noise']),
+             'score': _number(r['score'], path)} for r in read]
+
+@patch
+def phases(self:RaceLog)->list: # Names
+    "Name the phases that are at their end"
+    rounds = [f'round-{i + 1}' for i in range(len(self.plan.rounds))]
+    return [k for k in ('constants', *rounds, 'report') if (self.folder/f'{k}.csv').is_file()]
 
 @patch
 def diversity(self:RaceLog)->dict: # For each (cell, arm, setting) the figure of each prompt
