@@ -12,7 +12,7 @@ from .help_pages import command
 from .program import call_typed, say
 from .values import parse_params, parse_values
 
-# %% ../../nbs/cli/08_race_command.ipynb #218474b4
+# %% ../../nbs/cli/08_race_command.ipynb #04c34749
 @command({
     'What races': 'arms score budget margin constants',
     'Where it races': 'model sampler stress steps size negative_prompt',
@@ -64,7 +64,7 @@ def cfg_race(
     dtype:str='auto', # float32, float16, bfloat16; auto chooses by the device
     device:str='', # cuda, mps or cpu; by default the best there is
     lora:str='', # LoRAs for a pipeline, as NAME or NAME:weight, with ||
-    batch_size:int=0, # Rows that the network is given at a time; by default by the size of the images
+    batch_size:int=0, # Rows that the network is given at a time; by default by the images' size
     workers:int=0, # Number of Ray workers; by default none
     ray:str='', # Address of a Ray cluster, such as auto
     dry_run:bool=False, # Say how many images the race makes, and make none
@@ -82,15 +82,15 @@ def cfg_race(
                 features='' if features == 'none' else features)
     _run(_arms(arms), prompts, cells, dry_run, how)
 
-# %% ../../nbs/cli/08_race_command.ipynb #5b3467ae
+# %% ../../nbs/cli/08_race_command.ipynb #c81a0b63
 def _checked(budget, margin, constants, noises, batch_size, workers, ray):
     "Numbers, looked at before anything heavy is imported"
     for name, val in dict(batch_size=batch_size, workers=workers).items(): a_count(0)(name, val)
     try: scales = parse_values(constants)
     except ValueError as e: raise ValueError(f'`constants`: {e}') from None
-    return dict(budget=positive('budget', budget), margin=positive('margin', margin), constants=scales,
-                noises=a_count()('noises', noises), batch_size=batch_size or None,
-                workers=workers or None, ray=ray or None)
+    return dict(budget=positive('budget', budget), margin=positive('margin', margin),
+                constants=scales, noises=a_count()('noises', noises),
+                batch_size=batch_size or None, workers=workers or None, ray=ray or None)
 
 _OUTER = re.compile(r'(?:[^,(]|\((?:[^()]|\([^()]*\))*\))+')      # commas in brackets part nothing
 
@@ -119,11 +119,12 @@ def _call(text):
 def _load(engine, config, dtype, device, lora):
     "How a model is loaded, where that is otherwise than usual"
     loras = parse_values(lora, words='whole') if lora else []
-    said = dict(engine=engine, config=config or None, dtype=dtype, device=device or None, lora=loras)
+    said = dict(engine=engine, config=config or None, dtype=dtype, device=device or None,
+                lora=loras)
     usual = dict(engine='auto', config=None, dtype='auto', device=None, lora=[])
     return {k: v for k, v in said.items() if v != usual[k]}
 
-# %% ../../nbs/cli/08_race_command.ipynb #4add8496
+# %% ../../nbs/cli/08_race_command.ipynb #3682ffc0
 def _own_prompts(model, part):
     "The prompts of a built-in model"
     if model.startswith('scenes'):
@@ -151,7 +152,7 @@ def _say_arms():
 
 def _say_again(out):
     "Read a race again, and look at its images"
-    from cf_guidance.evaluation.race import check_images
+    from cf_guidance.evaluation.racing import check_images
     from cf_guidance.evaluation.race_log import race_text, read_race
     text = race_text(read_race(out))
     say(f'{text}\n{check_images(out):,} images are those of the log, which adds up.')
@@ -161,11 +162,13 @@ def _counts(plan, arms, cells, scales):
     from cf_guidance.evaluation.race_arms import SETTINGS
     ranks, seen, said = sum(c.ranks for c in cells), 0, []
     n = plan.rounds[0][1]
-    said.append(f'constants: {scales*len(cells)*n:,} images of {scales} scales in {len(cells)} cells')
-    said.append(f'calibration: about {5*plan.calibration*(arms + 1)*ranks:,} runs that keep no image')
+    said.append(f'constants: {scales*len(cells)*n:,} images of {scales} scales, in {len(cells)} '
+                f'cell{"s"*(len(cells) > 1)}')
+    runs = 5*plan.calibration*(arms + 1)*ranks
+    said.append(f'calibration: about {runs:,} runs that keep no image')
     for i, (keep, n) in enumerate(plan.rounds, 1):
-        said.append(f'round {i}: {SETTINGS*ranks*(arms + 1)*(n - seen):,} images of {arms} arms, of which '
-                    f'{keep} stay')
+        made = SETTINGS*ranks*(arms + 1)*(n - seen)
+        said.append(f'round {i}: {made:,} images of {arms} arms, of which {keep} stay')
         arms, seen = keep, n
     total = SETTINGS*len(cells)*(arms + 1)*plan.report*plan.noises
     return [*said, f'report: {total:,} images of {arms} arms on {plan.report} prompts']
@@ -183,11 +186,12 @@ def _run(arms, prompts, axes, dry_run, how):
     from cf_guidance.evaluation.race_arms import race_cells
     cells = race_cells(**axes)
     if dry_run: return _foretell(arms, prompts, cells, how)
-    from cf_guidance.evaluation.race import race
+    from cf_guidance.evaluation.racing import race
     from cf_guidance.evaluation.race_log import race_text
     try: found = race(arms, prompts, cells, **how)
     except KeyboardInterrupt as e:
-        sys.exit(f'cfg_race: stopped{e and ""}; the same command goes on from {how["folder"]}')
+        why = f' ({e})' if f'{e}' else ''
+        sys.exit(f'cfg_race: stopped{why}; the same command goes on from {how["folder"]}')
     say(f'{race_text(found)}\n\nThe log: {found.folder.absolute()}')
 
 def main_race():

@@ -37,9 +37,10 @@ __getattr__, __dir__, __all__ = lazy(__name__,
     compared_scores='Held Compared compare_scores compared_text method_diversity',
     equal_push='folder_pushes nearest_constants compare_at_one_push',
     score_report='plot_forest plot_quality score_html',
-    race_arms='Arm read_arms every_arm RaceCell race_cells read_prompt_sets pairs_of RacePlan race_plan',
+    race_arms='''
+        Arm read_arms every_arm RaceCell race_cells read_prompt_sets pairs_of RacePlan race_plan''',
     calibration='push_of matched_factors Calibrated calibrate settings_of',
     race_rule='best_scale Standing standings survivors',
-    race_report='Reading read_at RaceReport race_report race_report_text',
+    race_verdicts='Reading read_at RaceReport race_report race_report_text',
     race_log='RaceLog Race read_race race_text',
-    race='race check_images')
+    racing='race check_images')

@@ -6,15 +6,15 @@
 __all__ = ['BASE', 'SETTINGS', 'Arm', 'read_arms', 'every_arm', 'RaceCell', 'race_cells', 'read_prompt_sets', 'pairs_of',
            'RacePlan', 'race_plan']
 
-# %% ../../nbs/evaluation/08_race_arms.ipynb #e0c1ce4a
+# %% ../../nbs/evaluation/08_race_arms.ipynb #2a09b51e
 import hashlib, math
 from dataclasses import dataclass
-from ..checks import a_count, a_dict, a_flag, a_list, a_text, a_word, any_of, checked, list_of
-from ..checks import near, number, positive, some_names, whole
+from ..checks import a_count, a_dict, a_flag, a_list, a_text, a_word, any_of, checked
+from ..checks import list_of, number, positive, whole
 from .statistics import fewest_groups
 from ..pieces.core import BUILT_IN
 from ..pieces.schedulers import get_scheduler
-from ..schedules.core import Schedule, lift
+from ..schedules.core import lift
 from ..schedules.named import makers
 from ..sweeps.axes import transform_of, usual_g
 from ..sweeps.engines import check_model
@@ -101,7 +101,7 @@ def every_arm()->list: # Names, for `read_arms`
     known = [k for k, make in makers().items() if _needs_nothing(make)]
     return [k for k in dict.fromkeys([*known, *TRANSFORMS]) if k not in _PLAIN]
 
-# %% ../../nbs/evaluation/08_race_arms.ipynb #d60730e4
+# %% ../../nbs/evaluation/08_race_arms.ipynb #7d90e611
 @checked(name=a_word, ranks=a_flag)
 @dataclass(frozen=True, eq=False)
 class RaceCell:
@@ -147,8 +147,8 @@ def race_cells(
     _known(models, [*samplers, *odd], steps)
     found = [_cell(m, s, n, s in samplers) for m in models for n in steps
              for s in [*samplers, *(s for s in odd if s not in samplers)]]
-    if not any(c.ranks for c in found): raise ValueError('`sampler` must have one to rank by; got none')
-    return found
+    if any(c.ranks for c in found): return found
+    raise ValueError('`sampler` must have one to rank by; got none')
 
 # %% ../../nbs/evaluation/08_race_arms.ipynb #1afc46fc
 def _lot(prompt): return hashlib.sha256(f'lot {prompt}'.encode()).digest()
@@ -184,9 +184,9 @@ def pairs_of(
     "Pair prompts with their noises: all prompts with the first, then with the second"
     return [(prompts[i % len(prompts)], i//len(prompts) + 1) for i in range(n)]
 
-# %% ../../nbs/evaluation/08_race_arms.ipynb #02cc67e1
+# %% ../../nbs/evaluation/08_race_arms.ipynb #dd4f1678
 SETTINGS = 3                    # strengths of each arm
-_ROUNDS = (1/2, 40), (1/4, 80), (1/10, 160)       # the share of the arms that stays, and the pairs seen
+_ROUNDS = (1/2, 40), (1/4, 80), (1/10, 160)       # share of the arms that stays, pairs seen
 _REPORT, _CALIBRATION, _FEWEST = 200, 24, 3
 
 @checked(rounds=list_of(a_list), report=a_count(), noises=a_count(), calibration=a_count())

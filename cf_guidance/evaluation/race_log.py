@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RaceLog', 'open_log', 'find_log', 'Race', 'walk', 'write_verdicts', 'read_race', 'race_text']
 
-# %% ../../nbs/evaluation/08d_race_log.ipynb #21bf0be2
+# %% ../../nbs/evaluation/08d_race_log.ipynb #aa0f8a99
 import csv, io, json, math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,11 +14,11 @@ from fastcore.basics import patch
 from ..checks import a_dict, a_list, checked, dict_with, known_path, made_of
 from .calibration import CURVE, OUT, Calibrated
 from .race_arms import BASE, SETTINGS, RacePlan, pairs_of
-from .race_report import RaceReport, race_report, race_report_text
+from .race_verdicts import RaceReport, race_report, race_report_text
 from .race_rule import LADDER, best_scale, merged, standings, survivors
 from ..records.files import write_whole
 
-# %% ../../nbs/evaluation/08d_race_log.ipynb #5d87ca96
+# %% ../../nbs/evaluation/08d_race_log.ipynb #2f7970fb
 _HEADS = 'cell', 'arm', 'setting', 'prompt', 'noise', 'score', 'image'
 _VARIED = 'cell', 'arm', 'setting', 'prompt', 'vendi'
 
@@ -34,14 +34,16 @@ def _lines(path, heads):
     "The rows of a CSV as dicts"
     with open(path, encoding='utf-8', newline='') as f: rows = list(csv.DictReader(f))
     if not rows or {*heads} <= {*rows[0]}: return rows
-    raise ValueError(f'`folder` must have the columns {list(heads)} in {path.name}; got {[*rows[0]]}')
+    raise ValueError(f'`folder` must have the columns {list(heads)} in {path.name}; got '
+                     f'{[*rows[0]]}')
 
 def _cell_text(val): return '' if val is None else repr(val) if isinstance(val, float) else val
 
 def _number(text, path):
     "The number in a cell of a table, `None` where there is none"
     try: return float(text) if text else None
-    except ValueError: raise ValueError(f'`folder` must have numbers in {path.name}; got {text!r}') from None
+    except ValueError:
+        raise ValueError(f'`folder` must have numbers in {path.name}; got {text!r}') from None
 
 def _plain(info): return json.loads(json.dumps(info, allow_nan=False))
 
@@ -59,11 +61,12 @@ class RaceLog:
     ranks = property(lambda self: [c['name'] for c in self.info['cells'] if c['ranks']])
     every = property(lambda self: [c['name'] for c in self.info['cells']])
 
-# %% ../../nbs/evaluation/08d_race_log.ipynb #877d3e82
+# %% ../../nbs/evaluation/08d_race_log.ipynb #ee62544f
 def _theirs(path):
     "What is asked for in a folder"
     try: return json.loads(path.read_text())
-    except ValueError as e: raise ValueError(f'`folder` must have a {path.name} that can be read; {e}') from e
+    except ValueError as e:
+        raise ValueError(f'`folder` must have a {path.name} that can be read; {e}') from e
 
 def _differ(ours, theirs):
     "What two races differ in"
@@ -71,8 +74,8 @@ def _differ(ours, theirs):
 
 def _check_same(folder, ours, theirs):
     if not (differ := _differ(ours, theirs)): return
-    raise ValueError(f'`folder` must be that of this race; {str(folder)!r} belongs to another, which '
-                     f'differs in {", ".join(differ)}')
+    raise ValueError(f'`folder` must be that of this race; {str(folder)!r} belongs to another, '
+                     f'which differs in {", ".join(differ)}')
 
 def open_log(
     folder, # The folder of the race, which need not be there
@@ -98,7 +101,7 @@ def find_log(
     if path.is_file(): return RaceLog(folder, _theirs(path))
     raise ValueError(f'`folder` must be that of a race, with a race.json; got {str(folder)!r:.200}')
 
-# %% ../../nbs/evaluation/08d_race_log.ipynb #db48e6a8
+# %% ../../nbs/evaluation/08d_race_log.ipynb #0efc91b1
 def _by_job(rows, path):
     "The rows of a phase as a table of scores"
     table = {}
@@ -112,8 +115,8 @@ def _as_asked(table, jobs, name):
     want = {k: {*pairs} for k, pairs in jobs.items()}
     have = {k: {*v} for k, v in table.items()}
     if odd := [k for k in {**want, **have} if want.get(k) != have.get(k)]:
-        raise ValueError(f'`folder` must have in {name} a row for each image that was asked for, and '
-                         f'no other; {len(odd)} entries differ, such as {odd[0]}')
+        raise ValueError(f'`folder` must have in {name} a row for each image that was asked for, '
+                         f'and no other; {len(odd)} entries differ, such as {odd[0]}')
     return table
 
 @patch
@@ -168,12 +171,13 @@ def write_diversity(self:RaceLog,
     rows = [[*key, p, repr(float(v))] for key, vals in found.items() for p, v in vals.items()]
     _written(self.folder/'diversity.csv', _csv(_VARIED, rows))
 
-# %% ../../nbs/evaluation/08d_race_log.ipynb #3953ff76
+# %% ../../nbs/evaluation/08d_race_log.ipynb #f413c804
 def _line(text):
     "A line of the calibration, `None` where it is torn"
     try: said = json.loads(text)
     except ValueError: return None
-    return Calibrated(**{**said, 'factors': tuple(said['factors']), 'pushes': tuple(said['pushes'])})
+    lists = {k: tuple(said[k]) for k in ('factors', 'pushes')}
+    return Calibrated(**{**said, **lists})
 
 @patch
 def calibrated(self:RaceLog)->dict: # A `Calibrated` by (cell, arm)
@@ -216,7 +220,7 @@ def _as_base(ladder, best, scales):
     "The scores of the best constants, as those of the baseline"
     return {(c, BASE, 1): ladder[c, LADDER, scales.index(g)] for c, g in best.items()}
 
-# %% ../../nbs/evaluation/08d_race_log.ipynb #5d0438e8
+# %% ../../nbs/evaluation/08d_race_log.ipynb #df24517b
 @checked(constants=a_dict, calibrated=a_dict, rounds=a_list, report=made_of(RaceReport))
 @dataclass(frozen=True)
 class Race:
@@ -273,23 +277,28 @@ class _Walk:
         made = [self.calibration(cell, a, curve=kind_of(a)) for a in arms]
         left = [c.arm for c in made if c.kind != OUT]
         if left or not made: return left
-        raise ValueError(f'`cells` must be ones that an arm can run; none can in {cell}: {made[0].why}')
+        raise ValueError('`cells` must be ones that an arm can run; none can in '
+                         f'{cell}: {made[0].why}')
 
-# %% ../../nbs/evaluation/08d_race_log.ipynb #ab1e545e
+# %% ../../nbs/evaluation/08d_race_log.ipynb #6fa76fdc
+_NO_CONSTANT = '`cells` must be ones that make constants; an image could not be made'
+
 def _told_apart(ladder, name):
     "Refuse a score that says the same of everything"
     vals = [v for scores in ladder.values() for v in scores.values()]
-    if None in vals: raise ValueError('`cells` must be ones that make constants; an image could not be made')
-    if not np.isfinite(vals).all(): raise ValueError(f'`score` {name!r} must be finite; got {vals[0]!r}')
+    if None in vals: raise ValueError(_NO_CONSTANT)
+    if not np.isfinite(vals).all(): raise ValueError(f'`score` {name!r} must be finite; got NaN')
     if len({*vals}) > 1: return
-    raise ValueError(f'`score` {name!r} must tell images apart; got {vals[0]:g} for all {len(vals)}')
+    raise ValueError(f'`score` {name!r} must tell images apart; got {vals[0]:g} for all '
+                     f'{len(vals)}')
 
 def _calibrate_base(walk, best, cells):
     "Settings of the best constant in each cell"
     for c in cells:
         made = walk.calibration(c, BASE, scale=best[c])
-        if made.kind == OUT: raise ValueError(f'`cells` must be ones that an arm can run; in {c} not even '
-                                              f'a constant can: {made.why}')
+        if made.kind == OUT:
+            raise ValueError(f'`cells` must be ones that an arm can run; in {c} not even a '
+                             f'constant can: {made.why}')
 
 def _begun(walk):
     "The constants, and the arms that every cell can run"
@@ -317,16 +326,18 @@ def _seen(table, log, n):
     pairs = pairs_of(log.info['choosing'], n)
     return {k: {p: v[p] for p in pairs} for k, v in table.items() if all(p in v for p in pairs)}
 
+_NO_ARM = '`arms` must have one whose images can be made; all have failed'
+
 def _rounds(walk, base, arms):
     "All rounds"
     found, tables = [], [base]
     for i in range(len(walk.log.plan.rounds)):
         found.append(_round(walk, arms, i, tables))
         arms = found[-1]['kept']
-        if not arms: raise ValueError('`arms` must have one whose images can be made; all have failed')
+        if not arms: raise ValueError(_NO_ARM)
     return found
 
-# %% ../../nbs/evaluation/08d_race_log.ipynb #c00d10aa
+# %% ../../nbs/evaluation/08d_race_log.ipynb #a1c0ac3b
 def _looked_at(walk, best, arms):
     "The cells under stress that can run all that are left"
     found = []
@@ -349,9 +360,9 @@ def _varied(walk, jobs):
 def _whole(table, arms):
     "The arms whose images could all be made, and what is to be said of the others"
     lost = {k[1] for k, v in table.items() if None in v.values()}
-    if BASE in lost: raise ValueError('`cells` must be ones that make constants; an image could not be made')
-    return {a: s for a, s in arms.items() if a not in lost}, [f'{a}: an image could not be made'
-                                                             for a in arms if a in lost]
+    if BASE in lost: raise ValueError(_NO_CONSTANT)
+    said = [f'{a}: an image could not be made' for a in arms if a in lost]
+    return {a: s for a, s in arms.items() if a not in lost}, said
 
 def _reported(walk, best, last):
     "The report of the arms that are left"
@@ -363,7 +374,7 @@ def _reported(walk, best, last):
     table = walk.scores('report', jobs)
     varied = _varied(walk, jobs)
     left, notes = _whole(table, arms)
-    if not left: raise ValueError('`arms` must have one whose images can be made; all have failed')
+    if not left: raise ValueError(_NO_ARM)
     said = race_report(table, varied, left, log.ranks, stress, log.info['margin'],
                        log.info['higher'], log.info['score'])
     said.notes.extend(notes)
@@ -383,7 +394,7 @@ def walk(
     said = _reported(way, best, rounds[-1])
     return Race(log.folder, log.info, best, way.known, rounds, said, way.images)
 
-# %% ../../nbs/evaluation/08d_race_log.ipynb #63bb551f
+# %% ../../nbs/evaluation/08d_race_log.ipynb #c0cec9b7
 def _round_data(r): return {**r, 'standings': [*map(asdict, r['standings'])]}
 
 def _effect(report, arm):
@@ -429,9 +440,9 @@ def read_race(
     if not path.is_file(): _missing(log, path.name)
     race, theirs = walk(log), _theirs(path)
     odd = [k for k, v in _verdict_data(race).items() if not _same(v, theirs.get(k))]
-    if odd: raise ValueError(f'`folder` must have verdicts that follow from its rows; {", ".join(odd)} '
-                             f'do not in {str(log.folder)!r}')
-    return race
+    if not odd: return race
+    raise ValueError('`folder` must have verdicts that follow from its rows; '
+                     f'{", ".join(odd)} do not in {str(log.folder)!r}')
 
 @checked()
 def race_text(

@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['LADDER', 'merged', 'best_scale', 'Standing', 'standings', 'survivors']
 
-# %% ../../nbs/evaluation/08b_race_rule.ipynb #ab88d27d
+# %% ../../nbs/evaluation/08b_race_rule.ipynb #217d2e87
 import math
 from dataclasses import dataclass
 import numpy as np
 from ..checks import a_count, a_dict, a_number, a_text, a_word, checked, kind, list_of
-from ..checks import or_none, some_numbers
+from ..checks import made_of, or_none, some_numbers
 from .race_arms import BASE, SETTINGS
 from .statistics import groups_of
 
-# %% ../../nbs/evaluation/08b_race_rule.ipynb #b32cfbf9
+# %% ../../nbs/evaluation/08b_race_rule.ipynb #41bd9e80
 LADDER = 'constants'            # an arm whose settings are constant scales, the lowest first
 
 _TABLE = kind('a dict from (cell, arm, setting) to scores', lambda val: val and all(
@@ -44,10 +44,10 @@ def best_scale(
 )->float: # The lowest of those that are best
     "Choose the best constant of a cell"
     sign = 1 if higher else -1
-    means = [sign*np.mean([*_scores(table, (cell, LADDER, i)).values()]) for i in range(len(scales))]
-    return float(scales[int(np.argmax(means))])
+    held = [_scores(table, (cell, LADDER, i)) for i in range(len(scales))]
+    return float(scales[int(np.argmax([sign*np.mean([*v.values()]) for v in held]))])
 
-# %% ../../nbs/evaluation/08b_race_rule.ipynb #5e7bf705
+# %% ../../nbs/evaluation/08b_race_rule.ipynb #1cf91680
 @checked(arm=a_word, error=or_none(a_number), setting=or_none(a_count(0)), n=a_count(0), why=a_text)
 @dataclass(frozen=True)
 class Standing:
@@ -79,8 +79,6 @@ def _differences(table, arm, cells, pairs, curve):
     best = int(np.argmax([d.mean() for d in each]))
     return each[best], best
 
-def _worse_way(diffs, higher): return diffs if higher else -diffs
-
 def _error(diffs, prompts):
     "Standard error of a mean, over prompts"
     means = np.array([diffs[g].mean() for g in groups_of(prompts, len(diffs))])
@@ -92,7 +90,8 @@ def _standing(table, arm, cells, curve, higher):
     diffs, setting = _differences(signed, arm, cells, pairs, curve)
     if np.isnan(diffs).any():
         return Standing(arm, 0., None, setting, len(pairs), 'an image could not be made')
-    return Standing(arm, float(diffs.mean()), _error(diffs, [p for p, _ in pairs]), setting, len(pairs))
+    error = _error(diffs, [p for p, _ in pairs])
+    return Standing(arm, float(diffs.mean()), error, setting, len(pairs))
 
 def _turned(table):
     "A table in which more is better"
@@ -111,7 +110,7 @@ def standings(
     found = [_standing(table, a, cells, curve, higher) for a, curve in arms.items()]
     return sorted(found, key=lambda s: (bool(s.why), -s.effect))
 
-@checked(found=list_of(kind('a `Standing`', lambda val: isinstance(val.arm, str)), 1), keep=a_count())
+@checked(found=list_of(made_of(Standing), 1), keep=a_count())
 def survivors(
     found:list, # From `standings`
     keep:int, # How many stay, 1 or more

@@ -47,8 +47,9 @@ def read_at(
     below, above = order[j - 1], order[j]
     return Reading(_between(below, above, (target - vals[below])/(vals[above] - vals[below]), n))
 
-# %% ../../nbs/evaluation/08c_race_report.ipynb #09bd056f
-@checked(pooled=made_of(Compared), cells=a_dict, reads=a_dict, everywhere=a_dict, words=a_dict, notes=a_list)
+# %% ../../nbs/evaluation/08c_race_report.ipynb #8464d959
+@checked(pooled=made_of(Compared), cells=a_dict, reads=a_dict, everywhere=a_dict, words=a_dict,
+         notes=a_list)
 @dataclass(frozen=True)
 class RaceReport:
     "What is known of the arms that are left"
@@ -93,7 +94,7 @@ def _compared(scores, name, margin, higher, rng):
     res = compare_scores(_rows(scores), 'score', 'arm', BASE, margin, higher=higher, rng=rng)
     return replace(res, score=name)
 
-# %% ../../nbs/evaluation/08c_race_report.ipynb #0427022b
+# %% ../../nbs/evaluation/08c_race_report.ipynb #3f7acb03
 def _one_way(helds):
     "The largest p where all effects have one sign, or 1"
     signs = {np.sign(h.verdict.effect.value) for h in helds}
@@ -126,7 +127,8 @@ def _all_scores(table, reads, cells, arms):
     "The scores of each arm in each cell"
     return {c: {a: _read(table, c, a, reads[c, a]) for a in (BASE, *arms)} for c in cells}
 
-@checked(table=a_dict, diversity=a_dict, arms=a_dict, cells=_NAMES, stress=list_of(a_text), rng=a_rng)
+@checked(table=a_dict, diversity=a_dict, arms=a_dict, cells=_NAMES, stress=list_of(a_text),
+         rng=a_rng)
 def race_report(
     table:dict, # Scores on the prompts to report on, by (cell, arm, setting)
     diversity:dict, # For the same keys the diversity of each prompt; empty where nothing is known
@@ -163,8 +165,8 @@ def race_report_text(
     report:RaceReport, # From `race_report`
 )->str:
     "Write the report of a race as a table for a terminal"
-    heads = ['arm', f'better than the {BASE} by', 'p (max-T)', 'p everywhere', 'verdict', 'each cell']
-    if not report.pooled.higher: heads[1] = f'above the {BASE} by'
+    way = 'better than' if report.pooled.higher else 'above'
+    heads = ['arm', f'{way} the {BASE} by', 'p (max-T)', 'p everywhere', 'verdict', 'each cell']
     rows = [heads, *(_line(report, a) for a in report.words)]
     wide = [max(map(len, column)) for column in zip(*rows)]
     lines = ['  '.join(c.ljust(n) for c, n in zip(r, wide)).rstrip() for r in rows]

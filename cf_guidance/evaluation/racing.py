@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['race', 'check_images']
 
-# %% ../../nbs/evaluation/08e_race.ipynb #a034471a
-import math
+# %% ../../nbs/evaluation/08e_race.ipynb #d22f880f
+import json, math
 from dataclasses import asdict, replace
 from functools import partial
 import numpy as np
@@ -24,7 +24,7 @@ from .race_rule import LADDER
 from .score_file import read_scores
 from .scored_folders import folder_features, score_folder
 from .scores import Score, as_uint8
-from ..pieces.core import BUILT_IN
+from ..pieces.core import BUILT_IN, SHIPPED
 from ..records.image_files import read_recipe
 from ..sampling.runs import Run
 from ..sampling.settings import Settings
@@ -36,7 +36,7 @@ from ..sweeps.engines import engine_of
 from ..transforms.core import GuidanceTfm
 from ..worlds.judging import world_of
 
-# %% ../../nbs/evaluation/08e_race.ipynb #5379cc98
+# %% ../../nbs/evaluation/08e_race.ipynb #e2db6284
 _STRENGTHS = 2/3, 1., 3/2         # of the displacement of the best constant
 _PLAIN = Arm(BASE, GuidanceTfm({'g': 2.}))         # of which a constant is a multiple, about 1
 
@@ -88,8 +88,8 @@ class _Maker:
         if cell.file is None: return None, ''
         val = vals.get(cell.file.name, math.nan)
         if math.isfinite(val): return val, cell.file.relative_to(folder).as_posix()
-        raise ValueError(f'`score` {self.score.name!r} must give a finite number for each image; got '
-                         f'{val} for {cell.file.name}')
+        raise ValueError(f'`score` {self.score.name!r} must give a finite number for each image; '
+                         f'got {val} for {cell.file.name}')
 
 def _check_constants(phase, cells):
     "Refuse cells that cannot even make constants"
@@ -98,7 +98,7 @@ def _check_constants(phase, cells):
     (cell, *_), why = next(iter(lost.items()))
     raise ValueError(f'`cells` must be ones that an arm can run; {cell} makes no constant: {why}')
 
-# %% ../../nbs/evaluation/08e_race.ipynb #9c1abfe5
+# %% ../../nbs/evaluation/08e_race.ipynb #32dc4118
 def _where(maker):
     "Prompts and seeds that measure a strength"
     log = maker.log
@@ -118,7 +118,8 @@ def _calibrated(maker, cell, arm, known, scale=None, curve=None):
     "The settings of an arm in a cell"
     engine, where = maker.engines[cell], _where(maker)
     if arm == BASE: return _base_settings(engine, cell, scale, where)
-    return calibrate(maker.arms[arm], cell, engine, [*known[cell, BASE].pushes], curve=curve, **where)
+    targets = [*known[cell, BASE].pushes]
+    return calibrate(maker.arms[arm], cell, engine, targets, curve=curve, **where)
 
 def _features_of(maker, rows):
     "The features of the images of the report, each once"
@@ -138,18 +139,20 @@ def _diversity(maker, jobs):
 
 _Maker.calibrate, _Maker.diversity = _calibrated, _diversity
 
-# %% ../../nbs/evaluation/08e_race.ipynb #e5058c72
+# %% ../../nbs/evaluation/08e_race.ipynb #acca0f32
 def _opened(model, load):
     "A model that is given, or found by its name"
     if model is None: model = BUILT_IN
     return load_model(model, **load) if isinstance(model, str) else model
 
+def _key(cell): return cell.model if isinstance(cell.model, str) else id(cell.model)
+
 def _engines(cells, load, call, size):
     "The engine of each cell"
-    models = {id(c.model) if not isinstance(c.model, str) else c.model: c.model for c in cells}
-    opened, how = {k: _opened(m, load) for k, m in models.items()}, size_of(size) if size else {}
-    key = lambda c: c.model if isinstance(c.model, str) else id(c.model)
-    return {c.name: engine_of(opened[key(c)], Settings(c.steps, c.sampler, **how), call) for c in cells}
+    models, how = {_key(c): c.model for c in cells}, size_of(size) if size else {}
+    opened = {k: _opened(m, load) for k, m in models.items()}
+    engine = lambda c: engine_of(opened[_key(c)], Settings(c.steps, c.sampler, **how), call)
+    return {c.name: engine(c) for c in cells}
 
 def _mark(cell, engine, prompt):
     "What is known of a cell, with the fingerprint of its model"
@@ -159,40 +162,49 @@ def _mark(cell, engine, prompt):
         engine.begin()
         told = engine.recipe(run)
     except ValueError as e:
-        raise ValueError(f'`cells` must be ones that an arm can run; {cell.name} cannot: {e}') from e
-    keep = 'model', 'sampler', 'sampler_config', 'dtype'
-    return dict(name=cell.name, ranks=cell.ranks, steps=cell.steps, **{k: told[k] for k in keep})
+        raise ValueError(f'`cells` must be ones that an arm can run; {cell.name} is none: '
+                         f'{e}') from e
+    # as a text, since a config may hold infinity, which JSON has not
+    config = json.dumps(told['sampler_config'], sort_keys=True, default=str)
+    return dict(name=cell.name, ranks=cell.ranks, steps=cell.steps, sampler_config=config,
+                **{k: told[k] for k in ('model', 'sampler', 'dtype')})
 
 def _one_score(score):
     "The score of a race"
     if callable(score) and not isinstance(score, Score):
-        return Score(getattr(score, '__name__', 'score'), score, higher=getattr(score, 'higher', True))
+        name, higher = getattr(score, '__name__', 'score'), getattr(score, 'higher', True)
+        return Score(name, score, higher=higher)
     found = find_scores(score)
     if len(found) != 1: raise ValueError(f'`score` must be one; got {[s.name for s in found]}')
     if hasattr(found[0], 'look_up'):
-        raise ValueError(f'`score` must rate images; {found[0].name!r} is a table of those that there are')
+        raise ValueError(f'`score` must rate images; {found[0].name!r} is a table of some that are '
+                         'there')
     return found[0]
 
-def _speaks_of_a_world(prompts):
+def _of_a_world(engines, prompts, size):
+    "Whether built-in models draw what they can draw, at their own size"
+    names = {getattr(getattr(e, 'pieces', None), 'name', None) for e in engines.values()}
+    if size or not names <= {*SHIPPED}: return False
     try: return bool([world_of(p) for p in prompts])
     except ValueError: return False
 
 def _small(images): return thumbnail(as_uint8(images), 8)
 
-def _some_features(features, prompts):
+def _some_features(features, *drawn):
     "Features by name, or a function; those of the built-in worlds, or small images, by default"
     if not isinstance(features, str):
         return features if isinstance(features, Features) else Features(features.__name__, features)
     if features != 'auto': return find_features(features) if features else None
-    return find_features('world') if _speaks_of_a_world(prompts) else Features('thumbnail', _small)
+    return find_features('world') if _of_a_world(*drawn) else Features('thumbnail', _small)
 
 def _ladder(constants):
     "The constants to choose from"
     found = sorted(map(float, some_numbers('constants', constants)))
     if len({*found}) == len(found) > 1 and found[0] > 1: return found
-    raise ValueError(f'`constants` must be two or more, each above 1 and each once; got {constants!r}')
+    raise ValueError('`constants` must be two or more, each above 1 and each once; got '
+                     f'{constants!r}')
 
-# %% ../../nbs/evaluation/08e_race.ipynb #c914aac9
+# %% ../../nbs/evaluation/08e_race.ipynb #6a2129fe
 def _cells(cells):
     "The cells of a race"
     found = race_cells() if cells is None else list_of(made_of(RaceCell), 1)('cells', cells)
@@ -204,10 +216,11 @@ def _cells(cells):
 
 def _asked(arms, sets, marks, plan, score, margin, constants, features, **how):
     "What is asked, as plain data"
-    return dict(arms={a: f'{v.tfm!r}, stays {v.stays:g}' for a, v in arms.items()}, choosing=sets[0],
-                reporting=sets[1], cells=marks, score=score.name, higher=score.higher, plan=asdict(plan),
-                margin=positive('margin', margin), constants=constants,
-                features=features.name if features else '', **{k: repr(v) for k, v in how.items()})
+    told = {a: f'{v.tfm!r}, stays {v.stays:g}' for a, v in arms.items()}
+    return dict(arms=told, choosing=sets[0], reporting=sets[1], cells=marks, score=score.name,
+                higher=score.higher, plan=asdict(plan), margin=positive('margin', margin),
+                constants=constants, features=features.name if features else '',
+                **{k: repr(v) for k, v in how.items()})
 
 def _images_by(workers, ray):
     "What makes the images of a plan: this process, or workers of Ray"
@@ -241,10 +254,11 @@ def race(
 )->Race:
     "Race changes of guidance against the best constant, and say which are better"
     cells = _cells(cells)
-    arms, sets, score = read_arms(arms, cells[0].steps), read_prompt_sets(prompts), _one_score(score)
+    arms, sets = read_arms(arms, cells[0].steps), read_prompt_sets(prompts)
+    score = _one_score(score)
     plan = race_plan(len(arms), len(sets[1]), budget, noises)
     engines = _engines(cells, load or {}, call, size)
-    features = _some_features(features, sum(sets, []))
+    features = _some_features(features, engines, sum(sets, []), size)
     marks = [_mark(c, engines[c.name], sets[0][0]) for c in cells]
     info = _asked(arms, sets, marks, plan, score, margin, _ladder(constants), features,
                   negative_prompt=negative_prompt, size=size, call=call)
@@ -255,7 +269,7 @@ def race(
     write_verdicts(found)
     return found
 
-# %% ../../nbs/evaluation/08e_race.ipynb #a5e66b59
+# %% ../../nbs/evaluation/08e_race.ipynb #c7e50092
 def _wrong(path, row, known):
     "What does not fit between a row and its image, or ''"
     if not path.is_file(): return 'is not there'
@@ -279,6 +293,7 @@ def check_images(
         known = read_scores(log.folder/phase)
         for r in _phase_rows(log, phase):
             if why := _wrong(log.folder/phase/r['image'], r, known):
-                raise ValueError(f'`folder` must hold the images of its rows; {phase}/{r["image"]} {why}')
+                raise ValueError('`folder` must hold the images of its rows; '
+                                 f'{phase}/{r["image"]} {why}')
             count += 1
     return count
