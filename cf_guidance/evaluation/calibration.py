@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['MATCHED', 'CURVE', 'OUT', 'OWN_FACTORS', 'push_of', 'matched_factors', 'Calibrated', 'calibrate', 'settings_of']
 
-# %% ../../nbs/evaluation/08a_calibration.ipynb #6e59db66
+# %% ../../nbs/evaluation/08a_calibration.ipynb #4ea3bdf6
 import copy, math
 from dataclasses import dataclass
 import numpy as np
-from ..checks import a_count, a_flag, a_function, a_text, a_whole, a_word, checked, kind
-from ..checks import list_of, number, or_none, positive
+from ..checks import a_count, a_flag, a_function, a_number, a_text, a_whole, a_word
+from ..checks import checked, kind, list_of, number, or_none, positive
 from .displacements import Displaced, aside, displaced, displacement
 from .race_arms import Arm
 from .strength import scaled
 from ..sampling.runs import Run
 
-# %% ../../nbs/evaluation/08a_calibration.ipynb #4a0df417
+# %% ../../nbs/evaluation/08a_calibration.ipynb #f952beb1
 def _in_loop(engine, tfm, prompts, seeds, negative_prompt):
     "What our own loop notes, in one batch"
     s = engine.settings
@@ -45,12 +45,14 @@ def push_of(
     negative_prompt:str='', # What `u` is conditioned on
 )->tuple: # Displacement, and the share of the push that goes aside, both the mean over the runs
     "Measure how far a transform pushes in a model, and how much of that goes aside"
+    if len(seeds) != len(prompts):
+        raise ValueError(f'`seeds` must be one for each of {len(prompts)} prompts; got {len(seeds)}')
     note = _in_loop if hasattr(engine, 'pieces') else _by_engine
     seen = note(engine, tfm, prompts, seeds, negative_prompt)
     far, rest = [np.concatenate([f(s) for s in seen]).mean() for f in (displacement, aside)]
     return float(far), float(rest)
 
-# %% ../../nbs/evaluation/08a_calibration.ipynb #a8b598f7
+# %% ../../nbs/evaluation/08a_calibration.ipynb #0b0d0540
 class _Secant:
     "Looks for factors at which a push has a length"
     def __init__(self, push, within):
@@ -96,7 +98,8 @@ class _Secant:
                          f'{lo:.3g} to {hi:.3g}')
 
 @checked(push=a_function, targets=list_of(kind(
-    'a number above 0', lambda val: number('targets', val) > 0), 1), most=a_count())
+    'a number above 0', lambda val: number('targets', val) > 0), 1), within=list_of(a_number, 2),
+    most=a_count())
 def matched_factors(
     push, # Function from a factor to a displacement
     targets:list, # Displacements, each above 0

@@ -21,7 +21,7 @@ from ..sweeps.engines import check_model
 from ..transforms.core import GuidanceTfm
 from ..transforms.methods import TRANSFORMS
 
-# %% ../../nbs/evaluation/08_race_arms.ipynb #4b4137fa
+# %% ../../nbs/evaluation/08_race_arms.ipynb #3e8bd6ee
 BASE = 'best constant'          # what every arm is held against
 
 @checked(name=a_word, stays=number)
@@ -55,7 +55,8 @@ def _tfm(val, steps):
 
 def _arm(name, val, steps):
     if isinstance(val, Arm): return val
-    tfm = _tfm(val, steps)
+    try: tfm = _tfm(val, steps)
+    except ValueError as e: raise ValueError(f'`arms` must be ones that can be made; {e}') from e
     return Arm(name, tfm, 0. if usual_g(type(tfm)) < 1 else 1.)
 
 def _called(val): return val if isinstance(val, str) else repr(val)
@@ -101,7 +102,7 @@ def every_arm()->list: # Names, for `read_arms`
     known = [k for k, make in makers().items() if _needs_nothing(make)]
     return [k for k in dict.fromkeys([*known, *TRANSFORMS]) if k not in _PLAIN]
 
-# %% ../../nbs/evaluation/08_race_arms.ipynb #7d90e611
+# %% ../../nbs/evaluation/08_race_arms.ipynb #6cc25d2e
 @checked(name=a_word, ranks=a_flag)
 @dataclass(frozen=True, eq=False)
 class RaceCell:
@@ -124,12 +125,20 @@ def _sampler_name(sampler):
     if sampler is None: return 'own sampler'
     return sampler if isinstance(sampler, str) else type(sampler).__name__
 
-def _known(models, samplers, steps):
+def _check_sampler(name, sampler):
+    "Refuse what is no sampler"
+    try: get_scheduler(sampler)
+    except ValueError as e: raise ValueError(f'`{name}` must be samplers; {e}') from e
+
+def _known(model, sampler, steps, stress):
     "Refuse what no cell can have"
-    for m in models:
+    for name, vals in dict(model=model, sampler=sampler, steps=steps).items():
+        if not vals: raise ValueError(f'`{name}` must have a value; got none')
+    for m in model:
         if not isinstance(m, str): check_model('model', m)
-    for s in samplers:
-        if s is not None: get_scheduler(s)
+    for s in sampler:
+        if s is not None: _check_sampler('sampler', s)
+    for s in stress: _check_sampler('stress', s)
     for n in steps: whole('steps', n, 1)
 
 def _cell(model, sampler, n, ranks):
@@ -144,7 +153,7 @@ def race_cells(
 )->list: # `RaceCell`s: each model with each sampler and number of steps
     "Lay out the cells of a race"
     models, samplers, steps, odd = map(_listed, (model, sampler, steps, stress))
-    _known(models, [*samplers, *odd], steps)
+    _known(models, samplers, steps, odd)
     found = [_cell(m, s, n, s in samplers) for m in models for n in steps
              for s in [*samplers, *(s for s in odd if s not in samplers)]]
     if any(c.ranks for c in found): return found
@@ -184,10 +193,10 @@ def pairs_of(
     "Pair prompts with their noises: all prompts with the first, then with the second"
     return [(prompts[i % len(prompts)], i//len(prompts) + 1) for i in range(n)]
 
-# %% ../../nbs/evaluation/08_race_arms.ipynb #dd4f1678
+# %% ../../nbs/evaluation/08_race_arms.ipynb #b6d383eb
 SETTINGS = 3                    # strengths of each arm
 _ROUNDS = (1/2, 40), (1/4, 80), (1/10, 160)       # share of the arms that stays, pairs seen
-_REPORT, _CALIBRATION, _FEWEST = 200, 24, 3
+_REPORT, _CALIBRATION, _FEWEST, _MOST = 200, 24, 3, 1000
 
 @checked(rounds=list_of(a_list), report=a_count(), noises=a_count(), calibration=a_count())
 @dataclass(frozen=True)
@@ -228,6 +237,7 @@ def race_plan(
     noises:int=4, # Noises of each prompt that is reported on, 1 or more
 )->RacePlan:
     "Plan the rounds of a race"
+    if budget > _MOST: raise ValueError(f'`budget` must be at most {_MOST}; got {budget!r}')
     least = fewest_groups(.95)
     rounds = tuple((keep, _scaled(n, budget, least)) for keep, n in _stay(arms))
     report = min(reporting, _scaled(_REPORT, budget, least))

@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['LADDER', 'merged', 'best_scale', 'Standing', 'standings', 'survivors']
 
-# %% ../../nbs/evaluation/08b_race_rule.ipynb #217d2e87
+# %% ../../nbs/evaluation/08b_race_rule.ipynb #1953813a
 import math
 from dataclasses import dataclass
 import numpy as np
 from ..checks import a_count, a_dict, a_number, a_text, a_word, checked, kind, list_of
-from ..checks import made_of, or_none, some_numbers
+from ..checks import made_of, or_none
 from .race_arms import BASE, SETTINGS
 from .statistics import groups_of
 
-# %% ../../nbs/evaluation/08b_race_rule.ipynb #41bd9e80
+# %% ../../nbs/evaluation/08b_race_rule.ipynb #d7cad7c2
 LADDER = 'constants'            # an arm whose settings are constant scales, the lowest first
 
 _TABLE = kind('a dict from (cell, arm, setting) to scores', lambda val: val and all(
@@ -35,7 +35,7 @@ def _scores(table, key):
     if key in table and table[key]: return table[key]
     raise ValueError(f'`table` must have scores for {key}; got none')
 
-@checked(table=_TABLE, scales=some_numbers)
+@checked(table=_TABLE, scales=list_of(a_number, 1))
 def best_scale(
     table:dict, # A table that has the arm `constants`
     cell:str, # Name of a cell

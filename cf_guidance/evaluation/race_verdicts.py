@@ -94,7 +94,7 @@ def _compared(scores, name, margin, higher, rng):
     res = compare_scores(_rows(scores), 'score', 'arm', BASE, margin, higher=higher, rng=rng)
     return replace(res, score=name)
 
-# %% ../../nbs/evaluation/08c_race_report.ipynb #3f7acb03
+# %% ../../nbs/evaluation/08c_race_report.ipynb #d6516917
 def _one_way(helds):
     "The largest p where all effects have one sign, or 1"
     signs = {np.sign(h.verdict.effect.value) for h in helds}
@@ -115,6 +115,11 @@ def _beyond_words(reads, arms):
     where = {a: [c for (c, b), r in reads.items() if b == a and r.beyond] for a in arms}
     return [f'{a} is less diverse than the constant at every strength in {"; ".join(cells)}'
             for a, cells in where.items() if cells]
+
+def _all_there(table, cells, arms):
+    "Refuse a table that lacks an arm somewhere"
+    for key in [(c, a, s) for c in cells for a in (BASE, *arms) for s in range(SETTINGS)]:
+        if not table.get(key): raise ValueError(f'`table` must have scores for {key}; got none')
 
 _NAMES = list_of(a_word, 1)
 
@@ -142,6 +147,7 @@ def race_report(
 )->RaceReport:
     "Report the arms that are left"
     positive('margin', margin)
+    _all_there(table, [*cells, *stress], arms)
     every = [*cells, *stress]
     reads = _reads(diversity, arms, every)
     scores = _all_scores(table, reads, every, arms)
