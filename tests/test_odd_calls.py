@@ -80,10 +80,11 @@ def made_world(folder):
     w.mine.write_text('def shine(images, prompts): return images.amax((1, 2, 3))')
     w.table.write_text('file_name,shine\na.png,.5\n')
     where = lambda images, prompts: (1 - images[:, 0]).mean(1)@torch.arange(32.)
-    w.race = evaluation.race(['cosine', 'linear'], (['oak'], ['elm']), evaluation.race_cells(w.pieces, 'ddim', 2), where, .01,
-                             folder.parent/'race', constants=(2, 3), noises=2, features='', progress=False)
-    w.board = {('here', a, s): {('oak', k): float(s + k) for k in (1, 2)} for a in ('best constant', 'a') for s in range(3)}
-    w.steps = {('here', 'constants', s): {('oak', k): float(s + k) for k in (1, 2)} for s in range(2)}
+    here = evaluation.race_cells(w.pieces, 'ddim', 2)
+    w.race = evaluation.race(['cosine', 'linear'], (['oak'], ['elm']), here, where, .01, folder.parent/'race', constants=(2, 3), noises=2, features='', progress=False)
+    seen = lambda s: {('oak', k): float(s + k) for k in (1, 2)}
+    w.board = {('here', a, s): seen(s) for a in ('best constant', 'a') for s in range(3)}
+    w.steps = {('here', 'constants', s): seen(s) for s in range(2)}
     w.standing, w.arm = evaluation.Standing('a', .1, .1), evaluation.Arm('a', w.tfm)
     w.text_file = folder/'prompts.txt'
     w.text_file.write_text('oak\nelm\n')
@@ -366,7 +367,7 @@ EXEMPT = {
     '`rerun` calls it with a recipe that it has checked': 'rerun_hosted',
     'it takes the texts of a command line, below': 'cfg_sweep cfg_explore cfg_race',
     'they make images of a folder again; nbs/evaluation/07c_equal_push.ipynb': 'folder_pushes compare_at_one_push',
-    'it makes the images of a race, and is held to what it refuses in nbs/evaluation/08e_race.ipynb': 'race',
+    'it makes the images of a race, and is held to what it refuses in nbs/evaluation/08f_race.ipynb': 'race',
 }
 BESIDES = {('whole', 'lo'), ('whole', 'hi'), ('between', 'lo'), ('between', 'hi'),       # of a check, as above
            ('read_json', 'text'),              # it says what `json` does, for those who name the file

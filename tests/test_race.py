@@ -75,8 +75,8 @@ def test_verdicts_do_not_depend_on_the_order(tmp_path):
 def test_an_arm_that_is_the_constant(tmp_path):
     "It has the constant's images to the bit, and so is no different; its images are made once"
     pieces = get_sd_pieces('scenes-weak', device='cpu')
-    found = race({'plain': 3., 'also plain': 6.}, (CHOOSE, REPORT), race_cells(pieces, 'ddim', 3), 'verifier:share', .02,
-                 tmp_path, constants=(2, 3), noises=2, progress=False)
+    found = race({'plain': 3., 'also plain': 6.}, (CHOOSE, REPORT), race_cells(pieces, 'ddim', 3),
+                 'verifier:share', .02, tmp_path, constants=(2, 3), noises=2, progress=False)
     cell, = found.constants
     if found.constants[cell] == 3.: assert found.calibrated[cell, 'plain'].factors[1] == 1.
     for held in found.report.pooled.against.values(): assert abs(held.verdict.effect.value) < .1
@@ -98,8 +98,8 @@ def test_typed_with_a_score_of_a_file(tmp_path, monkeypatch, capsys):
     "A race by one's own function, on one's own prompts"
     (tmp_path/'my.py').write_text(SCORER)
     for name, texts in (('some', CHOOSE), ('others', REPORT)): (tmp_path/f'{name}.txt').write_text('\n'.join(texts))
-    words = ['--arms', 'cosine,apg with linear', '--model', 'scenes-weak', '--device', 'cpu', '--steps', 2, '--budget', .02,
-             '--constants', '2,5', '--noises', 2, '--choose', tmp_path/'some.txt', '--report', tmp_path/'others.txt',
+    words = ['--arms', 'cosine,apg with linear', '--model', 'scenes-weak', '--device', 'cpu', '--steps', 2,
+             '--budget', .02, '--constants', '2,5', '--noises', 2, '--choose', tmp_path/'some.txt', '--report', tmp_path/'others.txt',
              '--out', tmp_path/'out']
     flat = typed(monkeypatch, capsys, *words, '--score', f'{tmp_path}/my.py:flat', '--out', tmp_path/'flat')
     assert 'must tell images apart' in flat[1]
@@ -118,8 +118,8 @@ def pipeline_race(folder, arms=('cosine', 'apg')):
     pipe, call, _ = told('StableDiffusionXLPipeline')
     pipe.set_progress_bar_config(disable=True)
     sets = [[f'a {c} {s}' for s in ('circle', 'square', 'ring')] for c in ('red', 'blue')]
-    return quiet(race, [*arms], sets, race_cells(pipe, 'euler', 3), bright, .02, folder, constants=(2, 5), noises=2, call=call,
-                 progress=False)
+    return quiet(race, [*arms], sets, race_cells(pipe, 'euler', 3), bright, .02, folder, constants=(2, 5), noises=2,
+                 call=call, progress=False)
 
 def test_hosted(tmp_path):
     "A race in a pipeline, by a function; what it counts is what its images are"
@@ -137,7 +137,8 @@ def test_hosted_and_typed(tmp_path, monkeypatch, capsys):
     pipe, _, _ = told('StableDiffusionXLPipeline')
     quiet(pipe.save_pretrained, tmp_path/'model')
     (tmp_path/'my.py').write_text(SCORER)
-    for name in ('red', 'blue'): (tmp_path/f'{name}.txt').write_text('\n'.join(f'a {name} {s}' for s in ('ring', 'star')))
+    for name in ('red', 'blue'):
+        (tmp_path/f'{name}.txt').write_text('\n'.join(f'a {name} {s}' for s in ('ring', 'star')))
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         out, said = typed(monkeypatch, capsys, '--arms', 'cosine,rescale', '--model', tmp_path/'model', '--steps', 3,

@@ -124,7 +124,7 @@ def _load(engine, config, dtype, device, lora):
     usual = dict(engine='auto', config=None, dtype='auto', device=None, lora=[])
     return {k: v for k, v in said.items() if v != usual[k]}
 
-# %% ../../nbs/cli/08_race_command.ipynb #3682ffc0
+# %% ../../nbs/cli/08_race_command.ipynb #f1659981
 def _own_prompts(model, part):
     "The prompts of a built-in model"
     if model.startswith('scenes'):
@@ -153,25 +153,30 @@ def _say_arms():
 def _say_again(out):
     "Read a race again, and look at its images"
     from cf_guidance.evaluation.racing import check_images
-    from cf_guidance.evaluation.race_log import race_text, read_race
+    from cf_guidance.evaluation.race_walk import race_text, read_race
     text = race_text(read_race(out))
     say(f'{text}\n{check_images(out):,} images are those of the log, which adds up.')
+
+def _round_counts(plan, arms, each):
+    "The images of each round, in words"
+    said, seen = [], 0
+    for i, (keep, n) in enumerate(plan.rounds, 1):
+        made = each*(arms + 1)*(n - seen)
+        said.append(f'round {i}: {made:,} images of {arms} arms, of which {keep} stay')
+        arms, seen = keep, n
+    return said
 
 def _counts(plan, arms, cells, scales):
     "The images of each phase, in words"
     from cf_guidance.evaluation.race_arms import SETTINGS
-    ranks, seen, said = sum(c.ranks for c in cells), 0, []
-    n = plan.rounds[0][1]
-    said.append(f'constants: {scales*len(cells)*n:,} images of {scales} scales, in {len(cells)} '
-                f'cell{"s"*(len(cells) > 1)}')
-    runs = 5*plan.calibration*(arms + 1)*ranks
-    said.append(f'calibration: about {runs:,} runs that keep no image')
-    for i, (keep, n) in enumerate(plan.rounds, 1):
-        made = SETTINGS*ranks*(arms + 1)*(n - seen)
-        said.append(f'round {i}: {made:,} images of {arms} arms, of which {keep} stay')
-        arms, seen = keep, n
-    total = SETTINGS*len(cells)*(arms + 1)*plan.report*plan.noises
-    return [*said, f'report: {total:,} images of {arms} arms on {plan.report} prompts']
+    n, ranks = plan.rounds[0][1], sum(c.ranks for c in cells)
+    ladder, runs = scales*len(cells)*n, 5*plan.calibration*(arms + 1)*ranks
+    left = plan.rounds[-1][0]
+    total = SETTINGS*len(cells)*(left + 1)*plan.report*plan.noises
+    return [f'constants: {ladder:,} images of {scales} scales, in {len(cells)} cells',
+            f'calibration: about {runs:,} runs that keep no image',
+            *_round_counts(plan, arms, SETTINGS*ranks),
+            f'report: {total:,} images of {left} arms on {plan.report} prompts']
 
 def _foretell(arms, prompts, cells, how):
     "Say what a race would make"
@@ -187,7 +192,7 @@ def _run(arms, prompts, axes, dry_run, how):
     cells = race_cells(**axes)
     if dry_run: return _foretell(arms, prompts, cells, how)
     from cf_guidance.evaluation.racing import race
-    from cf_guidance.evaluation.race_log import race_text
+    from cf_guidance.evaluation.race_walk import race_text
     try: found = race(arms, prompts, cells, **how)
     except KeyboardInterrupt as e:
         why = f' ({e})' if f'{e}' else ''

@@ -42,5 +42,5 @@ __getattr__, __dir__, __all__ = lazy(__name__,
     calibration='push_of matched_factors Calibrated calibrate settings_of',
     race_rule='best_scale Standing standings survivors',
     race_verdicts='Reading read_at RaceReport race_report race_report_text',
-    race_log='RaceLog Race read_race race_text',
+    race_log='RaceLog', race_walk='Race read_race race_text',
     racing='race check_images')

@@ -16,7 +16,7 @@ from .race_arms import Arm
 from .strength import scaled
 from ..sampling.runs import Run
 
-# %% ../../nbs/evaluation/08a_calibration.ipynb #f952beb1
+# %% ../../nbs/evaluation/08a_calibration.ipynb #d384defe
 def _in_loop(engine, tfm, prompts, seeds, negative_prompt):
     "What our own loop notes, in one batch"
     s = engine.settings
@@ -46,7 +46,8 @@ def push_of(
 )->tuple: # Displacement, and the share of the push that goes aside, both the mean over the runs
     "Measure how far a transform pushes in a model, and how much of that goes aside"
     if len(seeds) != len(prompts):
-        raise ValueError(f'`seeds` must be one for each of {len(prompts)} prompts; got {len(seeds)}')
+        raise ValueError(f'`seeds` must be one for each of {len(prompts)} prompts; got '
+                         f'{len(seeds)}')
     note = _in_loop if hasattr(engine, 'pieces') else _by_engine
     seen = note(engine, tfm, prompts, seeds, negative_prompt)
     far, rest = [np.concatenate([f(s) for s in seen]).mean() for f in (displacement, aside)]

@@ -94,7 +94,7 @@ def _compared(scores, name, margin, higher, rng):
     res = compare_scores(_rows(scores), 'score', 'arm', BASE, margin, higher=higher, rng=rng)
     return replace(res, score=name)
 
-# %% ../../nbs/evaluation/08c_race_report.ipynb #d6516917
+# %% ../../nbs/evaluation/08c_race_report.ipynb #a3949ea5
 def _one_way(helds):
     "The largest p where all effects have one sign, or 1"
     signs = {np.sign(h.verdict.effect.value) for h in helds}
@@ -109,6 +109,11 @@ def _word(held, everywhere, beyond):
     if held.words not in ('better', 'worse'): return held.words
     if held.words == 'better' and beyond: return 'not settled'
     return f'{held.words} {"everywhere" if everywhere <= .05 else "on average"}'
+
+def _words(res, p, reads, cells):
+    "The verdict of each arm"
+    beyond = {a: any(reads[c, a].beyond for c in cells) for a in p}
+    return {a: _word(res.against[a], p[a], beyond[a]) for a in p}
 
 def _beyond_words(reads, arms):
     "What is to be said of arms that are less diverse"
@@ -132,6 +137,10 @@ def _all_scores(table, reads, cells, arms):
     "The scores of each arm in each cell"
     return {c: {a: _read(table, c, a, reads[c, a]) for a in (BASE, *arms)} for c in cells}
 
+def _mean_scores(scores, cells, arms):
+    "The mean over cells of the scores of each pair"
+    return {a: _mean_of([scores[c][a] for c in cells]) for a in (BASE, *arms)}
+
 @checked(table=a_dict, diversity=a_dict, arms=a_dict, cells=_NAMES, stress=list_of(a_text),
          rng=a_rng)
 def race_report(
@@ -151,12 +160,11 @@ def race_report(
     every = [*cells, *stress]
     reads = _reads(diversity, arms, every)
     scores = _all_scores(table, reads, every, arms)
-    by_cell = {c: _compared(scores[c], score, margin, higher, rng) for c in every}
-    pooled = {a: _mean_of([scores[c][a] for c in cells]) for a in (BASE, *arms)}
-    res = _compared(pooled, score, margin, higher, rng)
+    how = score, margin, higher, rng
+    by_cell = {c: _compared(scores[c], *how) for c in every}
+    res = _compared(_mean_scores(scores, cells, arms), *how)
     p = _everywhere([by_cell[c] for c in cells], arms)
-    beyond = {a: any(reads[c, a].beyond for c in cells) for a in arms}
-    words = {a: _word(res.against[a], p[a], beyond[a]) for a in arms}
+    words = _words(res, p, reads, cells)
     return RaceReport(res, by_cell, reads, p, words, _beyond_words(reads, arms))
 
 def _line(report, arm):
