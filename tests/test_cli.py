@@ -32,7 +32,7 @@ def folders(tmp_path, typed):
     "What the examples speak of: a model, two folders of images, and a function"
     (tmp_path/'path/to').mkdir(parents=True)
     (tmp_path/'path/to/model').symlink_to(MODELS/'scenes')
-    for name, text in (('some', 'a red cube'), ('others', 'a blue cone')): (tmp_path/f'{name}.txt').write_text(text)
+    for name, text in (('a', 'a red cube'), ('b', 'a blue cone')): (tmp_path/f'{name}.txt').write_text(text)
     (tmp_path/'my.py').write_text('def reward(images, prompts): return images.mean((1, 2, 3))')
     for line in ('cfg_sweep --schedule 1,7.5', 'cfg_sweep --transform cfg,apg --schedule 7.5 --out methods'):
         assert typed(f'{line} --steps 2 --no-grid')[2] is None

@@ -12,7 +12,7 @@ from .help_pages import command
 from .program import call_typed, say
 from .values import parse_params, parse_values
 
-# %% ../../nbs/cli/08_race_command.ipynb #04c34749
+# %% ../../nbs/cli/08_race_command.ipynb #8cff8e70
 @command({
     'What races': 'arms score budget margin constants',
     'Where it races': 'model sampler stress steps size negative_prompt',
@@ -26,8 +26,8 @@ from .values import parse_params, parse_values
         'Three schedules, each at three strengths',
     "cfg_race --arms 'apg,rescale(phi=.5),apg with cosine' --sampler ddim,euler":
         'Transforms, one of them with a schedule, in two cells',
-    "cfg_race --model path/to/model --choose some.txt --report others.txt --score my.py:reward":
-        'Your own model, prompts and score',
+    'cfg_race --model path/to/model --choose a.txt --report b.txt --score clip':
+        'Your own model and prompts, by another score',
     'cfg_race --sampler ddim,euler,dpm++_2m --stress lms --steps 20,50 --dry-run':
         'How many images a race in six cells makes; cells of LMS decide nothing',
 })
