@@ -81,7 +81,8 @@ def made_world(folder):
     w.table.write_text('file_name,shine\na.png,.5\n')
     where = lambda images, prompts: (1 - images[:, 0]).mean(1)@torch.arange(32.)
     here = evaluation.race_cells(w.pieces, 'ddim', 2)
-    w.race = evaluation.race(['cosine', 'linear'], (['oak'], ['elm']), here, where, .01, folder.parent/'race', constants=(2, 3), noises=2, features='', progress=False)
+    how = dict(constants=(2, 3), noises=2, features='', progress=False)
+    w.race = evaluation.race(['cosine', 'linear'], (['oak'], ['elm']), here, where, .01, folder.parent/'race', **how)
     seen = lambda s: {('oak', k): float(s + k) for k in (1, 2)}
     w.board = {('here', a, s): seen(s) for a in ('best constant', 'a') for s in range(3)}
     w.steps = {('here', 'constants', s): seen(s) for s in range(2)}

@@ -99,8 +99,8 @@ def test_typed_with_a_score_of_a_file(tmp_path, monkeypatch, capsys):
     (tmp_path/'my.py').write_text(SCORER)
     for name, texts in (('some', CHOOSE), ('others', REPORT)): (tmp_path/f'{name}.txt').write_text('\n'.join(texts))
     words = ['--arms', 'cosine,apg with linear', '--model', 'scenes-weak', '--device', 'cpu', '--steps', 2,
-             '--budget', .02, '--constants', '2,5', '--noises', 2, '--choose', tmp_path/'some.txt', '--report', tmp_path/'others.txt',
-             '--out', tmp_path/'out']
+             '--budget', .02, '--constants', '2,5', '--noises', 2, '--choose', tmp_path/'some.txt',
+             '--report', tmp_path/'others.txt', '--out', tmp_path/'out']
     flat = typed(monkeypatch, capsys, *words, '--score', f'{tmp_path}/my.py:flat', '--out', tmp_path/'flat')
     assert 'must tell images apart' in flat[1]
     out, said = typed(monkeypatch, capsys, *words, '--score', f'{tmp_path}/my.py:brightness')

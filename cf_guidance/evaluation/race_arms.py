@@ -102,7 +102,7 @@ def every_arm()->list: # Names, for `read_arms`
     known = [k for k, make in makers().items() if _needs_nothing(make)]
     return [k for k in dict.fromkeys([*known, *TRANSFORMS]) if k not in _PLAIN]
 
-# %% ../../nbs/evaluation/08_race_arms.ipynb #6cc25d2e
+# %% ../../nbs/evaluation/08_race_arms.ipynb #056488e1
 @checked(name=a_word, ranks=a_flag)
 @dataclass(frozen=True, eq=False)
 class RaceCell:
@@ -154,7 +154,7 @@ def race_cells(
     "Lay out the cells of a race"
     models, samplers, steps, odd = map(_listed, (model, sampler, steps, stress))
     _known(models, samplers, steps, odd)
-    found = [_cell(m, s, n, s in samplers) for m in models for n in steps
+    found = [_cell(m, s, n, s not in odd) for m in models for n in steps
              for s in [*samplers, *(s for s in odd if s not in samplers)]]
     if any(c.ranks for c in found): return found
     raise ValueError('`sampler` must have one to rank by; got none')

@@ -13,7 +13,7 @@ import numpy as np
 from ..checks import a_dict, a_list, checked, made_of
 from .calibration import CURVE, OUT
 from .race_arms import BASE, SETTINGS, pairs_of
-from .race_log import RaceLog, csv_text, find_log, open_log, plain_data, read_data
+from .race_log import RaceLog, csv_text, find_log, plain_data, read_data
 from .race_log import write_text
 from .race_rule import LADDER, best_scale, merged, standings, survivors
 from .race_verdicts import RaceReport, race_report, race_report_text
@@ -229,8 +229,9 @@ def _effect(report, arm):
 
 def _verdict_data(race):
     arms = {a: dict(verdict=w, **_effect(race.report, a)) for a, w in race.words.items()}
-    return plain_data(dict(constants=race.constants, rounds=[*map(_round_data, race.rounds)], arms=arms,
-                       notes=race.report.notes, images=race.images))
+    rounds = [*map(_round_data, race.rounds)]
+    return plain_data(dict(constants=race.constants, rounds=rounds, arms=arms,
+                           notes=race.report.notes, images=race.images))
 
 _COLUMNS = 'arm', 'verdict', 'effect', 'lo', 'hi', 'p', 'p_everywhere'
 
