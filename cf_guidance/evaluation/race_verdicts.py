@@ -104,16 +104,21 @@ def _everywhere(by_cell, arms):
     "Corrected p of being better, or worse, in every cell"
     return holm({a: _one_way([res.against[a] for res in by_cell]) for a in arms})
 
-def _word(held, everywhere, beyond):
+def _word(held, everywhere):
     "The verdict of an arm in words"
     if held.words not in ('better', 'worse'): return held.words
-    if held.words == 'better' and beyond: return 'not settled'
     return f'{held.words} {"everywhere" if everywhere <= .05 else "on average"}'
 
-def _words(res, p, reads, cells):
-    "The verdict of each arm"
-    beyond = {a: any(reads[c, a].beyond for c in cells) for a in p}
-    return {a: _word(res.against[a], p[a], beyond[a]) for a in p}
+def _open_again(held):
+    "The verdict of an arm that may owe its quality to a lack of diversity"
+    why = 'it is less diverse than the constant at every strength'
+    return replace(held, words='not settled', why=why) if held.words == 'better' else held
+
+def _without_narrow(res, reads, cells):
+    "A comparison in which an arm that is less diverse is not called better"
+    beyond = {a for a in res.against if any(reads[c, a].beyond for c in cells)}
+    return replace(res, against={a: _open_again(h) if a in beyond else h
+                                 for a, h in res.against.items()})
 
 def _beyond_words(reads, arms):
     "What is to be said of arms that are less diverse"
@@ -163,8 +168,9 @@ def race_report(
     how = score, margin, higher, rng
     by_cell = {c: _compared(scores[c], *how) for c in every}
     res = _compared(_mean_scores(scores, cells, arms), *how)
+    res = _without_narrow(res, reads, cells)
     p = _everywhere([by_cell[c] for c in cells], arms)
-    words = _words(res, p, reads, cells)
+    words = {a: _word(res.against[a], p[a]) for a in arms}
     return RaceReport(res, by_cell, reads, p, words, _beyond_words(reads, arms))
 
 def _line(report, arm):
