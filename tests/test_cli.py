@@ -6,7 +6,8 @@ from cf_guidance import cli
 from cf_guidance.cli.help_pages import help_page
 from cf_guidance.pieces.core import MODELS
 
-COMMANDS = {'cfg_sweep': cli.main, 'cfg_eval': cli.main_eval, 'cfg_explore': cli.main_explore}
+COMMANDS = {'cfg_sweep': cli.main, 'cfg_eval': cli.main_eval, 'cfg_explore': cli.main_explore,
+            'cfg_race': cli.main_race}
 EXAMPLES = [line for name in COMMANDS for line in getattr(cli, name).examples]
 
 @pytest.fixture
@@ -31,16 +32,17 @@ def folders(tmp_path, typed):
     "What the examples speak of: a model, two folders of images, and a function"
     (tmp_path/'path/to').mkdir(parents=True)
     (tmp_path/'path/to/model').symlink_to(MODELS/'scenes')
+    for name, text in (('a', 'a red cube'), ('b', 'a blue cone')): (tmp_path/f'{name}.txt').write_text(text)
     (tmp_path/'my.py').write_text('def reward(images, prompts): return images.mean((1, 2, 3))')
     for line in ('cfg_sweep --schedule 1,7.5', 'cfg_sweep --transform cfg,apg --schedule 7.5 --out methods'):
         assert typed(f'{line} --steps 2 --no-grid')[2] is None
 
 @pytest.mark.parametrize('line', EXAMPLES)
 def test_examples_of_the_help(line, folders, typed, monkeypatch):
-    "They run; a sweep as --dry-run, and the explorer without its server"
+    "They run; a sweep and a race as --dry-run, and the explorer without its server"
     served = []
     monkeypatch.setattr('cf_guidance.cli.explore_command._serve', lambda *args: served.append(args))
-    out, err, said = typed(line + ' --dry-run'*line.startswith('cfg_sweep'))
+    out, err, said = typed(line + ' --dry-run'*(line.startswith(('cfg_sweep', 'cfg_race')) and 'dry-run' not in line))
     assert said is None and (out or served), (said, err)
 
 @pytest.mark.parametrize('name', COMMANDS)

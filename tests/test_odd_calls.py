@@ -55,6 +55,7 @@ def made_world(folder):
     w.pipe = adapters.as_pipeline(w.small)
     w.engine = adapters.HostedEngine(w.pipe, sampling.Settings(steps=1))
     w.engine.begin()
+    w.loop = sweeps.engine_of(w.pieces, sampling.Settings(steps=2, sampler='ddim'))
     with adapters.guided(w.pipe, w.tfm) as w.host: w.drawn = w.pipe('oak', num_inference_steps=1).images[0]
     save_file({'weight': torch.zeros(1)}, file := folder.parent/'one.safetensors')
     w.one_file = str(file)
@@ -78,6 +79,14 @@ def made_world(folder):
     w.mine, w.table = folder.parent/'my.py', folder.parent/'table.csv'
     w.mine.write_text('def shine(images, prompts): return images.amax((1, 2, 3))')
     w.table.write_text('file_name,shine\na.png,.5\n')
+    where = lambda images, prompts: (1 - images[:, 0]).mean(1)@torch.arange(32.)
+    here = evaluation.race_cells(w.pieces, 'ddim', 2)
+    how = dict(constants=(2, 3), noises=2, features='', progress=False)
+    w.race = evaluation.race(['cosine', 'linear'], (['oak'], ['elm']), here, where, .01, folder.parent/'race', **how)
+    seen = lambda s: {('oak', k): float(s + k) for k in (1, 2)}
+    w.board = {('here', a, s): seen(s) for a in ('best constant', 'a') for s in range(3)}
+    w.steps = {('here', 'constants', s): seen(s) for s in range(2)}
+    w.standing, w.arm = evaluation.Standing('a', .1, .1), evaluation.Arm('a', w.tfm)
     w.text_file = folder/'prompts.txt'
     w.text_file.write_text('oak\nelm\n')
     return w
@@ -265,6 +274,21 @@ def calls(w):
         method_diversity=dict(found=w.found_here, features=evaluation.find_features('world')),
         plot_forest=dict(res=w.found, ax=plt.gca()), plot_quality=dict(res=w.found, varied={}, ax=plt.gca()),
         score_html=dict(results=[w.found]),
+        Arm={}, read_arms=dict(arms=['cosine', 'apg']), RaceCell=dict(model=w.pieces), race_cells=dict(model=w.pieces),
+        read_prompt_sets=dict(prompts=(['a'], ['b'])), pairs_of=dict(prompts=['a', 'b']),
+        RacePlan=dict(rounds=((2, 6),), report=6, noises=2, calibration=6), race_plan=dict(arms=4, reporting=6),
+        push_of=dict(engine=w.loop, prompts=['oak'], seeds=[1]),
+        matched_factors=dict(push=lambda k: 2*k, targets=[3.]), Calibrated=dict(cell='here', arm='a', kind='matched'),
+        calibrate=dict(arm=w.arm, cell='here', engine=w.loop, targets=[3.], prompts=['oak'], seeds=[1]),
+        settings_of=dict(arm=w.arm, made=evaluation.Calibrated('here', 'a', 'matched', (1., 2.))),
+        best_scale=dict(table=w.steps, cell='here', scales=(2., 3.)), Standing=dict(arm='a', effect=.1, error=.1),
+        standings=dict(table=w.board, arms=dict(a=False), cells=['here']), survivors=dict(found=[w.standing], keep=1),
+        Reading=dict(weights=(0., 1., 0.)), read_at=dict(varied=[1., 2.], target=1.5),
+        RaceReport=dict(pooled=w.found, cells={}, reads={}, everywhere={}, words={}, notes=[]),
+        race_report=dict(table=w.board, diversity={}, arms=dict(a=1), cells=['here']),
+        race_report_text=dict(report=w.race.report), RaceLog=dict(folder=w.race.folder, info=w.race.info),
+        Race=dict(info={}, constants={}, calibrated={}, rounds=[], report=w.race.report, images=1),
+        read_race=dict(folder=w.race.folder), race_text=dict(race=w.race), check_images=dict(folder=w.race.folder),
         # widgets
         curve_engine=dict(table=widgets.page_table(['linear'])),
         numbers=dict(text='1, 2'), parameter_controls={}, decimals=dict(c=dict(default=1., lo=0., hi=2.)),
@@ -319,7 +343,7 @@ ALSO = dict(
     load_pieces=dict(name='model_name'),
     load_pipeline=dict(name='model'), engine_of=dict(model='pieces'), groups_of=dict(rows='prompts'),
     max_t=dict(methods='a', base='b'), known_recipe=dict(recipe='prompt', given='pieces'),
-    experiments=dict(steps='num_steps'))
+    experiments=dict(steps='num_steps'), best_scale=dict(cell='table', scales='table'))
 
 CALLED = 'callback', 'warn', 'tfm'                      # functions that are not given in a plain call
 
@@ -342,8 +366,9 @@ EXEMPT = {
         'acting_at call_by_name is_blind kept_before pole_of state_at turn_of turned',
     'a plan calls it with the numbers of its runs': 'by_trunk',
     '`rerun` calls it with a recipe that it has checked': 'rerun_hosted',
-    'it takes the texts of a command line, below': 'cfg_sweep cfg_explore',
+    'it takes the texts of a command line, below': 'cfg_sweep cfg_explore cfg_race',
     'they make images of a folder again; nbs/evaluation/07c_equal_push.ipynb': 'folder_pushes compare_at_one_push',
+    'it makes the images of a race, and is held to what it refuses in nbs/evaluation/08f_race.ipynb': 'race',
 }
 BESIDES = {('whole', 'lo'), ('whole', 'hi'), ('between', 'lo'), ('between', 'hi'),       # of a check, as above
            ('read_json', 'text'),              # it says what `json` does, for those who name the file

@@ -1,0 +1,149 @@
+"Races on the built-in model and in a pipeline: killed, gone on with, and held against their images"
+import json, os, random, time, warnings
+from pathlib import Path
+import numpy as np, pytest
+from test_engines import told
+from cf_guidance import cli
+from cf_guidance.evaluation import check_images, race, race_cells, read_race
+from cf_guidance.pieces import get_sd_pieces
+from cf_guidance.worlds import scene_prompts
+
+ARMS = ['cosine', 'apg', 'autoguidance']
+CHOOSE, REPORT = [[p.text for p in scene_prompts(part)[::9]] for part in ('dev', 'test')]
+
+def quiet(f, *args, **kwargs):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return f(*args, **kwargs)
+
+def told_of(folder):
+    "All that a race decided, and each of its rows"
+    names = [p.name for p in Path(folder).iterdir() if p.suffix in ('.csv', '.json')]
+    return {n: (Path(folder)/n).read_text() for n in names}
+
+RUN = '''
+import json, os, sys, warnings
+from cf_guidance.evaluation import race, race_cells
+from cf_guidance.sweeps import cells
+warnings.simplefilter('ignore')
+arms, prompts, folder = *map(json.loads, sys.argv[1:3]), sys.argv[3]
+log, save = os.open(folder + '.log', os.O_WRONLY | os.O_CREAT | os.O_APPEND), cells.save_image
+def saved(image, recipe, folder):
+    path = save(image, recipe, folder)
+    os.write(log, f'{folder.name}/{path.name}\\n'.encode())
+    return path
+cells.save_image = saved
+made = race(arms, prompts, race_cells('scenes-weak', 'ddim', 3), 'verifier:share', .02, folder, constants=(2, 5),
+            noises=2, load=dict(device='cpu'), batch_size=16, progress=False)
+os.write(log, b'done\\n')
+'''
+
+def test_killed(tmp_path, forks, every):
+    "SIGKILL on the way: the same command goes on, makes no image twice, and says what a race says that was left alone"
+    args, rng = [json.dumps(ARMS), json.dumps([CHOOSE, REPORT])], random.Random(1)
+    lines = lambda folder: Path(f'{folder}.log').read_text().split() if Path(f'{folder}.log').exists() else []
+    forks.run(RUN, *args, tmp_path/'plain', check=True)
+    whole = len(lines(tmp_path/'plain'))
+    for k in range(4 if every else 1):
+        folder, kills = tmp_path/f'killed{k}', 0
+        while 'done' not in lines(folder):
+            n, child = len(lines(folder)), forks.start(RUN, *args, folder)
+            # a batch may be lost with each kill, so a few kills are far apart
+            want = n + rng.randint(whole//4, whole//2)
+            while len(lines(folder)) < want and child.poll() is None: time.sleep(.002)
+            if child.poll() is None: kills += 1
+            child.kill()
+            child.wait()
+        assert kills > 1
+        made = lines(folder)[:-1]
+        assert len({*made}) == len(made)
+        ours, theirs = read_race(folder), read_race(tmp_path/'plain')
+        assert {*ours.words} == {*ARMS} and ours.words.keys() == theirs.words.keys()
+        # a batch that was broken off is made in other company, which may move a pixel's last bit and a score with it
+        assert ours.info == theirs.info and ours.images == theirs.images
+        assert check_images(folder) == ours.images
+
+def test_verdicts_do_not_depend_on_the_order(tmp_path):
+    "The same arms and prompts in another order are the same race"
+    pieces = get_sd_pieces('scenes-weak', device='cpu')
+    how = dict(score='verifier:share', budget=.02, constants=(2, 5), noises=2, progress=False)
+    cells = race_cells(pieces, 'ddim', 2)
+    one = race(['cosine', 'apg'], (CHOOSE, REPORT), cells, folder=tmp_path, **how)
+    two = race(['cosine', 'apg'], (CHOOSE[::-1], REPORT[::-1]), cells, folder=tmp_path, **how)
+    assert one.words == two.words and one.images == two.images == check_images(tmp_path)
+
+def test_an_arm_that_is_the_constant(tmp_path):
+    "It has the constant's images to the bit, and so is no different; its images are made once"
+    pieces = get_sd_pieces('scenes-weak', device='cpu')
+    found = race({'plain': 3., 'also plain': 6.}, (CHOOSE, REPORT), race_cells(pieces, 'ddim', 3),
+                 'verifier:share', .02, tmp_path, constants=(2, 3), noises=2, progress=False)
+    cell, = found.constants
+    if found.constants[cell] == 3.: assert found.calibrated[cell, 'plain'].factors[1] == 1.
+    for held in found.report.pooled.against.values(): assert abs(held.verdict.effect.value) < .1
+
+SCORER = '''
+def brightness(images, prompts): return images.mean((1, 2, 3))
+def flat(images, prompts): return images.mean((1, 2, 3))*0
+'''
+
+def typed(monkeypatch, capsys, *words):
+    "Type a race: what it prints, and what it says when it gives up"
+    monkeypatch.setattr('sys.argv', ['cfg_race', *map(str, words)])
+    try: cli.main_race()
+    except SystemExit as e: said = e.code
+    else: said = None
+    return capsys.readouterr().out, said
+
+def test_typed_with_a_score_of_a_file(tmp_path, monkeypatch, capsys):
+    "A race by one's own function, on one's own prompts"
+    (tmp_path/'my.py').write_text(SCORER)
+    for name, texts in (('some', CHOOSE), ('others', REPORT)): (tmp_path/f'{name}.txt').write_text('\n'.join(texts))
+    words = ['--arms', 'cosine,apg with linear', '--model', 'scenes-weak', '--device', 'cpu', '--steps', 2,
+             '--budget', .02, '--constants', '2,5', '--noises', 2, '--choose', tmp_path/'some.txt',
+             '--report', tmp_path/'others.txt', '--out', tmp_path/'out']
+    flat = typed(monkeypatch, capsys, *words, '--score', f'{tmp_path}/my.py:flat', '--out', tmp_path/'flat')
+    assert 'must tell images apart' in flat[1]
+    out, said = typed(monkeypatch, capsys, *words, '--score', f'{tmp_path}/my.py:brightness')
+    assert said is None and 'apg with linear' in out and str(tmp_path/'out') in out
+    assert read_race(tmp_path/'out').info['score'].startswith('my.py:brightness@')
+    # a change of the function is another score, and so another race
+    (tmp_path/'my.py').write_text(SCORER + '# another')
+    again = typed(monkeypatch, capsys, *words, '--score', f'{tmp_path}/my.py:brightness')
+    assert 'belongs to another, which differs in score' in again[1]
+
+def bright(images, prompts): return images.mean((1, 2, 3))
+
+def pipeline_race(folder, arms=('cosine', 'apg')):
+    "A race in a tiny pipeline of SDXL's"
+    pipe, call, _ = told('StableDiffusionXLPipeline')
+    pipe.set_progress_bar_config(disable=True)
+    sets = [[f'a {c} {s}' for s in ('circle', 'square', 'ring')] for c in ('red', 'blue')]
+    return quiet(race, [*arms], sets, race_cells(pipe, 'euler', 3), bright, .02, folder, constants=(2, 5), noises=2,
+                 call=call, progress=False)
+
+def test_hosted(tmp_path):
+    "A race in a pipeline, by a function; what it counts is what its images are"
+    found = pipeline_race(tmp_path)
+    assert found.info['features'] == 'thumbnail' and {*found.words} == {'cosine', 'apg'}
+    assert check_images(tmp_path) == found.images
+    cell, = found.constants
+    base, arm = [found.calibrated[cell, a] for a in ('best constant', 'cosine')]
+    assert arm.kind == 'matched' and np.allclose(arm.pushes, base.pushes, rtol=.032)
+    before = told_of(tmp_path)
+    assert pipeline_race(tmp_path).words == found.words and told_of(tmp_path) == before
+
+def test_hosted_and_typed(tmp_path, monkeypatch, capsys):
+    "The same by the command, of a pipeline in a folder, with a scorer by file"
+    pipe, _, _ = told('StableDiffusionXLPipeline')
+    quiet(pipe.save_pretrained, tmp_path/'model')
+    (tmp_path/'my.py').write_text(SCORER)
+    for name in ('red', 'blue'):
+        (tmp_path/f'{name}.txt').write_text('\n'.join(f'a {name} {s}' for s in ('ring', 'star')))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        out, said = typed(monkeypatch, capsys, '--arms', 'cosine,rescale', '--model', tmp_path/'model', '--steps', 3,
+                          '--device', 'cpu', '--size', 16, '--budget', .01, '--constants', '2,5', '--noises', 2,
+                          '--choose', tmp_path/'red.txt', '--report', tmp_path/'blue.txt', '--score',
+                          f'{tmp_path}/my.py:brightness', '--out', tmp_path/'out')
+    assert said is None, said
+    assert 'best constant: ' in out and {*read_race(tmp_path/'out').words} == {'cosine', 'rescale'}
