@@ -30,6 +30,8 @@ def jupyter(tmp_path_factory):
 
 def opened(browser, url, width=1300):
     page = browser.new_page(viewport={'width': width, 'height': 1000})
+    page.elsewhere, home = [], re.match('http(://[^/]*)', url)[1]
+    page.on('request', lambda r: None if re.match(f'(http|ws){home}/|data:|blob:', r.url) else page.elsewhere.append(r.url))
     page.goto(url)
     return page
 
@@ -90,7 +92,8 @@ def settled(page):
         return idle.is_visible() and code(page) == was
     until(stays, 'the line to stay')
 def status(page): return page.locator('[role=status], [role=alert]').last.inner_text()
-def image(page): return page.locator('img[src^="data:image/png"]').get_attribute('src')
+def image(page): return page.locator('img[src^="data:image/png"]').first.get_attribute('src')
+def beside(page): return page.locator('figure.plain img').get_attribute('src')
 # the curve is drawn anew at each move, so its element does not stay
 def pixels(page, box): return page.screenshot(clip=box)
 def made(text): return eval(text, {**schedules.CURVES, 'lift': schedules.lift})
@@ -115,6 +118,9 @@ def test_explorer(page, every):
     before, first, line = pixels(page, place), image(page), code(page)
     assert pixels(page, place) == before
     assert made(line) == schedules.cosine()
+    assert page.get_by_role('heading', name='Schedule explorer').is_visible() and page.locator('.legend').is_visible()
+    # Voila's page is ours alone
+    if '/lab/' not in page.url and '/notebooks/' not in page.url: assert page.elsewhere == []
     def held():
         page.wait_for_function('was => document.querySelector("code.made").innerText !== was', arg=line)
         return until(lambda: pixels(page, place) != before, 'the curve to follow')
@@ -159,6 +165,46 @@ def test_explorer(page, every):
             TRANSFORMS[name])[own].default
     page.get_by_label('space', exact=True).select_option('epsilon')
     assert transform(whole(page, 'epsilon')).chosen()['space'] == 'epsilon' and other_image(page, first)
+
+def test_explorer_compares(lab):
+    "The constant's image stands while the schedule moves, and follows what both images share; typing narrows the methods"
+    page = lab
+    run_cell(page, 1, EXPLORER.replace('steps=20', 'steps=8, preview=2'))
+    page.locator('figure.plain img').wait_for()
+    finished(page)
+    first, stood = image(page), beside(page)
+    drag(page, slider(page, 'max_val'), 30)
+    moved = other_image(page, first)
+    assert beside(page) == stood != moved
+    def follows(act):
+        was, own = beside(page), image(page)
+        act()
+        page.wait_for_function('''([own, was]) => { const [a, b] = document.querySelectorAll('figure img');
+            return a && b && a.src !== own && b.src !== was }''', arg=[own, was])
+        page.wait_for_function('''() => !document.querySelector('figure.plain').innerText.includes('step')''')
+        finished(page)
+    follows(lambda: page.get_by_label('sampler', exact=True).select_option('euler'))
+    follows(lambda: number(page, 'seed', 7))
+    own, was = image(page), beside(page)
+    number(page, 'constant g', 1)
+    page.get_by_text('constant 1, plain guidance', exact=True).wait_for()
+    page.wait_for_function('was => document.querySelector("figure.plain img")?.src !== was', arg=was)
+    assert image(page) == own
+
+    names = page.get_by_label('transform', exact=True).locator('option')
+    every = names.all_inner_texts()
+    page.get_by_label('filter', exact=True).press_sequentially('clip')
+    page.get_by_text(re.compile(r'^\d of \d+ methods$')).wait_for()
+    assert code(page) and not page.locator('code.whole').count()
+    assert {'cfg', 'static_threshold'} <= {*names.all_inner_texts()} < {*every}
+    page.get_by_label('transform', exact=True).select_option('static_threshold')
+    whole(page, "guidance('static_threshold'")
+    page.get_by_label('filter', exact=True).fill('mimic')
+    whole(page, "guidance('mimic'")
+    page.get_by_label('filter', exact=True).fill('')
+    page.get_by_label('methods', exact=True).select_option('project')
+    page.get_by_text('5 of', exact=False).wait_for()
+    assert {*names.all_inner_texts()} == {'mimic', *[k for k, c in TRANSFORMS.items() if 'projection' in c.__module__]}
 
 def test_line_and_drawing(lab):
     "The line of Python, pasted into a cell, is the explorer's schedule; a curve is drawn by hand"

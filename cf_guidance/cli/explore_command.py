@@ -6,7 +6,7 @@
 __all__ = ['explorer_notebook', 'cfg_explore', 'main_explore']
 
 # %% ../../nbs/cli/06_explore_command.ipynb #ae18c3fe
-import json, socket
+import json, os, socket
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,13 +21,14 @@ def explorer_notebook(
     prompt:str='', # What the image should show; the model's own prompt by default
     seed:int=1024, # Seed of the starting noise
     steps:int=20, # Number of steps
+    sampler:str='', # Name of a sampler; the model's own by default
 )->dict: # A notebook, as JSON has it
     "Write a notebook of one cell that shows the explorer"
     return _notebook(
         'from cf_guidance.pieces import get_sd_pieces\n'
         'from cf_guidance.widgets import ScheduleExplorer\n'
         f'ScheduleExplorer(pieces=get_sd_pieces({model!r}), prompt={prompt or None!r}, '
-        f'seed={seed!r}, steps={steps!r})'
+        f'seed={seed!r}, steps={steps!r}, sampler={sampler or None!r})'
     )
 
 def _notebook(code):
@@ -62,6 +63,23 @@ def _free(port):
         except OSError as e:
             raise ValueError(f'`port` must be one that is free; got {port}: {e.strerror}') from None
 
+# %% ../../nbs/cli/06_explore_command.ipynb #d3559a76
+_TEMPLATE = 'cf_guidance'
+_PAGE = """{%- extends 'voila/templates/lab/index.html.j2' -%}
+{%- block notebook_css -%}
+{{ super() | string | replace('href="https://', 'data-left-out="https://') | safe }}
+{%- endblock notebook_css -%}
+"""
+
+def _offline(folder):
+    "Let Voila find a template in `folder` that fetches nothing from elsewhere"
+    home = folder/'voila'/'templates'/_TEMPLATE
+    home.mkdir(parents=True)
+    (home/'conf.json').write_text('{"base_template": "lab"}', encoding='utf-8')
+    (home/'index.html.j2').write_text(_PAGE, encoding='utf-8')
+    known = os.environ.get('JUPYTER_PATH')
+    os.environ['JUPYTER_PATH'] = os.pathsep.join([str(folder), *[known]*bool(known)])
+
 # %% ../../nbs/cli/06_explore_command.ipynb #ba0a47bd
 @command({'What is made': 'model prompt', 'How it is sampled': 'seed steps',
           'Where it goes': 'port no_browser'}, {
@@ -77,6 +95,8 @@ def cfg_explore(
     prompt:str='', # What the image shows; by default the model's own prompt
     seed:int=1024, # Seed of the starting noise
     steps:int=20, # Number of steps, 1 to 200
+    sampler:str='', # Name of a sampler, such as dpm++_2m; the model's own by default
+    dark:bool=False, # Light words on a dark page
     port:int=8866, # Port of the page, on this machine only
     no_browser:bool=False, # Print the address, and open no browser
 ):
@@ -85,10 +105,11 @@ def cfg_explore(
     It needs Voila, from the extra 'app', and listens on 127.0.0.1 alone."""
     _check_explore(seed, steps, port)
     model = _found(model)
+    _check_sampler(sampler)
     if find_spec('voila') is None:
         raise ValueError(
             "Voila must be installed: pip install 'cf_guidance[app]', or '.[app]' in the clone")
-    _serve(explorer_notebook(model, prompt, seed, steps), port, no_browser)
+    _serve(explorer_notebook(model, prompt, seed, steps, sampler), port, no_browser, dark)
 
 def _check_explore(seed, steps, port):
     "Refuse numbers that the explorer cannot have"
@@ -98,19 +119,26 @@ def _check_explore(seed, steps, port):
     whole('seed', seed, 0, 2**31 - 1)
     _free(port)
 
-def _voila_args(port, no_browser):
+def _check_sampler(name):
+    "Refuse a sampler of no known name"
+    from cf_guidance.pieces.schedulers import get_scheduler
+    if name: get_scheduler(name)
+
+def _voila_args(port, no_browser, dark):
     "The words for Voila's command line"
     return ['--Voila.ip=127.0.0.1', f'--port={port}', '--Voila.port_retries=0',
-            '--show_tracebacks=True', *['--no-browser']*no_browser]
+            '--show_tracebacks=True', f'--template={_TEMPLATE}', *['--theme=dark']*dark,
+            *['--no-browser']*no_browser]
 
-def _serve(notebook, port, no_browser):
+def _serve(notebook, port, no_browser, dark):
     "Show a notebook as a page on the loopback address, until it is interrupted"
     with TemporaryDirectory() as folder:
+        _offline(Path(folder))
         page = Path(folder)/'explorer.ipynb'
         page.write_text(json.dumps(notebook), encoding='utf-8')
         print(f'http://127.0.0.1:{port}/  (Ctrl-C ends it)', flush=True)
         from voila.app import Voila
-        Voila.launch_instance([str(page), *_voila_args(port, no_browser)])
+        Voila.launch_instance([str(page), *_voila_args(port, no_browser, dark)])
 
 def main_explore():
     "Run `cfg_explore` from the command line"

@@ -60,13 +60,13 @@ def _known_callback(callback):
     if callback is not None and not callable(callback):
         raise ValueError(f'`callback` must be a function of a step and latents; got {callback!r}')
 
-def _wave_of(run, pieces, course, size, batch_size, warn):
+def _wave_of(run, pieces, course, size, batch_size, warn, network):
     "The wave of one run, after the remarks on its settings"
     said, warn = script(run, course.steps), warn or partial(warnings.warn, stacklevel=4)
     for remark in unheard_of(run, said): warn(remark)
     most = 2*len(run.seeds) if batch_size is None else whole('batch_size', batch_size, 1)
     words = embed([run], pieces, most, warn, course.steps)
-    return Wave([run], pieces, course, size, words, most, [said])
+    return Wave([run], pieces, course, size, words, most, [said], network=network)
 
 def _walked(wave, callback, progress):
     "Latents of a wave of one run, or `None` when the callback stopped it"
@@ -101,10 +101,13 @@ def sample_latents(
     pos_by:Literal['step', 'sigma']='step',
     prompt_embeds=None, # Embedding in place of the prompts' own, (tokens, dim) or (1, tokens, dim)
     negative_prompt_embeds=None, # The same for the negative prompt
+    # Called as `network(unet, x, timestep, emb)` for a prediction that no pass changes, such as one
+    # that remembers what it was asked; the U-Net itself by default
+    network=None,
 ): # Latents, (seeds, c, h, w), or `None` when the callback stopped the run
     "Sample the latents of each of the `seeds`, all in one batch"
     look_at(locals(), pieces=a_model, progress=a_flag, warn=a_function, batch_size=a_count(),
-            pos_by=a_text)
+            pos_by=a_text, network=a_function)
     pieces, strength = pieces or built_in(), known_strength(strength, [image])
     run = _one_run(prompts, guide_tfm, seeds, negative_prompt, image, prompt_embeds,
                    negative_prompt_embeds)
@@ -112,7 +115,7 @@ def sample_latents(
     check_image(run.image, pieces, size, strength)
     _known_callback(callback)
     course = begin_run(pieces, sampler, steps, strength, pos_by)
-    wave = _wave_of(run, pieces, course, size, batch_size, warn)
+    wave = _wave_of(run, pieces, course, size, batch_size, warn, network)
     return _walked(wave, callback, progress)
 
 # %% ../../nbs/sampling/03_images.ipynb #61815d4c

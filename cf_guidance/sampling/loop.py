@@ -33,6 +33,10 @@ _all_ = ['Run', 'all_texts', 'built_in', 'embed', 'in_batches', 'known_transform
          'not_finite', 'reads', 'script', 'start_noise', 'text_at', 'unheard_of']
 
 # %% ../../nbs/sampling/02_loop.ipynb #112e5d3f
+def _predicted(unet, x, timestep, emb):
+    "The prediction of a U-Net"
+    return unet(x, timestep, encoder_hidden_states=emb).sample
+
 def _check_ways(scripts, unet):
     "Refuse, before the first network call, a prediction that the network cannot make"
     for how in {how for said in scripts for asks, _ in said for *_, how in asks}:
@@ -58,9 +62,13 @@ class Wave:
         most:int=64, # Rows that the network gets at a time
         scripts:list=None, # The `script` of each run, if it is known
         record:bool=False, # Note what each step saw, in `rows` by run
+        # Called as `network(unet, x, timestep, emb)` for a prediction that no pass changes;
+        # the U-Net itself by default
+        network=None,
     ):
         self.runs, self.pieces, self.course, self.most = list(runs), pieces, course, most
         self.scripts = scripts or [script(r, course.steps) for r in self.runs]
+        self.network = network or _predicted
         self.made = self.alone = 0                      # calls made, calls without sharing
         self.failed = {}                                # errors by run
         self.rows = {i: [] for i in range(len(self.runs))} if record else None
@@ -252,7 +260,7 @@ def _embeddings(self:Wave, texts):
 def _net(self:Wave, how, x, ts, rows, texts, seeds, part):
     "The network's prediction for a part of the rows, or that of `how`, with seeds if `seeded`"
     x, emb = x[rows[part]], self._embeddings(texts[part])
-    if how is None: return self.pieces.unet(x, ts, encoder_hidden_states=emb).sample
+    if how is None: return self.network(self.pieces.unet, x, ts, emb)
     more = {'seeds': seeds[part]} if getattr(how, 'seeded', False) else {}
     return how(self.pieces, x, ts, emb, texts[part], **more)
 

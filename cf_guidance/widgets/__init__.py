@@ -12,9 +12,10 @@ from ..rooms import lazy
 __getattr__, __dir__, __all__ = lazy(__name__,
     controls='''
         KINDS COMMON numbers parameter_controls decimals menu_groups first_line curve_svg
-        guidance_line network_calls unit_mismatch''',
+        legend_html guidance_line network_calls unit_mismatch''',
     pickers='PAD control_widget close_widgets drawing_pad says_html Picker',
-    live='Stop Latest thinned Film film',
+    method_menu='method_groups methods_like MethodMenu',
+    live='Stop Latest thinned Remembered Film film',
     html='image_html words_html',
     image_panel='ImagePanel',
     explorer='ScheduleExplorer',

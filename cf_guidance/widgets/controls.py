@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'COMMON', 'numbers', 'parameter_controls', 'decimals', 'menu_groups', 'first_line', 'curve_svg',
-           'guidance_line', 'network_calls', 'unit_mismatch']
+           'legend_html', 'guidance_line', 'network_calls', 'unit_mismatch']
 
 # %% ../../nbs/widgets/01_controls.ipynb #b0c2e658
 import inspect, math, re
@@ -246,14 +246,35 @@ def curve_svg(
         _curves_svg(vals, ghost, x, y),
     ])
 
-_GHOST = dict(fill='none', stroke='#999', stroke_width='1.5')
+# both stand out from white and from black by 3 to 1
+_GHOST = dict(fill='none', stroke='#888', stroke_width='1.5')
 _CURVE = dict(fill='none', stroke='#0072b2', stroke_width='2.5')
+_DOTTED = dict(stroke='#888', stroke_dasharray='2 3')
 
 def _axes_svg(lo, y, w):
     "Both axes, and the dotted line at 1"
     axes = _path_svg(d=f'M34 10V{y(lo):.1f}H{w - 10}', fill='none', stroke='currentColor',
                      stroke_width='.8')
-    return axes + _path_svg(d=f'M34 {y(1):.1f}H{w - 10}', stroke='#999', stroke_dasharray='2 3')
+    return axes + _path_svg(d=f'M34 {y(1):.1f}H{w - 10}', **_DOTTED)
+
+# %% ../../nbs/widgets/01_controls.ipynb #b3c22f56
+def _key_html(said, look):
+    "A piece of a line, and what it is"
+    line = _svg('', 24, 8, [_path_svg(d='M0 4H24', **look)])
+    line = line.replace('role="img" aria-label=""', 'aria-hidden="true" width="24" height="8"')
+    return (f'<span style="white-space:nowrap">{line.replace("width:100%;", "")} '
+            f'<span style="white-space:normal">{escape(said)}</span></span>')
+
+@checked()
+def legend_html(
+    curve:str, # What the blue line is
+    ghost:str='', # What the grey line is, where there is one
+)->str: # HTML
+    "Say what each line of a curve's picture is"
+    keys = [(curve, _CURVE), (ghost, _GHOST), ('1, the conditional prediction alone', _DOTTED)]
+    style = 'display:flex;flex-wrap:wrap;gap:0 14px;max-width:420px;font-size:12px;line-height:1.5'
+    said = ''.join(_key_html(*key) for key in keys if key[0])
+    return f'<div class="legend" style="{style}">{said}</div>'
 
 # %% ../../nbs/widgets/01_controls.ipynb #9f46618c
 def _number_text(sched):

@@ -10,14 +10,16 @@ from functools import partial
 from fastcore.basics import patch
 from ..checks import anything, checked, whole
 from ..pieces.parts import check_pieces
+from ..pieces.schedulers import SAMPLERS, get_scheduler, sampler_text
 from ..sampling.images import built_in
 from ..transforms.methods import TRANSFORMS
 from ..transforms.signatures import parameters
-from .controls import curve_svg, guidance_line, network_calls
-from .controls import parameter_controls, unit_mismatch
+from .controls import curve_svg, guidance_line, legend_html
+from .controls import network_calls, parameter_controls, unit_mismatch
 from .html import line_html, reason_of
 from .image_panel import ImagePanel
-from .live import Latest
+from .live import Latest, Remembered
+from .method_menu import MethodMenu
 from .pickers import Picker, close_widgets, control_widget
 from .pickers import says_html, show_controls
 from .settings import decides_on_the_way, menu_name, run_course
@@ -33,12 +35,22 @@ def _explored(pieces):
     if pieces is not None: check_pieces(pieces)
     return pieces or built_in()
 
+def _sampler(name):
+    "A sampler by a name that is known; '' for the model's own"
+    if name: get_scheduler(name)
+    return name or ''
+
+def _constant(val):
+    "A guidance scale to compare with, or a `ValueError`"
+    if isinstance(val, (int, float)) and 0 <= val <= 100: return val
+    raise ValueError(f'`against` must be a number, 0 to 100; got {val!r}')
+
 def _seconds(name, val):
     "A time to wait, or a `ValueError`"
     if isinstance(val, (int, float)) and 0 <= val < 60: return val
     raise ValueError(f'`{name}` must be seconds, 0 to 60; got {val!r}')
 
-@checked(schedule=anything, settle=anything)
+@checked(schedule=anything, settle=anything, against=anything)
 class ScheduleExplorer(ImagePanel):
     "Sliders for any schedule and transform, with the curve and the image beside them"
     def __init__(self,
@@ -52,11 +64,14 @@ class ScheduleExplorer(ImagePanel):
         preview:int=5, # Steps of a preview
         images:bool=True, # Make images; `False` for the curve alone, and no model
         settle:float=.35, # Seconds at rest after which the whole image is made
+        sampler:str=None, # Name of a sampler, as in `get_scheduler`; the model's own by default
+        against:float=7.5, # The constant whose image stands beside the schedule's, 0 to 100
     ):
         _check_transform(transform)
         self.pieces = _explored(pieces) if images else None
         self.preview, self.settle = whole('preview', preview, 1), _seconds('settle', settle)
         self._begin()
+        self.first = _sampler(sampler), _constant(against)
         self._build(transform, _first_prompt(prompt, self.pieces), negative_prompt,
                     whole('seed', seed, 0, 2**31 - 1), whole('steps', steps, 1, 200))
         self.picker = Picker(steps, self._moved, schedule)
@@ -75,6 +90,7 @@ class ScheduleExplorer(ImagePanel):
         "What is known before the first image"
         self.latest, self.per_sample, self.quiet = Latest(), True, True
         self.film, self.label, self.asked, self.given_up, self._courses = None, '', None, 0, {}
+        self.network = Remembered()
 
 def _first_prompt(prompt, pieces):
     "The `prompt` that was given, or the model's own"
@@ -92,9 +108,9 @@ def _build(self:ScheduleExplorer, transform, prompt, negative, seed, steps):
 @patch
 def _connect(self:ScheduleExplorer):
     "Let each widget tell when it has changed"
-    for w in (self.prompt, self.negative, self.seed): w.observe(self._moved, 'value')
+    for w in (self.prompt, self.negative, self.seed, self.against, self.sampler):
+        w.observe(self._moved, 'value')
     self.steps.observe(self._resize, 'value')
-    self.menu.observe(self._rule, 'value')
     self.seek.observe(self._seek, 'value')
     self.fit.on_click(self._scale)
 
@@ -102,24 +118,37 @@ def _connect(self:ScheduleExplorer):
 def _make_inputs(self:ScheduleExplorer, transform, prompt, negative, seed, steps):
     "What the reader sets, but for the schedule"
     import ipywidgets as W
-    self.menu = W.Dropdown(options=list(TRANSFORMS), value=transform, **_look('transform'))
+    self.methods = MethodMenu(transform, self._rule)
+    self.menu = self.methods.list
     self.does, self.own, self.reads = W.HTML(), W.VBox(), {}
     self.prompt = W.Text(prompt, continuous_update=False, **_look('prompt'))
     self.negative = W.Text(negative, continuous_update=False, **_look('negative'))
     self.seed = W.BoundedIntText(seed, 0, 2**31 - 1, **_look('seed'))
     self.steps = W.BoundedIntText(steps, 1, 200, **_look('steps'))
+    sampler, g = self.first
+    names = _samplers(self.pieces, sampler)
+    self.sampler = W.Dropdown(options=names, value=sampler, **_look('sampler'))
+    self.against = W.BoundedFloatText(g, min=0, max=100, step=.5, **_look('constant g'))
 
 def _look(name, **layout):
     "What a widget is called, and how wide it is"
     import ipywidgets as W
-    return dict(description=name, layout=W.Layout(width='340px', **layout),
+    return dict(description=name, layout=W.Layout(width='340px', max_width='100%', **layout),
                 style={'description_width': '95px'})
+
+def _samplers(pieces, first):
+    "Samplers by their names in the menu: the model's own, and those that have a short name"
+    own = sampler_text(pieces.scheduler).partition('(')[0] if pieces else ''
+    named = {k: k for k in [*SAMPLERS, 'euler karras', 'dpm++_2m karras', *[first]*bool(first)]}
+    return [(f'its own {own.removesuffix("Scheduler")}', ''), *named.items()]
 
 @patch
 def _make_outputs(self:ScheduleExplorer):
     "What the reader sees"
     import ipywidgets as W
-    self.curve, self.facts, self.code, self.image, self.status = [W.HTML() for _ in range(5)]
+    self.curve, self.facts, self.code, self.status = [W.HTML() for _ in range(4)]
+    beside = dict(layout=W.Layout(width='50%', max_width='260px', min_width='0'))
+    self.image, self.plain = W.HTML(**beside), W.HTML(**beside)
     self.fit = W.Button(description='Scale to fit', layout=W.Layout(display='none'))
     self.seek = W.IntSlider(0, 0, 0, **_look('seen at step', display='none'))
 
@@ -132,24 +161,38 @@ def _scale(self:ScheduleExplorer, _=None):
 @patch
 def _left(self:ScheduleExplorer):
     "The controls"
-    asked = [self.prompt, self.negative, self.seed] if self.pieces else []
-    return [self.picker.widget, self.menu, self.does, self.own, *asked, self.steps]
+    asked = [self.prompt, self.negative, self.seed, self.sampler] if self.pieces else []
+    methods = [self.methods.widget, self.does, self.own]
+    return [self.picker.widget, *methods, *asked, self.steps, self.against]
 
 @patch
 def _right(self:ScheduleExplorer):
     "The pictures, and what is said of them"
-    seen = [self.image, self.seek] if self.pieces else []
+    import ipywidgets as W
+    seen = [W.HBox([self.image, self.plain]), self.seek] if self.pieces else []
     return [self.curve, self.facts, self.code, self.fit, *seen, self.status]
 
 @patch
 def _lay_out(self:ScheduleExplorer):
-    "Controls on the left, pictures on the right, below each other where it is narrow"
+    "Controls on the left, pictures on the right; the pictures first where it is narrow"
     import ipywidgets as W
-    row = W.Layout(display='flex', flex_flow='row wrap', align_items='flex-start', grid_gap='16px')
-    self.widget = W.Box([
-        W.VBox(self._left(), layout=W.Layout(width='360px')),
-        W.VBox(self._right(), layout=W.Layout(width='430px', max_width='100%')),
+    row = W.Layout(display='flex', flex_flow='row wrap-reverse', align_items='flex-end',
+                   grid_gap='16px')
+    sides = W.Box([
+        W.VBox(self._left(), layout=W.Layout(width='360px', max_width='100%')),
+        W.VBox(self._right(), layout=W.Layout(width='540px', max_width='100%')),
     ], layout=row)
+    self.widget = W.VBox([W.HTML(_HEADING if self.pieces else _HEADING_ALONE), sides])
+
+def _heading(words):
+    "What the explorer is, above all of it"
+    return ('<h2 style="margin:.2em 0;font-size:20px;line-height:1.3">Schedule explorer</h2>'
+            f'<p style="margin:0 0 .4em;max-width:70ch;line-height:1.4">{words}</p>')
+
+_HEADING = _heading(
+    'Set how strong the guidance is at each step, and see what it does to the image. The second '
+    'image has the same prompt, seed and steps, and a constant guidance scale.')
+_HEADING_ALONE = _heading('Set how strong the guidance is at each step.')
 
 # %% ../../nbs/widgets/04_explorer.ipynb #1d2b57bd
 @patch
@@ -178,8 +221,9 @@ def _values(self:ScheduleExplorer, sched):
 @patch
 def _course(self:ScheduleExplorer, n):
     "The steps of a run, and the step of each call"
-    if n not in self._courses: self._courses[n] = run_course(self.pieces, n)
-    return self._courses[n]
+    key = n, self.sampler.value
+    if key not in self._courses: self._courses[key] = run_course(self.pieces, *key)
+    return self._courses[key]
 
 # %% ../../nbs/widgets/04_explorer.ipynb #5866d705
 @patch
@@ -201,8 +245,8 @@ def _take(self:ScheduleExplorer, tfm):
 @patch
 def _select(self:ScheduleExplorer, name, tfm):
     "Choose a transform in the menu, also one that came after it, with its sliders as by default"
-    if name not in self.menu.options: self.menu.options = list(TRANSFORMS)
-    self.menu.value, self.per_sample = name, tfm.per_sample
+    self.methods.choose(name)
+    self.per_sample = tfm.per_sample
     self._rule()
 
 @patch
@@ -251,29 +295,37 @@ def _check_fit(self:ScheduleExplorer, vals):
 @patch
 def _wanted(self:ScheduleExplorer):
     "What the image is made of, besides the transform"
-    return dict(prompt=self.prompt.value, negative_prompt=self.negative.value, seed=self.seed.value)
+    return dict(prompt=self.prompt.value, negative_prompt=self.negative.value, seed=self.seed.value,
+                sampler=self.sampler.value)
 
 @patch
 def _ask(self:ScheduleExplorer, sched, vals, tfm):
     "Ask for the image, unless it is the one that was asked for last"
-    ask = self._wanted()
-    key = (*ask.values(), self.menu.value, repr(tfm), tuple(vals))
+    ask, g = self._wanted(), self.against.value
+    key = (*ask.values(), self.menu.value, repr(tfm), tuple(vals), g)
     if key == self.asked: return
     self.asked = key
-    self.latest.submit(partial(self._render, ask, tfm, vals, f'{ask["prompt"]}: {sched!r}'))
+    self.latest.submit(partial(self._render, ask, tfm, vals, f'{ask["prompt"]}: {sched!r}', g))
 
 # %% ../../nbs/widgets/04_explorer.ipynb #add1e493
 @patch
 def _draw(self:ScheduleExplorer, sched, vals, tfm):
     "The curve, its figures and the line of Python that makes it"
-    self.curve.value = _against(sched, vals, parameters(type(tfm))['g'].default)
+    self.curve.value = self._curve_html(sched, vals, parameters(type(tfm))['g'].default)
     self.facts.value = self._facts_html(vals, tfm)
     self.code.value = self._code_html(sched, tfm)
 
-def _against(sched, vals, unit):
-    "A curve against the guidance scale that a transform usually has"
-    n = len(vals)
-    return curve_svg(vals, [unit]*n, f'{sched!r} over {n} steps, against {unit:g} in grey')
+def _ghost(unit, against):
+    "What a curve is drawn against, and its name: the constant, or what is usual in another unit"
+    if unit == parameters(TRANSFORMS['cfg'])['g'].default: return against, f'constant {against:g}'
+    return unit, f'{unit:g}, the usual g of this transform'
+
+@patch
+def _curve_html(self:ScheduleExplorer, sched, vals, unit):
+    "A curve against a constant, and which line is which"
+    n, (grey, name) = len(vals), _ghost(unit, self.against.value)
+    svg = curve_svg(vals, [grey]*n, f'{sched!r} over {n} steps, against {grey:g} in grey')
+    return svg + legend_html('g of this schedule', name)
 
 @patch
 def _facts_html(self:ScheduleExplorer, vals, tfm):
@@ -300,4 +352,6 @@ def close(self:ScheduleExplorer):
     "Call off the render, and close every widget"
     self.quiet = True
     self.latest.submit(None)
-    close_widgets(self.widget, self.fit, self.seek)
+    # what is not shown without a model goes too
+    spare = [self.prompt, self.negative, self.seed, self.sampler, self.against]
+    close_widgets(self.widget, self.fit, self.seek, self.image, self.plain, *spare)

@@ -37,10 +37,11 @@ def image_html(
 @checked()
 def words_html(
     said, # The words, or the error that holds them
-    role:str='status', # 'alert' for an error, which is red
+    role:str='status', # 'alert' for an error, which has a red edge
 )->str: # HTML
     "Write a line of words, which a screen reader speaks"
-    red = ';color:#b00020' if role == 'alert' else ''
+    # the words keep the colour of the page, light or dark
+    red = ';border-left:4px solid #d55e00;padding-left:8px' if role == 'alert' else ''
     style = f'line-height:1.4;max-width:420px{red}'
     return f'<div role="{role}" style="{style}">{escape(str(said))}</div>'
 

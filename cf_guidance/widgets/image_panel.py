@@ -7,28 +7,37 @@ __all__ = ['ImagePanel']
 
 # %% ../../nbs/widgets/03c_image_panel.ipynb #f3b80d3a
 import time
+from functools import partial
+from html import escape
 from fastcore.basics import patch
 from .html import image_html, reason_of, words_html
-from .live import film, thinned
+from ..transforms.core import GuidanceTfm
+from .live import film, Remembered, thinned
 from .settings import with_values
 
 # %% ../../nbs/widgets/03c_image_panel.ipynb #5db1f7ed
 class ImagePanel:
-    "Makes the image of a transform, and shows it in `image`, `seek` and `status`"
+    "Makes the images of a transform and of a constant; shows them in `image`, `plain`, `status`"
     pieces, preview, settle, given_up, asked, film, label = None, 5, .35, 0, None, None, ''
+    # the film of the constant, what it was made of, and what the network was asked
+    beside, made_of, network = None, None, None
 
 # %% ../../nbs/widgets/03c_image_panel.ipynb #b2234563
 @patch
 def _say(self:ImagePanel, said, role='alert'): self.status.value = words_html(said, role)
 
 @patch
-def _render(self:ImagePanel, ask, tfm, vals, label, stop):
-    "Make the preview, wait for rest, make the whole image; in words if it cannot be"
-    notes = []
-    ask = dict(ask, pieces=self.pieces, warn=notes.append)
+def _render(self:ImagePanel, ask, tfm, vals, label, g, stop):
+    "Make the preview, wait for rest, make the whole image, and that of the constant `g`"
+    notes, key = [], (*ask.values(), len(vals), g)
+    self.network = self.network or Remembered()
+    ask = dict(ask, pieces=self.pieces, warn=notes.append, network=self.network)
     try:
+        if key != self.made_of: stop.still(self._clear, g)
         self._preview(ask, tfm, vals, label, stop)
-        if not stop.within(self.settle): self._finish(ask, tfm, len(vals), label, stop, notes)
+        if stop.within(self.settle): return
+        self._finish(ask, tfm, len(vals), label, stop, notes)
+        if key != self.made_of and not stop(): self._compare(ask, len(vals), g, key, stop)
     except Exception as e: stop.still(self._failed, reason_of(e))
 
 @patch
@@ -54,9 +63,10 @@ def _preview(self:ImagePanel, ask, tfm, vals, label, stop):
     stop.still(self._show, seen, f'preview: {few} of {n} steps', label, late=True)
 
 @patch
-def _whole(self:ImagePanel, ask, tfm, n, stop):
-    "Make the image in all steps; `None` if a newer job came"
-    def tell(film): stop.still(self._say, f'step {film.steps[-1] + 1} of {n}', 'status')
+def _whole(self:ImagePanel, ask, tfm, n, stop, say=None):
+    "Make the image in all steps, and `say` at which it is; `None` if a newer job came"
+    say = say or partial(self._say, role='status')
+    def tell(film): stop.still(say, f'step {film.steps[-1] + 1} of {n}')
     return film(tfm=tfm, steps=n, stop=stop, tell=tell, **ask)
 
 @patch
@@ -76,8 +86,13 @@ def _failed(self:ImagePanel, said):
 def _show(self:ImagePanel, film, said, label):
     "Show the image of a film, and give the second slider its steps"
     self._hold(film, label)
-    self.image.value = image_html(film.image, label)
+    self.image.value = _figure(image_html(film.image, label), 'this schedule')
     self._say(said, 'status')
+
+def _figure(image, said, kind='made'):
+    "An image with words below it"
+    return (f'<figure class="{kind}" style="margin:0;font-size:12px;line-height:1.5">{image}'
+            f'<figcaption>{escape(said)}</figcaption></figure>')
 
 @patch
 def _hold(self:ImagePanel, film, label):
@@ -97,5 +112,37 @@ def _seek(self:ImagePanel, _=None):
     "Show the image, or what the network took it for at a step"
     if self.film is None: return
     image, where = _seen(self.film, self.seek.value)
-    self.image.value = image_html(image, f'{self.label}, {where}')
+    self.image.value = _figure(image_html(image, f'{self.label}, {where}'), 'this schedule')
+    self._seek_beside(self.seek.value)
     self._say(where, 'status')
+
+# %% ../../nbs/widgets/03c_image_panel.ipynb #9e8b25bf
+def _plainly(g): return f'constant {g:g}, plain guidance'
+
+@patch
+def _clear(self:ImagePanel, g):
+    "Show no image of a constant until there is the one that is asked for"
+    self.beside = self.made_of = None
+    self.plain.value = _figure('', f'{_plainly(g)}: comes next', 'plain')
+
+@patch
+def _compare(self:ImagePanel, ask, n, g, key, stop):
+    "Make and show the image of a constant; in words below it if it cannot be"
+    def say(said): self.plain.value = _figure('', f'{_plainly(g)}: {said}', 'plain')
+    try: res = self._whole(ask, GuidanceTfm({'g': float(g)}), n, stop, say)
+    except Exception as e: return stop.still(say, reason_of(e))
+    if res is not None: stop.still(self._put_beside, res, g, key)
+
+@patch
+def _put_beside(self:ImagePanel, film, g, key):
+    "Show and keep the image of a constant"
+    self.beside, self.made_of = film, key
+    self.plain.value = _figure(image_html(film.image, _plainly(g)), _plainly(g), 'plain')
+
+@patch
+def _seek_beside(self:ImagePanel, k):
+    "Show what the network took the constant's image for at the same step"
+    if self.beside is None: return
+    image, where = _seen(self.beside, k)
+    said = _plainly(self.made_of[-1])
+    self.plain.value = _figure(image_html(image, f'{said}, {where}'), said, 'plain')

@@ -69,8 +69,9 @@ def _nominal_steps(n):
 def run_course(
     pieces, # The model, or `None` for the noise levels of Stable Diffusion
     n:int, # Number of steps
+    sampler:str=None, # Name of a sampler; the model's own by default
 )->tuple: # The steps of a run, and the step of each call
     "List the steps and calls of a run"
     if not pieces: return _nominal_steps(n), list(range(n))
-    course = begin_run(pieces, None, n)
+    course = begin_run(pieces, sampler, n)
     return course.steps, course.calls
