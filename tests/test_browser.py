@@ -31,7 +31,8 @@ def jupyter(tmp_path_factory):
 def opened(browser, url, width=1300):
     page = browser.new_page(viewport={'width': width, 'height': 1000})
     page.elsewhere, home = [], re.match('http(://[^/]*)', url)[1]
-    page.on('request', lambda r: None if re.match(f'(http|ws){home}/|data:|blob:', r.url) else page.elsewhere.append(r.url))
+    ours = re.compile(f'(http|ws){home}/|data:|blob:')
+    page.on('request', lambda r: None if ours.match(r.url) else page.elsewhere.append(r.url))
     page.goto(url)
     return page
 

@@ -198,6 +198,27 @@ def test_curves_have_the_numbers_of_the_recipe(show, sweep):
     assert float(one.split()[1].split('H')[0]) == pytest.approx(20*(top - 1)/(top - low), abs=1e-3)
     assert page.locator('#grid td button').first.locator('use.one').get_attribute('href') == '#one'
 
+def test_grid_and_page_agree(show, tmp_path):
+    "Values stand in one order in `grid.png` and `index.html`, and both scale the pictures smoothly, in their own shape"
+    from cf_guidance.sweeps import Sweep
+    import matplotlib.pyplot as plt
+    kinds = [cosine(9), constant(12), cosine(), constant(7.5)]
+    sweep = Sweep(schedule=kinds, seed=[20, 3, 1], steps=2, size='128x64', prompt='a red cone')
+    sweep.run(folder=tmp_path, progress=False)
+    page = show(write_viewer(tmp_path))
+    ax, = [np.ravel(axes)[0] for axes in sweep.pages(y='seed')]
+    ax.figure.canvas.draw()
+    texts = lambda labels: [re.sub(r'\s', '', t.get_text()) for t in labels]
+    drawn, there = [texts(ax.get_xticklabels()), texts(ax.get_yticklabels())], grid(page)
+    assert drawn == [['constant(7.5)', 'constant(12)', 'cosine()', 'cosine(max_val=9)'], ['1', '3', '20']]
+    assert sorted(drawn) == sorted([there['columns'], there['rows']])
+    look = page.locator('#grid img').first.evaluate(
+        "e => [getComputedStyle(e).imageRendering, getComputedStyle(e).objectFit, e.naturalWidth/e.naturalHeight]")
+    assert look == ['auto', 'contain', 2]
+    box = ax.get_window_extent()
+    assert ax.images[0].get_interpolation() == 'bicubic' and box.width/4/(box.height/3) == pytest.approx(2)
+    plt.close('all')
+
 def test_two_side_by_side(show, sweep):
     "A click is A, with shift B; the difference of equal images is black, of others it is what the pixels say, times the gain"
     page = show(sweep.page)

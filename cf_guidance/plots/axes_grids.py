@@ -133,9 +133,14 @@ def _name_axes(ax, words):
     for put, said in zip((ax.set_xlabel, ax.set_ylabel, ax.set_title), words):
         put(said, fontsize=10, parse_math=False)
 
+def _ratio(picture, cols, rows):
+    "Height of an image, with its width as 1"
+    return picture.shape[0]*len(cols)/(picture.shape[1]*len(rows))
+
 def _page(ax, picture, gaps, cols, rows, words):
     "One page of a grid on its axes, with words beneath, beside and above"
-    ax.imshow(picture, interpolation='bicubic', extent=(0, len(cols), len(rows), 0), aspect='auto')
+    ax.imshow(picture, interpolation='bicubic', extent=(0, len(cols), len(rows), 0),
+              aspect=_ratio(picture, cols, rows))
     for (i, j), why in gaps.items(): _gap(ax, i, j, why)
     _sides(ax, cols, rows)
     _name_axes(ax, words)
@@ -154,9 +159,9 @@ def _pages(cells, page):
     vals = _column(cells, page)
     return {f'{page} = {val}': [c for c in cells if c[page] == val] for val in vals}
 
-def _grid_axes(ax, pages, cols, rows, size):
+def _grid_axes(ax, pages, cols, rows, size, ratio):
     "Axes for each page, large enough for an image in each place"
-    wide, high = (size*len(cols) + .9)*len(pages), size*len(rows) + .7
+    wide, high = (size*len(cols) + .9)*len(pages), size*ratio*len(rows) + .7
     return axes_for(ax, 1, len(pages), (wide, high), dpi=70)
 
 @checked(cells=a_list)
@@ -177,7 +182,8 @@ def axes_grid(
     pages = _pages(cells, page)
     cols, rows = _column(cells, x), _column(cells, y)
     made = {said: _mosaic(some, x, y, cols, rows) for said, some in pages.items()}
-    axes = _grid_axes(ax, pages, cols, rows, size)
+    ratio = max(_ratio(picture, cols, rows) for picture, _ in made.values())
+    axes = _grid_axes(ax, pages, cols, rows, size, ratio)
     for place, (said, drawn) in zip(axes.flat, made.items()):
         _page(place, *drawn, cols, rows, (x, y, said or title))
     return axes[0] if page else axes[0, 0]

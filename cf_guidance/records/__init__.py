@@ -30,5 +30,5 @@ __getattr__, __dir__, __all__ = lazy(__name__,
     again='rerun',
     folders='''
         AXES found_cells read_cells left_out_words sweep_cells sweep_failures axis_value
-        sweep_axes''',
+        sweep_axes in_order''',
     viewer='write_viewer renew_viewer')

@@ -82,18 +82,17 @@ const draw = words => {
 
 # %% ../../nbs/records/06c_viewer_panel.ipynb #eed9efb7
 _PAIR = r"""
-const blocky = i => width(i) < 200 ? 'pixels' : '';
-const still = i => make('img', {src: source(i), alt: words(i), class: blocky(i)});
+const still = i => make('img', {src: source(i), alt: words(i)});
 const calm = matchMedia('(prefers-reduced-motion: reduce)');
 const film = (i, src) => {
-  const e = make('video', {src, loop: '', controls: '', playsinline: '', class: blocky(i)});
+  const e = make('video', {src, loop: '', controls: '', playsinline: ''});
   e.setAttribute('aria-label', words(i));
   e.muted = true;
   e.autoplay = !calm.matches;
   return e;
 };
 const moving = (i, src) => {
-  const image = () => make('img', {src, alt: words(i), class: blocky(i)});
+  const image = () => make('img', {src, alt: words(i)});
   const e = src.endsWith('.mp4') ? film(i, src) : image();
   e.onerror = () => e.replaceWith(still(i));
   return e;
@@ -184,10 +183,8 @@ const pick = (i, side) => {
 # %% ../../nbs/records/06c_viewer_panel.ipynb #2c439fa6
 _START = r"""
 const $ = id => document.getElementById(id), root = document.documentElement;
-const widest = all.reduce((m, i) => Math.max(m, width(i) ?? 0), 0);
 const dress = () => {
   root.style.setProperty('--size', `${view.size}px`);
-  table.classList.toggle('pixels', view.size*.7 > widest);
 };
 const show = (words = '') => {
   $('size').value = view.size;

@@ -70,10 +70,6 @@ const source = i => 'images/' + told.files[i];
 const small = new Set(told.thumbs), clips = new Map(told.clips.map(([i, ...clip]) => [i, clip]));
 const id = i => i < made ? told.files[i].replace(/\.png$/, '') : told.failed[i - made][0];
 const shown = i => small.has(i) ? `thumbs/${id(i)}.jpg` : source(i);
-const width = i => {
-  const col = column('width');
-  return clips.get(i)?.[1] ?? (col ? col[1][which(col, i)] : undefined);
-};
 """
 
 # %% ../../nbs/records/06a_viewer_state.ipynb #3619e8bf

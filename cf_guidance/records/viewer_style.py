@@ -85,7 +85,6 @@ td button:focus-visible {outline-offset: -2px}
   display: grid; height: var(--size); border-radius: 4px; overflow: hidden; background: var(--soft)
 }
 .pic img {width: 100%; height: 100%; min-height: 0; object-fit: contain}
-.pixels, .pixels img {image-rendering: pixelated}
 img:not([src]), [data-state=made] .why {display: none}
 .why {
   font-size: .8rem; line-height: 1.3; overflow-wrap: anywhere; padding: .5em; text-align: left;

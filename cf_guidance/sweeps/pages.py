@@ -10,6 +10,7 @@ from itertools import product
 import numpy as np
 from PIL import Image
 from ..checks import checked, kind, near, whole
+from ..records.folders import in_order
 
 # %% ../../nbs/sweeps/05a_pages.ipynb #e64a97d3
 def label_words(
@@ -56,7 +57,8 @@ def _is_on(place, turn, shown):
 
 def _part(sweep, turn, shown):
     "What is to be drawn on a page, which has the labels `turn`, and shows some of two axes"
-    return [{**p, **_seen(c)} for p, c in zip(sweep.places, sweep.cells) if _is_on(p, turn, shown)]
+    part = [{**p, **_seen(c)} for p, c in zip(sweep.places, sweep.cells) if _is_on(p, turn, shown)]
+    return sorted(part, key=lambda p: [labels.index(p[k]) for k, labels in shown.items()])
 
 def _check_drawn(sweep):
     if not any(c.made or c.failed for c in sweep.cells):
@@ -105,14 +107,16 @@ def _laid_out(sweep, x, y, page):
 def _labels_of(sweep, axes):
     "The labels that places have on some axes, each once, by the axes"
     labels = dict.fromkeys(tuple(p[k] for k in axes) for p in sweep.places)
-    return [dict(zip(axes, own)) for own in labels]
+    ordered = {k: in_order(v) for k, v in sweep.axes.items()}
+    place = lambda own: [ordered[k].index(v) for k, v in zip(axes, own)]
+    return [dict(zip(axes, own)) for own in sorted(labels, key=place)]
 
 def _turns(sweep, x, y, page, size, most):
     "Pages of two axes, for each value of the others"
     from cf_guidance.plots.axes_grids import axes_grid         # which brings matplotlib
     axes, (x, y, turned) = sweep.axes, _laid_out(sweep, x, y, page)
     for turn in _labels_of(sweep, turned):
-        for cols, rows in product(_cut(axes[x], most), _cut(axes[y], most)):
+        for cols, rows in product(*[_cut(in_order(axes[k]), most) for k in (x, y)]):
             part = _part(sweep, turn, {x: cols, y: rows})
             yield axes_grid(part, x, y, size=size, title=label_words(turn))
 
