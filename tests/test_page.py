@@ -192,7 +192,7 @@ def test_sign_of_zero(whole):
 
 def test_slider_moves_the_curve(show):
     page = show(explorer_page(standalone=True))
-    svg, range_ = page.locator('.cfg-page svg'), page.locator('label:has-text("max_val") input[type=range]')
+    svg, range_ = page.locator('.cfg-page svg[role=img]'), page.locator('label:has-text("max_val") input[type=range]')
     before, line, box = svg.screenshot(), page.inner_text('.line code'), range_.bounding_box()
     assert line == 'cosine()'
     page.mouse.move(box['x'] + box['width']/2, box['y'] + box['height']/2); page.mouse.down()
@@ -253,14 +253,14 @@ def test_fits_and_is_labelled(show, width):
     page = show(
         '<!doctype html><meta name="viewport" content="width=device-width">' + BOOT + explorer_page() +
         explorer_page(['linear'], 9), width)
-    assert page.locator('.cfg-page svg').count() == 2
+    assert page.locator('.cfg-page svg[role=img]').count() == 2
     for name in ('restarts', 'then', 'from_list'):
         page.locator('select').first.select_option(name)
         assert page.evaluate('document.documentElement.scrollWidth <= innerWidth')
         assert page.evaluate('''[...document.querySelectorAll('.cfg-page :is(input, select, textarea)')]
             .filter(e => !e.ariaLabel && !e.labels.length).length''') == 0
-        assert page.locator('.cfg-page svg').first.get_attribute('aria-label').startswith('Plot of ')
-    assert page.locator('.cfg-page svg').nth(1).get_attribute('aria-label').startswith('Plot of linear()')
+        assert page.locator('.cfg-page svg[role=img]').first.get_attribute('aria-label').startswith('Plot of ')
+    assert page.locator('.cfg-page svg[role=img]').nth(1).get_attribute('aria-label').startswith('Plot of linear()')
 
 def test_keyboard_and_copy(show):
     page = show(explorer_page(standalone=True))

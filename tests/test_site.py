@@ -121,6 +121,50 @@ def test_every_page_opens(pages, served, browser, every):
     page.close()
     assert wrong == []
 
+LOOK = """() => {
+    const numbers = c => { const v = c.match(/[0-9.]+/g).map(Number); return [...v.slice(0, 3), v[3] ?? 1] }
+    const over = (a, b) => [0, 1, 2].map(i => a[i]*a[3] + b[i]*(1 - a[3]))
+    const light = c => { const [r, g, b] = c.map(v => { v /= 255; return v <= .04045 ? v/12.92 : ((v + .055)/1.055)**2.4 })
+        return .2126*r + .7152*g + .0722*b }
+    const parents = e => e ? [e, ...parents(e.parentElement)] : [], of = e => getComputedStyle(e)
+    const ground = e => parents(e).reverse().map(p => numbers(of(p).backgroundColor))
+        .reduce((below, c) => over(c, below), [255, 255, 255])
+    const low = new Set(), words = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT)
+    let count = 0
+    while (words.nextNode()) {
+        const said = words.currentNode.textContent.trim(), e = words.currentNode.parentElement
+        if (!said || e.closest('script, style, noscript, option') || !e.checkVisibility({visibilityProperty: true})) continue
+        count += said.split(/\\s+/).length
+        if (parents(e).some(p => of(p).backgroundImage !== 'none')) continue
+        const below = ground(e), own = numbers(e instanceof SVGElement ? of(e).fill : of(e).color), size = parseFloat(of(e).fontSize)
+        own[3] *= parents(e).reduce((o, p) => o*of(p).opacity, 1)
+        const [a, b] = [light(over(own, below)), light(below)], ratio = (Math.max(a, b) + .05)/(Math.min(a, b) + .05)
+        if (ratio < (size >= 24 || size >= 18.66 && of(e).fontWeight >= 700 ? 3 : 4.49)) low.add(`${ratio.toFixed(1)}: ${said.slice(0, 40)}`)
+    }
+    const wide = e => { const r = e.getBoundingClientRect(); return r.width && (r.right > innerWidth + 1 || r.left < -1) }
+    const outside = [...document.querySelectorAll('img, svg, canvas, video')].filter(wide).map(e => `outside: ${e.outerHTML.slice(0, 60)}`)
+    const broken = [...document.images].filter(i => i.complete && !i.naturalWidth).map(i => `broken: ${i.src.slice(0, 60)}`)
+    const empty = count < 40 ? [`only ${count} words`] : []
+    const ways = document.scrollingElement.scrollWidth > innerWidth ? ['scrolls sideways'] : []
+    return [...low, ...outside, ...broken, ...empty, ...ways] }"""
+
+LOOKED_AT = [f'{name}.html' for name in ('index', 'gallery', 'tutorials/getting_started', 'tutorials/claims', 'schedules/operators',
+                                         'transforms/normalise', 'widgets/page', 'training/scenes_unet')]
+
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+def test_pages_look_well(pages, served, browser, every, scheme):
+    "On a screen and on a phone the words stand out from their ground, and pictures are whole and in sight"
+    page, wrong = browser.new_page(viewport={'width': 1280, 'height': 900}, color_scheme=scheme), []
+    page.on('request', lambda r: None if r.url.startswith((served, 'data:')) else wrong.append(('elsewhere', r.url)))
+    for name in set(pages) - {'404.html'} if every else LOOKED_AT:
+        page.goto(f'{served}/{name}', wait_until='load')
+        assert page.evaluate("document.documentElement.classList.contains('quarto-dark')") == (scheme == 'dark')
+        for width in (1280, 390):
+            page.set_viewport_size({'width': width, 'height': 900})
+            wrong += [(name, width, said) for said in page.evaluate(LOOK)]
+    page.close()
+    assert wrong == []
+
 def test_search_finds(served, browser):
     page = browser.new_page(viewport={'width': 1280, 'height': 900})
     page.goto(f'{served}/index.html', wait_until='networkidle')

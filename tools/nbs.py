@@ -76,6 +76,11 @@ def readme(nb):
     text = re.sub(r'\]\(((?:\w+/)*)(?:\d+[a-zA-Z0-9]*_)?([\w.]+)\.ipynb', rf']({site}/\1\2.html', '\n\n'.join(res))
     return text.replace('](images/', '](nbs/images/') + '\n'
 
+def in_columns(out):
+    "A printed text, marked where three lines or more have gaps in them, as a table has"
+    gaps = [line for line in out[2].splitlines() if re.search(r'\S {2,}\S', line)]
+    return f'{out[1]}{" class=columns"*(len(gaps) > 2)}{out[2]}'
+
 def mended(html):
     "The page with each picture's caption as its words for those who do not see it, folded tests and plain signatures"
     # a cell that only tests is folded by `code-fold: true`, and says so; Quarto reads these words from `_quarto.yml`
@@ -86,6 +91,7 @@ def mended(html):
     html = html.replace(':NoneType<span', '<span')
     # and links private names, which have no entry
     html = re.sub(r'<a [^>]*href="[^"]*#_\w+"[^>]*>(.*?)</a>', r'\1', html)
+    html = re.sub(r'(<div class="cell-output cell-output-stdout[^>]*>\s*<pre)(>.*?</pre>)', in_columns, html, flags=re.S)
     return re.sub(r'<img (?![^>]*\balt=)([^>]*>(?:(?!<img ).)*?<figcaption[^>]*>(.*?)</figcaption>)',
                   lambda m: f'<img alt="{re.sub("<[^>]*>", "", m[2])}" {m[1]}', html, flags=re.S)
 
@@ -121,6 +127,8 @@ def docs():
     for new, file in files.items():
         page = (proc/cfg.doc_path.name/new).with_suffix('.html')
         page.write_text(to_source(mended(page.read_text()), file.as_posix()))
+    for css in (proc/cfg.doc_path.name).rglob('themes/*.css'):       # the dark theme asks a server for its letters
+        css.write_text(re.sub(r'@import (?:url\([^)]*\)|"[^"]*");', '', css.read_text()))
     shutil.rmtree(cfg.doc_path, ignore_errors=True)
     shutil.move(str(proc/cfg.doc_path.name), cfg.doc_path)
 

@@ -76,11 +76,11 @@ def picture(
     "Draw a schedule as a small curve, below the expression that makes it"
     from html import escape                           # which takes a while to import
     vals, txt = preview_values(sched), escape(repr(sched))
-    x, y = _steps(len(vals), w), _levels(vals, h)
+    x, y, wide = _steps(len(vals), w), _levels(vals, h), max(w, 7*len(txt))
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{max(w, 7*len(txt))}" '
-        f'height="{h}"><title>{txt}</title>'
-        f'<text x="4" y="12" font-size="11" font-family="monospace" fill="#666">{txt}</text>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{wide}" height="{h}" '
+        f'viewBox="0 0 {wide} {h}"><title>{txt}</title>'
+        f'<text x="4" y="12" font-size="11" font-family="monospace" fill="currentColor">{txt}</text>'
         f'<path d="M4 {y(1):.1f}H{w-4}" stroke="#bbb" stroke-dasharray="3"/>'
         f'<polyline points="{_points(vals, x, y)}" fill="none" stroke="#0072b2" '
         'stroke-width="2"/></svg>')

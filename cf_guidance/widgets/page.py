@@ -19,7 +19,7 @@ _STYLE = '''
   line-height: 1.4; margin: 1em 0
 }
 .cfg-page * {box-sizing: border-box}
-.cfg-page .set {flex: 1 1 17em; min-width: 0; max-width: 100%}
+.cfg-page .set {flex: 1 1 19em; min-width: 0; max-width: 100%}
 .cfg-page .out {flex: 2 1 19em; min-width: 0; max-width: 100%}
 .cfg-page fieldset {
   border: 1px solid color-mix(in srgb, currentColor 35%, transparent); border-radius: 4px;
@@ -33,14 +33,14 @@ _STYLE = '''
 .cfg-page label {
   display: flex; flex: 1; gap: .6em; align-items: center; margin: 0; min-width: 0; font-weight: 400
 }
-.cfg-page label span {flex: 0 0 6.4em; overflow-wrap: anywhere}
+.cfg-page label span {flex: 0 0 5.4em; overflow-wrap: anywhere}
 .cfg-page :is(select, textarea, label > input) {flex: 1 1 3em; min-width: 0; width: auto}
 .cfg-page :is(select, textarea, input[type=text], button) {
   font: inherit; color: inherit; background: transparent;
   border: 1px solid color-mix(in srgb, currentColor 55%, transparent); border-radius: 4px;
   padding: .15em .4em
 }
-.cfg-page .row > input {flex: 0 0 4.6em; width: 4.6em; min-width: 0}
+.cfg-page .row > input {flex: 0 0 4em; width: 4em; min-width: 0}
 .cfg-page :is(option, optgroup) {color: #000; background: #fff}
 .cfg-page input[type=range] {accent-color: #0072b2; padding: 0; margin: 0}
 .cfg-page [aria-invalid] {border: 2px solid #d55e00; outline-color: #d55e00}
@@ -56,7 +56,9 @@ _STYLE = '''
 .cfg-page [role=alert]:not(:empty) {
   border-left: 4px solid #d55e00; padding: .2em .6em; overflow-wrap: anywhere
 }
-.cfg-page svg {display: block; width: 100%; height: 250px; max-width: none}
+.cfg-page .keys {font-size: .85em; display: flex; flex-wrap: wrap; gap: 0 1em}
+.cfg-page .key {display: inline-block; width: 24px; height: 8px}
+.cfg-page svg:not(.key) {display: block; width: 100%; height: 250px; max-width: none}
 .cfg-page svg text {fill: currentColor; font-size: 12px; font-family: inherit}
 .cfg-page .old {opacity: .55; filter: grayscale(1)}
 .cfg-page .line {display: flex; flex-wrap: wrap; gap: .6em; align-items: center}

@@ -101,6 +101,11 @@ const short = v => {
   const far = v && (Math.abs(v) < 1e-3 || Math.abs(v) >= 1e5);
   return far ? v.toExponential(2) : String(+v.toPrecision(4));
 };
+const LINES = {
+  own: {stroke: '#0072b2', 'stroke-width': 2.5},
+  usual: {stroke: '#888888', 'stroke-width': 2},
+  one: {stroke: 'currentColor', 'stroke-dasharray': 4, opacity: .7},
+};
 const plot = (svg, vals, w, h = 250) => {
   const n = vals.length, hi = Math.max(8, ...vals), lo = Math.min(0, ...vals);
   const [l, r, t, b] = [46, 10, 10, 40];
@@ -122,11 +127,21 @@ const plot = (svg, vals, w, h = 250) => {
   const middle = (h - b + t)/2;
   text(12, middle, 'guidance g', {transform: `rotate(-90 12 ${middle})`});
   line(`M${l} ${t}V${h - b}H${w - r}`, {});
-  line(`M${l} ${y(7.5)}H${w - r}`, {stroke: '#999999', 'stroke-width': 2, opacity: .7});
-  line(`M${l} ${y(1)}H${w - r}`, {'stroke-dasharray': 4, opacity: .7});
+  line(`M${l} ${y(7.5)}H${w - r}`, LINES.usual);
+  line(`M${l} ${y(1)}H${w - r}`, LINES.one);
   const levels = vals.map((v, i) => `${x(i).toFixed(1)} ${y(v).toFixed(1)}H${x(i + 1).toFixed(1)}`);
-  line('M' + levels.join('L'), {stroke: '#0072b2', 'stroke-width': 2.5, class: 'curve'});
+  line('M' + levels.join('L'), {...LINES.own, class: 'curve'});
 };
+const key = ([name, words]) => {
+  const path = make('svg:path', {d: 'M0 4H24', fill: 'none', ...LINES[name]});
+  const size = {viewBox: '0 0 24 8', 'aria-hidden': true, class: 'key'};
+  return make('span', {}, make('svg:svg', size, path), ` ${words} `);
+};
+const legend = () => make('p', {class: 'keys'}, ...Object.entries({
+  own: 'this schedule',
+  usual: '7.5, a usual constant',
+  one: '1, the conditional prediction alone',
+}).map(key));
 """
 
 # %% ../../nbs/widgets/06c_page_controls.ipynb #5b7ef2f0
@@ -153,7 +168,7 @@ const start = root => {
   const done = make('span', {role: 'status'}), all = make('p', {class: 'all'});
   const list = make('details', {}, make('summary', {}, 'The number of each step'), all);
   const line = make('div', {class: 'line'}, code, copy, done);
-  const good = make('div', {class: 'good'}, svg, told, line, list);
+  const good = make('div', {class: 'good'}, svg, legend(), told, line, list);
   const width = () => Math.max(240, Math.round(svg.clientWidth) || 600);
   const draw = () => now && plot(svg, now.values, width());
   const asked = () => {
