@@ -145,11 +145,13 @@ LOOK = """() => {
     const outside = [...document.querySelectorAll('img, svg, canvas, video')].filter(wide).map(e => `outside: ${e.outerHTML.slice(0, 60)}`)
     const broken = [...document.images].filter(i => i.complete && !i.naturalWidth).map(i => `broken: ${i.src.slice(0, 60)}`)
     const empty = count < 40 ? [`only ${count} words`] : []
+    const cut = [...document.querySelectorAll('main :is(h1, h2, h3, h4)')].filter(e => e.scrollWidth > e.clientWidth + 1)
+        .map(e => `cut off: ${e.textContent.slice(0, 40)}`)
     const ways = document.scrollingElement.scrollWidth > innerWidth ? ['scrolls sideways'] : []
-    return [...low, ...outside, ...broken, ...empty, ...ways] }"""
+    return [...low, ...outside, ...broken, ...empty, ...cut, ...ways] }"""
 
 LOOKED_AT = [f'{name}.html' for name in ('index', 'gallery', 'tutorials/getting_started', 'tutorials/claims', 'schedules/operators',
-                                         'transforms/normalise', 'widgets/page', 'training/scenes_unet')]
+                                         'adapters/guiders', 'widgets/page', 'training/scenes_unet')]
 
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
 def test_pages_look_well(pages, served, browser, every, scheme):
