@@ -150,8 +150,11 @@ LOOK = """() => {
     const ways = document.scrollingElement.scrollWidth > innerWidth ? ['scrolls sideways'] : []
     return [...low, ...outside, ...broken, ...empty, ...cut, ...ways] }"""
 
-LOOKED_AT = [f'{name}.html' for name in ('index', 'gallery', 'tutorials/getting_started', 'tutorials/claims', 'schedules/operators',
-                                         'adapters/guiders', 'widgets/page', 'training/scenes_unet')]
+LOOKED_AT = [
+    f'{name}.html' for name in
+    ('index', 'gallery', 'tutorials/getting_started', 'tutorials/claims', 'schedules/operators', 'adapters/guiders',
+     'widgets/page', 'training/scenes_unet')
+]
 
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
 def test_pages_look_well(pages, served, browser, every, scheme):

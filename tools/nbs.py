@@ -91,7 +91,8 @@ def mended(html):
     html = html.replace(':NoneType<span', '<span')
     # and links private names, which have no entry
     html = re.sub(r'<a [^>]*href="[^"]*#_\w+"[^>]*>(.*?)</a>', r'\1', html)
-    html = re.sub(r'(<div class="cell-output cell-output-stdout[^>]*>\s*<pre)(>.*?</pre>)', in_columns, html, flags=re.S)
+    printed = re.compile(r'(<div class="cell-output cell-output-stdout[^>]*>\s*<pre)(>.*?</pre>)', re.S)
+    html = printed.sub(in_columns, html)
     return re.sub(r'<img (?![^>]*\balt=)([^>]*>(?:(?!<img ).)*?<figcaption[^>]*>(.*?)</figcaption>)',
                   lambda m: f'<img alt="{re.sub("<[^>]*>", "", m[2])}" {m[1]}', html, flags=re.S)
 
@@ -127,7 +128,8 @@ def docs():
     for new, file in files.items():
         page = (proc/cfg.doc_path.name/new).with_suffix('.html')
         page.write_text(to_source(mended(page.read_text()), file.as_posix()))
-    for css in (proc/cfg.doc_path.name).rglob('themes/*.css'):       # the dark theme asks a server for its letters
+    # the dark theme asks a server for its letters
+    for css in (proc/cfg.doc_path.name).rglob('themes/*.css'):
         css.write_text(re.sub(r'@import (?:url\([^)]*\)|"[^"]*");', '', css.read_text()))
     shutil.rmtree(cfg.doc_path, ignore_errors=True)
     shutil.move(str(proc/cfg.doc_path.name), cfg.doc_path)
