@@ -198,7 +198,7 @@ def calls(w):
         write_metadata={}, open_folder={}, former_images={}, place_of={}, image_path={}, kept_file={}, made_image={},
         add_failures={}, write_failures={}, rerun=dict(path=w.small_png, pieces=w.small, progress=False),
         found_cells={}, read_cells={}, left_out_words={}, sweep_cells={}, sweep_failures={}, axis_value={},
-        sweep_axes=dict(cells=w.swept), write_viewer={}, renew_viewer={},
+        sweep_axes=dict(cells=w.swept), in_order=dict(vals=[2, 1]), write_viewer={}, renew_viewer={},
         # adapters
         HostedEngine=dict(pipe=w.pipe), HostedPlan=dict(engine=w.engine), LoopEngine={}, Memo={},
         SharingHost=dict(pipe=w.pipe, memo=adapters.Memo(0)), is_pipeline=dict(model=w.pipe),
@@ -292,6 +292,7 @@ def calls(w):
         # widgets
         curve_engine=dict(table=widgets.page_table(['linear'])),
         numbers=dict(text='1, 2'), parameter_controls={}, decimals=dict(c=dict(default=1., lo=0., hi=2.)),
+        legend_html=dict(curve='g'), methods_like={}, MethodMenu={}, Remembered={},
         menu_groups={}, first_line={}, curve_svg={}, guidance_line={}, network_calls=dict(steps=w.course.steps),
         unit_mismatch={},
         control_widget=dict(c=widgets.parameter_controls(schedules.CURVES['cosine'])[0], changed=lambda _: None),
