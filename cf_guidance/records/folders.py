@@ -233,7 +233,10 @@ def in_order(
     vals:list, # Values of an axis: numbers, words, or what is written as words
 )->list: # Each once
     "Put the values of an axis in order: numbers by size, then words, with their numbers by size"
-    return sorted(dict.fromkeys(a_list('vals', vals)), key=_order)
+    vals = a_list('vals', vals)
+    try: return sorted(dict.fromkeys(vals), key=_order)
+    except TypeError:
+        raise ValueError(f'`vals` must be numbers or words; got {vals!r:.80}') from None
 
 def _tells(vals, places, finer, plain):
     "Whether cells differ on an axis; on a rare one, only if they agree on the axes before it"
