@@ -12,7 +12,7 @@ from functools import partial
 from itertools import accumulate, pairwise
 import torch
 from fastcore.basics import patch
-from ..checks import a_pair, checked, kind, list_of, made_of
+from ..checks import a_function, a_pair, checked, kind, list_of, made_of
 from ..pieces.core import Pieces
 from ..pieces.edits import text_at
 from ..pieces.inputs import Embedded, count_tokens
@@ -50,7 +50,7 @@ def _grouped(keys):
 
 @checked(runs=list_of(made_of(Run), 1),
          words=kind('embeddings by their texts', lambda val: len(val.values())),
-         scripts=list_of(list_of(a_pair)))
+         scripts=list_of(list_of(a_pair)), network=a_function)
 class Wave:
     "Take runs from noise to latents together, and share their work as long as they are equal"
     def __init__(self,

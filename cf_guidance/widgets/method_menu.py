@@ -55,6 +55,7 @@ class MethodMenu:
         name:str='cfg', # The transform that is chosen at first
         changed=lambda _=None: None, # Called when another transform is chosen
     ):
+        if name not in TRANSFORMS: near('`name`', name, TRANSFORMS)
         self.changed, self.told = changed, name
         self._build(name)
         self.list.observe(self._tell, 'value')
