@@ -7,7 +7,7 @@ __all__ = ['Wave', 'Run', 'all_texts', 'built_in', 'embed', 'in_batches', 'known
            'reads', 'script', 'start_noise', 'text_at', 'unheard_of']
 
 # %% ../../nbs/sampling/02_loop.ipynb #c48cbf92
-import threading
+import inspect, threading
 from functools import partial
 from itertools import accumulate, pairwise
 import torch
@@ -36,6 +36,14 @@ _all_ = ['Run', 'all_texts', 'built_in', 'embed', 'in_batches', 'known_transform
 def _predicted(unet, x, timestep, emb):
     "The prediction of a U-Net"
     return unet(x, timestep, encoder_hidden_states=emb).sample
+
+def _known_network(f):
+    "Refuse what cannot be called as a network is"
+    try: inspect.signature(f).bind('unet', 'x', 'timestep', 'emb')
+    except (TypeError, ValueError):
+        raise ValueError('`network` must be a function of U-Net, latents, timestep and embedding; '
+                         f'got {f!r:.80}') from None
+    return f
 
 def _check_ways(scripts, unet):
     "Refuse, before the first network call, a prediction that the network cannot make"
@@ -68,7 +76,7 @@ class Wave:
     ):
         self.runs, self.pieces, self.course, self.most = list(runs), pieces, course, most
         self.scripts = scripts or [script(r, course.steps) for r in self.runs]
-        self.network = network or _predicted
+        self.network = _known_network(network or _predicted)
         self.made = self.alone = 0                      # calls made, calls without sharing
         self.failed = {}                                # errors by run
         self.rows = {i: [] for i in range(len(self.runs))} if record else None
