@@ -81,8 +81,8 @@ def _offline(folder):
     os.environ['JUPYTER_PATH'] = os.pathsep.join([str(folder), *[known]*bool(known)])
 
 # %% ../../nbs/cli/06_explore_command.ipynb #ba0a47bd
-@command({'What is made': 'model prompt', 'How it is sampled': 'seed steps',
-          'Where it goes': 'port no_browser'}, {
+@command({'What is made': 'model prompt', 'How it is sampled': 'seed steps sampler',
+          'Where it goes': 'dark port no_browser'}, {
     'cfg_explore': 'The built-in model and its own prompt',
     "cfg_explore --prompt 'a blue torus' --seed 7": 'Another prompt and another noise',
     'cfg_explore --steps 8': 'Fewer steps, for faster images',
