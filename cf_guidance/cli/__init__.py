@@ -15,4 +15,5 @@ __getattr__, __dir__, __all__ = lazy(__name__,
     grid_pages='PAGES',
     sweep_command='cfg_sweep main',
     explore_command='explorer_notebook cfg_explore main_explore',
-    eval_command='cfg_eval main_eval')
+    eval_command='cfg_eval main_eval',
+    search_command='cfg_search main_search')
