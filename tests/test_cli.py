@@ -6,7 +6,8 @@ from cf_guidance import cli
 from cf_guidance.cli.help_pages import help_page
 from cf_guidance.pieces.core import MODELS
 
-COMMANDS = {'cfg_sweep': cli.main, 'cfg_eval': cli.main_eval, 'cfg_explore': cli.main_explore}
+COMMANDS = {'cfg_sweep': cli.main, 'cfg_eval': cli.main_eval, 'cfg_explore': cli.main_explore,
+            'cfg_search': cli.main_search}
 EXAMPLES = [line for name in COMMANDS for line in getattr(cli, name).examples]
 
 @pytest.fixture
@@ -37,10 +38,10 @@ def folders(tmp_path, typed):
 
 @pytest.mark.parametrize('line', EXAMPLES)
 def test_examples_of_the_help(line, folders, typed, monkeypatch):
-    "They run; a sweep as --dry-run, and the explorer without its server"
+    "They run; a sweep and a search as --dry-run, and the explorer without its server"
     served = []
     monkeypatch.setattr('cf_guidance.cli.explore_command._serve', lambda *args: served.append(args))
-    out, err, said = typed(line + ' --dry-run'*line.startswith('cfg_sweep'))
+    out, err, said = typed(line + ' --dry-run'*line.startswith(('cfg_sweep', 'cfg_search')))
     assert said is None and (out or served), (said, err)
 
 @pytest.mark.parametrize('name', COMMANDS)

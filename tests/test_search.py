@@ -116,7 +116,8 @@ def test_command_on_a_pipeline(tmp_path, monkeypatch, capsys):
     Path('my.py').write_text('def light(images, prompts): return images.mean((1, 2, 3))')
     Path('texts.txt').write_text('\n'.join([*texts[:2], 'a blue ring', 'a green cross']))
     line = ['cfg_search', '--model', 'sdxl', '--prompts', 'texts.txt', '--score', 'my.py:light', '--trials', '2',
-            '--steps', '2', '--constants', '1.5,4', '--device', 'cpu', '--call', ' '.join(f'{k}={v}' for k, v in call.items())]
+            '--steps', '2', '--constants', '1.5,4', '--device', 'cpu',
+            '--call', ' '.join(f'{k}={v}' for k, v in call.items())]
     monkeypatch.setattr('sys.argv', line)
     main_search()
     out = capsys.readouterr().out

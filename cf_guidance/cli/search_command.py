@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['cfg_search', 'main_search']
 
-# %% ../../nbs/cli/09_search_command.ipynb #f2f22d2e
+# %% ../../nbs/cli/09_search_command.ipynb #ad140660
 import sys
 from ..checks import a_count, a_text, near, positive, whole
 from .help_pages import command
 from .program import call_typed, say
 from .values import parse_params, parse_values
 
-# %% ../../nbs/cli/09_search_command.ipynb #c531525e
+# %% ../../nbs/cli/09_search_command.ipynb #dd01f717
 @command({
     'What is searched': 'space transform',
     'On which images': 'model prompts held_out negative_prompt seed sampler steps size',
@@ -76,21 +76,11 @@ def cfg_search(
     """Search a schedule for a model, some prompts and a score.
 
     The winner is chosen on some prompts and reported on held-out ones, beside the best constant."""
-    typed = _checked(space, optimizer, prune, engine, also, steps, trials, first, margin)
-    images = dict(steps=steps, seeds=_whole_numbers('seed', seed), negative_prompt=negative_prompt,
-                  size=size or None, call=_single('call', call) or None)
-    how = dict(held_out=_file(held_out), trials=trials, optimizer=optimizer, prune=prune,
-               first=first, also=also, limits=_single('limits', limits), features=features,
-               constants=_numbers('constants', constants), storage=storage or None, name=name,
-               rng=whole('rng', rng, 0), margin=margin, folder=out)
-    load = dict(engine=engine, dtype=dtype, device=device or None)
-    todo = _laid_out(_with_transform(typed, space, transform, steps), score,
-                     _prompts(prompts, model), sampler, (model, other_model), other_sampler, load,
-                     {**how, **images})
+    todo = _todo(locals())
     if dry_run: return _foretell(todo)
     _report(todo, out)
 
-# %% ../../nbs/cli/09_search_command.ipynb #ead2747a
+# %% ../../nbs/cli/09_search_command.ipynb #59424910
 def _one_of(name, val, known):
     "One of some words"
     if val not in known: near(f'`{name}`', val, known)
@@ -105,6 +95,32 @@ def _checked(space, optimizer, prune, engine, also, steps, trials, first, margin
     for name, val in dict(steps=steps, first=first).items(): a_count()(name, val)
     a_count(2)('trials', trials), positive('margin', margin)
     return typed_space(space, steps=steps) if a_text('space', space).strip() else None
+
+def _plainly(given, *names): return {k: given[k] or None for k in names}
+
+def _how(given):
+    "How is searched, and how the images are made"
+    names = 'trials', 'optimizer', 'prune', 'first', 'also', 'features', 'name', 'margin'
+    how = {k: given[k] for k in (*names, 'negative_prompt', 'steps')}
+    return dict(how, **_plainly(given, 'storage', 'size'), folder=given['out'],
+                held_out=_file(given['held_out']), limits=_single('limits', given['limits']),
+                constants=_numbers('constants', given['constants']),
+                rng=whole('rng', given['rng'], 0), seeds=_whole_numbers('seed', given['seed']),
+                call=_single('call', given['call']) or None)
+
+_LOOKED_AT = ('space', 'optimizer', 'prune', 'engine', 'also', 'steps', 'trials', 'first',
+              'margin')
+
+def _todo(given):
+    "The search that was typed"
+    typed = _checked(**{k: given[k] for k in _LOOKED_AT})
+    how = _how(given)
+    space = _with_transform(typed, given['space'], given['transform'], given['steps'])
+    load = dict({k: given[k] for k in ('engine', 'dtype')}, **_plainly(given, 'device'))
+    prompts, models = _prompts(given['prompts'], given['model']), (given['model'],
+                                                                  given['other_model'])
+    return _laid_out(space, given['score'], prompts, given['sampler'], models,
+                     given['other_sampler'], load, how)
 
 def _numbers(name, text):
     "Numbers with commas between them"
@@ -146,7 +162,7 @@ def _prompts(text, model):
         return [p.text for p in scene_prompts('dev')[::2][:40]]
     raise ValueError(f'`prompts` must be a file with a prompt on each line; got none for {model!r}')
 
-# %% ../../nbs/cli/09_search_command.ipynb #c7646458
+# %% ../../nbs/cli/09_search_command.ipynb #f7d29383
 def _model(name, engine, **how):
     "A model for our own loop, or else a pipeline"
     from cf_guidance.adapters.loading import OWN_LAYOUT, layout_of, load_pieces, load_pipeline
