@@ -7,7 +7,7 @@ from cf_guidance.cli.help_pages import help_page
 from cf_guidance.pieces.core import MODELS
 
 COMMANDS = {'cfg_sweep': cli.main, 'cfg_eval': cli.main_eval, 'cfg_explore': cli.main_explore,
-            'cfg_race': cli.main_race}
+            'cfg_race': cli.main_race, 'cfg_search': cli.main_search}
 EXAMPLES = [line for name in COMMANDS for line in getattr(cli, name).examples]
 
 @pytest.fixture
@@ -39,10 +39,10 @@ def folders(tmp_path, typed):
 
 @pytest.mark.parametrize('line', EXAMPLES)
 def test_examples_of_the_help(line, folders, typed, monkeypatch):
-    "They run; a sweep and a race as --dry-run, and the explorer without its server"
+    "They run; a sweep, a race and a search as --dry-run, and the explorer without its server"
     served = []
     monkeypatch.setattr('cf_guidance.cli.explore_command._serve', lambda *args: served.append(args))
-    out, err, said = typed(line + ' --dry-run'*(line.startswith(('cfg_sweep', 'cfg_race')) and 'dry-run' not in line))
+    out, err, said = typed(line + ' --dry-run'*(line.startswith(('cfg_sweep', 'cfg_race', 'cfg_search')) and 'dry-run' not in line))
     assert said is None and (out or served), (said, err)
 
 @pytest.mark.parametrize('name', COMMANDS)

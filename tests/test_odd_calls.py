@@ -28,7 +28,8 @@ def public():
                 done.add(id(f))
                 yield name, f
 
-PUBLIC = dict(public())
+# of two rooms the first: `evaluation.search` runs a `Search`, and the `Search` is held to the law
+PUBLIC = dict(reversed([*public()]))
 
 def tensor(*shape, seed=0): return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
@@ -86,7 +87,12 @@ def made_world(folder):
     seen = lambda s: {('oak', k): float(s + k) for k in (1, 2)}
     w.board = {('here', a, s): seen(s) for a in ('best constant', 'a') for s in range(3)}
     w.steps = {('here', 'constants', s): seen(s) for s in range(2)}
-    w.standing, w.arm = evaluation.Standing('a', .1, .1), evaluation.Arm('a', w.tfm)
+    w.standing, w.arm = evaluation.Standing('a', .1, .1), evaluation.RaceArm('a', w.tfm)
+    w.searched = dict(space='linear', score=w.shine, prompts=['a red star', 'a blue star', 'a red ring', 'a blue ring'],
+        sampler='ddim', pipe=w.small, steps=1, trials=2, constants=(1.5, 4), folder=folder.parent/'search',
+        progress=False)
+    w.search = evaluation.search(**w.searched)
+    w.told = vars(w.search)
     w.text_file = folder/'prompts.txt'
     w.text_file.write_text('oak\nelm\n')
     return w
@@ -273,8 +279,7 @@ def calls(w):
         compare_scores=dict(shown=w.rows, score='merit'), compared_text=dict(res=w.found),
         method_diversity=dict(found=w.found_here, features=evaluation.find_features('world')),
         plot_forest=dict(res=w.found, ax=plt.gca()), plot_quality=dict(res=w.found, varied={}, ax=plt.gca()),
-        score_html=dict(results=[w.found]),
-        Arm={}, read_arms=dict(arms=['cosine', 'apg']), RaceCell=dict(model=w.pieces), race_cells=dict(model=w.pieces),
+        RaceArm={}, read_arms=dict(arms=['cosine', 'apg']), RaceCell=dict(model=w.pieces), race_cells=dict(model=w.pieces),
         read_prompt_sets=dict(prompts=(['a'], ['b'])), pairs_of=dict(prompts=['a', 'b']),
         RacePlan=dict(rounds=((2, 6),), report=6, noises=2, calibration=6), race_plan=dict(arms=4, reporting=6),
         push_of=dict(engine=w.loop, prompts=['oak'], seeds=[1]),
@@ -289,6 +294,14 @@ def calls(w):
         race_report_text=dict(report=w.race.report), RaceLog=dict(folder=w.race.folder, info=w.race.info),
         Race=dict(info={}, constants={}, calibrated={}, rounds=[], report=w.race.report, images=1),
         read_race=dict(folder=w.race.folder), race_text=dict(race=w.race), check_images=dict(folder=w.race.folder),
+        score_html=dict(results=[w.found]), score_pictures=dict(pictures=w.shown, scores='verifier', folder=w.listed,
+            progress=False),
+        Span=dict(lo=1., hi=2.), Arm=dict(schedule=3.),
+        Space=dict(kind='curve', spans=dict(start=evaluation.Span(1., 2.)), fixed=dict(linear={})),
+        curve_space=dict(name='linear'), spline_space={}, interval_space={}, steps_space=dict(steps=3),
+        transform_space=dict(name='rescale'), typed_space=dict(text='linear'), Found=w.told, Search=w.searched,
+        plot_search=dict(found=w.search), found_text=dict(found=w.search), search_html=dict(found=w.search),
+        save_search=dict(found=w.search),
         # widgets
         curve_engine=dict(table=widgets.page_table(['linear'])),
         numbers=dict(text='1, 2'), parameter_controls={}, decimals=dict(c=dict(default=1., lo=0., hi=2.)),
@@ -344,7 +357,10 @@ ALSO = dict(
     load_pieces=dict(name='model_name'),
     load_pipeline=dict(name='model'), engine_of=dict(model='pieces'), groups_of=dict(rows='prompts'),
     max_t=dict(methods='a', base='b'), known_recipe=dict(recipe='prompt', given='pieces'),
-    experiments=dict(steps='num_steps'), best_scale=dict(cell='table', scales='table'))
+    experiments=dict(steps='num_steps'), best_scale=dict(cell='table', scales='table'),
+    Space=dict(spans='space'), typed_space=dict(text='space'),
+    transform_space=dict(name='transform'),
+    Search=dict(features='name', other_sampler='sampler', other_model='pipe', held_out='prompts'))
 
 CALLED = 'callback', 'warn', 'tfm'                      # functions that are not given in a plain call
 
@@ -367,7 +383,7 @@ EXEMPT = {
         'acting_at call_by_name is_blind kept_before pole_of state_at turn_of turned',
     'a plan calls it with the numbers of its runs': 'by_trunk',
     '`rerun` calls it with a recipe that it has checked': 'rerun_hosted',
-    'it takes the texts of a command line, below': 'cfg_sweep cfg_explore cfg_race',
+    'it takes the texts of a command line, below': 'cfg_sweep cfg_explore cfg_race cfg_search',
     'they make images of a folder again; nbs/evaluation/07c_equal_push.ipynb': 'folder_pushes compare_at_one_push',
     'it makes the images of a race, and is held to what it refuses in nbs/evaluation/08f_race.ipynb': 'race',
 }

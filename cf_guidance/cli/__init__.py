@@ -16,4 +16,5 @@ __getattr__, __dir__, __all__ = lazy(__name__,
     sweep_command='cfg_sweep main',
     explore_command='explorer_notebook cfg_explore main_explore',
     eval_command='cfg_eval main_eval',
-    race_command='cfg_race main_race')
+    race_command='cfg_race main_race',
+    search_command='cfg_search main_search')

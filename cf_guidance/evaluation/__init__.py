@@ -32,15 +32,20 @@ __getattr__, __dir__, __all__ = lazy(__name__,
     score_file='SCORES_FILE Row read_scores add_scores tidy_scores',
     named_features='FEATURES Features find_features',
     other_programs='read_words', any_images='Picture open_pixels found_pictures pictures',
-    scored_folders='batches score_folder score_means means_text folder_features',
+    scored_folders='batches score_folder score_pictures score_means means_text folder_features',
     score_pairs='Arranged arranged constants baseline_of',
     compared_scores='Held Compared compare_scores compared_text method_diversity',
     equal_push='folder_pushes nearest_constants compare_at_one_push',
     score_report='plot_forest plot_quality score_html',
     race_arms='''
-        Arm read_arms every_arm RaceCell race_cells read_prompt_sets pairs_of RacePlan race_plan''',
+        RaceArm read_arms every_arm RaceCell race_cells read_prompt_sets pairs_of RacePlan race_plan''',
     calibration='push_of matched_factors Calibrated calibrate settings_of',
     race_rule='best_scale Standing standings survivors',
     race_verdicts='Reading read_at RaceReport race_report race_report_text',
     race_log='RaceLog', race_walk='Race read_race race_text',
-    racing='race check_images')
+    racing='race check_images',
+    search_spaces='''
+        Span Arm Space curve_space spline_space interval_space steps_space transform_space
+        typed_space''',
+    searching='Found Search search',
+    search_report='plot_search found_text search_html save_search')

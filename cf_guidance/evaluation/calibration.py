@@ -12,7 +12,7 @@ import numpy as np
 from ..checks import a_count, a_flag, a_function, a_number, a_text, a_whole, a_word
 from ..checks import checked, kind, list_of, number, or_none, positive
 from .displacements import Displaced, aside, displaced, displacement
-from .race_arms import Arm
+from .race_arms import RaceArm
 from .strength import scaled
 from ..sampling.runs import Run
 
@@ -152,7 +152,7 @@ def _settings(arm, engine, targets, where, curve):
 @checked(cell=a_word, engine=_ENGINE, prompts=list_of(a_text, 1), seeds=list_of(a_whole, 1),
          curve=or_none(a_flag))
 def calibrate(
-    arm:Arm, # The arm
+    arm:RaceArm, # The arm
     cell:str, # Name of the cell
     engine, # Its engine
     targets:list, # Displacements of the constants
@@ -169,7 +169,7 @@ def calibrate(
 
 @checked()
 def settings_of(
-    arm:Arm, # The arm
+    arm:RaceArm, # The arm
     made:Calibrated, # What `calibrate` found for it
 )->list: # A transform for each setting
     "Make the transforms of an arm"

@@ -17,7 +17,7 @@ from .calibration import OUT, Calibrated, calibrate, push_of, settings_of
 from .metrics import thumbnail, vendi
 from .named_features import Features, find_features
 from .own_scores import find_scores
-from .race_arms import BASE, Arm, RaceCell, race_cells, race_plan, read_arms
+from .race_arms import BASE, RaceArm, RaceCell, race_cells, race_plan, read_arms
 from .race_arms import pairs_of, read_prompt_sets
 from .race_log import find_log, open_log
 from .race_walk import Race, walk, write_verdicts
@@ -39,7 +39,7 @@ from ..worlds.judging import world_of
 
 # %% ../../nbs/evaluation/08f_race.ipynb #7841e703
 _STRENGTHS = 2/3, 1., 3/2         # of the displacement of the best constant
-_PLAIN = Arm(BASE, GuidanceTfm({'g': 2.}))         # of which a constant is a multiple, about 1
+_PLAIN = RaceArm(BASE, GuidanceTfm({'g': 2.}))         # of which a constant is a multiple, about 1
 
 def _jobs_of(jobs, cell):
     "The arms, settings and pairs of a cell"
@@ -109,7 +109,7 @@ def _where(maker):
 
 def _base_settings(engine, cell, scale, where):
     "The settings of the best constant, as multiples of the plain arm"
-    arm = Arm(BASE, GuidanceTfm({'g': float(scale)}))
+    arm = RaceArm(BASE, GuidanceTfm({'g': float(scale)}))
     try: far = push_of(engine, arm.tfm, **where)[0]
     except Exception as e: return Calibrated(cell, BASE, OUT, why=f'{type(e).__name__}: {e}')
     made = calibrate(arm, cell, engine, [k*far for k in _STRENGTHS], curve=False, **where)
