@@ -176,8 +176,8 @@ def load_single_file(
         raise _lacks_some(path, 'some') from e
     except Exception as e:
         if is_full(e): raise
-        raise ValueError(f'`model` must fit its `config`; {path!r} as a {layout} of {config!r}: '
-                         f'{one_line(e)}') from e
+        raise ValueError(f'`model` must fit its `config`; {path!r} did not load as a {layout} with the '
+                         f'config of {config!r}: {one_line(e)}') from e
     _check_whole([*lost, *_on_meta(pipe)], path)
     pipe.register_to_config(_name_or_path=str(path))
     return pipe
