@@ -207,13 +207,13 @@ def _said_of_steps(self:Plan):
     return f'{images} of {self._which_steps()}, in {waves}, {rows} at a time.'
 
 def _told(sets):
-    "Of what runs say has no effect, what all of them say, and what is of guidance"
+    "The remarks that all runs share, and all remarks on guidance"
     guided = {w for w in set.union(*sets) if w.startswith('guidance')}
     return sorted(set.intersection(*sets) | guided)
 
 @patch
 def _by_negative(self:Plan):
-    "For each negative prompt what has no effect, a set for each run"
+    "For each negative prompt, the remarks on settings without effect, one set a run"
     by = {}
     for i, said in self.scripts.items():
         by.setdefault(self.runs[i].negative_prompt, []).append(set(unheard_of(self.runs[i], said)))
@@ -221,7 +221,7 @@ def _by_negative(self:Plan):
 
 @patch
 def _unheard(self:Plan):
-    "What has no effect in any run of one negative prompt, or in guidance at all"
+    "The remarks on negative prompts that no run reads, and on guidance without effect"
     return list(dict.fromkeys(words for sets in self._by_negative() for words in _told(sets)))
 
 @patch
