@@ -317,7 +317,8 @@ def _check_of(p, own):
 def _by_place(sig):
     "The parameters that a call may give by place, and the one that takes the rest of them, if any"
     kinds = {k: p.kind for k, p in sig.parameters.items()}
-    order = [k for k, kind in kinds.items() if kind in (_P.POSITIONAL_ONLY, _P.POSITIONAL_OR_KEYWORD)]
+    order = [k for k, kind in kinds.items()
+             if kind in (_P.POSITIONAL_ONLY, _P.POSITIONAL_OR_KEYWORD)]
     return order, next((k for k, kind in kinds.items() if kind is _P.VAR_POSITIONAL), None)
 
 def _named(args, kwargs, order, star):

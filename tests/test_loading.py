@@ -87,5 +87,5 @@ def test_offload_that_cannot_be(hub, monkeypatch):
     "Offloading wants accelerate and a device; where it cannot be, that is one line"
     def lacks(*args, **how): raise ImportError('accelerate is not there\nat all')
     monkeypatch.setattr(DiffusionPipeline, 'enable_model_cpu_offload', lacks)
-    with pytest.raises(ValueError, match='`offload` must be "none" here'):
+    with pytest.raises(ValueError, match='`offload` must be "none" on this machine'):
         load_pipeline(str(hub.home), device='cpu', offload='model')

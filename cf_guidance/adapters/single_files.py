@@ -25,7 +25,7 @@ def is_single_file(
     path = known_path('model', name)
     if path.suffix == '.safetensors' and not path.is_dir():
         if path.is_file(): return True
-        raise ValueError(f'`model` must be a file that is there; got {name!r}')
+        raise ValueError(f'`model` must be a file that exists; got {name!r}')
     if path.is_file(): check_numbers('model', path)
     return False
 
