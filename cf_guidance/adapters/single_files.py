@@ -141,7 +141,7 @@ def _on_meta(pipe):
 
 def _lacks_some(path, which):
     "The error for a file that lacks weights: they would be random"
-    return ValueError(f'`model` must hold every weight that its `config` tells of; {str(path)!r} '
+    return ValueError(f'`model` must hold every weight that its `config` needs; {str(path)!r} '
                       f'lacks {which}')
 
 def _check_whole(lost, path):
