@@ -155,8 +155,8 @@ def known_path(
     "Check for the path of a file or a folder, which need not exist"
     try: return Path(val).expanduser()
     except RuntimeError:
-        raise ValueError(f'`{name}` must not begin with the home of a user that there is not; '
-                         f'got {str(val)!r}') from None
+        raise ValueError(f'`{name}` must be a path; got {str(val)!r}, the home of a user whom this '
+                         'machine does not know') from None
     except TypeError: raise ValueError(f'`{name}` must be a path; got {val!r:.80}') from None
 
 # %% ../nbs/00_checks.ipynb #8a1c5d02
@@ -192,7 +192,7 @@ a_whole = kind('a whole number of at most 64 bits',
                lambda val: _is_whole(val) and -2**63 <= val < 2**64)
 a_model = kind('a model from `get_sd_pieces`', lambda val: all(hasattr(val, k) for k in _MODEL))
 a_scheduler = kind('a diffusers scheduler', _is_scheduler)
-a_transform = kind('a transform that is made, or a function of `u`, `t` and `idx`',
+a_transform = kind('a transform object, or a function of `u`, `t` and `idx`',
                    lambda val: callable(val) and not isinstance(val, type))
 anything = kind('anything', lambda val: True)
 a_pipeline = kind('a diffusers pipeline', lambda val: isinstance(val.components, dict))
@@ -290,7 +290,7 @@ texts, some_numbers = any_of(a_text, list_of(a_text, 1)), list_of(a_number)
 some_levels, two_counts = list_of(a_level, 1), kind(
     'two whole numbers, 1 or more', lambda val: len(val) == 2 and all(map(a_count().fits, val)))
 two_sides = kind('two numbers above 0', lambda val: len(val) == 2 and all(0 < k < 1e4 for k in val))
-a_file = kind('a file that is there', lambda val: Path(val).is_file())
+a_file = kind('a file that exists', lambda val: Path(val).is_file())
 some_names = kind('names', lambda val: not isinstance(val, str) and all(map(a_text.fits, val)))
 
 # %% ../nbs/00_checks.ipynb #8a1c5d05

@@ -105,8 +105,8 @@ class Rescaled(df.StableDiffusionPipeline):
 @pytest.mark.parametrize('s', [3., 7.])
 def test_rescaled_out_of_sight(sd, s):
     pipe, kw, own, seen = *sd, Rescaled(**sd[0].components, requires_safety_checker=False), []
-    with pytest.raises(ValueError, match='does more with its predictions'), guided(own, cfg): draw(SD, own, kw, s)
-    with pytest.raises(ValueError, match='does more with its predictions'), guided(pipe, spied(seen)):
+    with pytest.raises(ValueError, match='must combine its predictions'), guided(own, cfg): draw(SD, own, kw, s)
+    with pytest.raises(ValueError, match='must combine its predictions'), guided(pipe, spied(seen)):
         draw(SD, pipe, kw, s, callback_on_step_end=lambda p, i, ts, more: setattr(p, '_guidance_rescale', .7) or more)
     assert len(seen) == 1
 
@@ -142,7 +142,7 @@ def test_another_pipeline_or_loop_in_the_block(sd):
     with guided(pipe, cfg) as host:
         for k in (1, 2):
             for f in (loop, another):
-                with pytest.raises(ValueError, match='open for another pipeline or loop'): f()
+                with pytest.raises(ValueError, match='another pipeline or loop stepped this scheduler'): f()
             assert torch.equal(pipe.unet(x, 500, text).sample, want) and torch.equal(draw(SD, pipe, kw, 3.),
                                                                                      own) and host.calls == 4*k
 
@@ -230,10 +230,10 @@ def test_skip_layers_are_refused():
     with pytest.raises(ValueError, match="`skip_guidance_layers` .* transform 'slg'"), guided(pipe, cfg):
         draw('StableDiffusion3Pipeline', pipe, kw, 3., skip_guidance_layers=[0])
 
-@pytest.mark.parametrize('name, tfm, words', [('StableCascadePriorPipeline', 'rescale', 'does not tell how predictions '
-                                               'are converted'), ('StableDiffusionXLPipeline', 'icg', 'does not allow'),
-                                              ('StableDiffusionGLIGENPipeline', 'pag', 'not certain which arguments'),
-                                              ('TextToVideoZeroPipeline', 'cfg', 'copies its scheduler')])
+@pytest.mark.parametrize('name, tfm, words', [('StableCascadePriorPipeline', 'rescale', 'does not say how to '
+                                               'convert predictions'), ('StableDiffusionXLPipeline', 'icg', 'does not allow'),
+                                              ('StableDiffusionGLIGENPipeline', 'pag', 'cannot tell which arguments'),
+                                              ('TextToVideoZeroPipeline', 'cfg', 'must not copy its scheduler')])
 def test_refusals(name, tfm, words):
     "What cannot be done is said, and not done otherwise"
     pipe, kw = family(name)

@@ -136,14 +136,14 @@ def test_explorer(page, every):
     page.get_by_text(re.compile(r'^step \d+ of 60')).wait_for()
     line = code(page)
     drag(page, slider(page, 'min_val'), 30)
-    page.get_by_text(re.compile(r'^60 steps in .* older given up')).wait_for()
+    page.get_by_text(re.compile(r'^60 steps in .* older ones cancelled')).wait_for()
     assert code(page) != line
 
     number(page, 'steps', 20)
     page.get_by_text(re.compile(r'^20 steps in')).wait_for()
     last = image(page)
     drag(page, slider(page, 'seen at step'), -100)
-    page.get_by_text(re.compile(r'^what step \d+ takes the image for')).wait_for()
+    page.get_by_text(re.compile(r'^the image that step \d+ predicts')).wait_for()
     page.wait_for_function('was => document.querySelector(\'img[src^="data:image/png"]\').src !== was', arg=last)
 
     page.get_by_label('schedule', exact=True).first.select_option('within')

@@ -130,7 +130,7 @@ WISHES = {
     'cfg_sweep --schedule 5 --overwrite': 'another --out begins anew',
     'cfg_sweep a red cone': "perhaps --prompt 'a red cone'", 'cfg_sweep help': 'perhaps --help',
     'cfg_sweep --schedule 5 --method cfg,apg': None, 'cfg_sweep --schedule 5 --eta .5': "--call 'NAME=VALUE'",
-    'cfg_sweep --schedule 5 --lora my.safetensors': '`engine` be "hosted"',
+    'cfg_sweep --schedule 5 --lora my.safetensors': '`engine` is "hosted"',
     'cfg_eval methods --metric verifier': None, 'cfg_eval methods --score verifyer': 'nearest: verifier',
     'cfg_eval nowhere': '`folder` must be that of a sweep', 'cfg_eval methods --axis transform': None,
     'cfg_explore --steps 500': '`steps` must be a whole number, 1 to 200',

@@ -99,7 +99,7 @@ def test_pipeline(tmp_path, nothing_left, every):
     def sweep(pipe):
         return Sweep(pipe, prompt=args['prompt'][:2], schedule=[3., 4., 1.], negative_prompt='a blue square',
                      seed=[1, 2], steps=4, call=dict(height=16, width=16))
-    with pytest.raises(ValueError, match='in the memory of this process alone'):
+    with pytest.raises(ValueError, match='unless `load_pipeline` loaded the pipeline'):
         sweep(pipe).run(tmp_path/'none', progress=False, workers=2)
     named = load_pipeline(str(model), device='cpu')
     there = sweep(named).run(tmp_path/'there', progress=False, workers=2, exact=True, warn=said.append)

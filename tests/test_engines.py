@@ -208,8 +208,8 @@ def test_a_cache_is_not_shared():
     sweep, said = Sweep(pipe, prompt=texts[0], schedule=[3., 4.], seed=1, steps=4, call=call), []
     text = sweep.explain(timed=False)
     made = swept(sweep, warn=said.append)
-    assert 'Equal work of FluxTransformer2DModel is not shared' in text and 'none saved' in text
-    assert made.saved == 0 and any('is not shared' in words for words in said)
+    assert 'Equal calls of FluxTransformer2DModel are not shared' in text and 'none saved' in text
+    assert made.saved == 0 and any('are not shared' in words for words in said)
 
 @pytest.mark.parametrize('error', [RuntimeError('boom'), KeyboardInterrupt()])
 def test_an_error_in_the_middle(error, tmp_path, monkeypatch):
@@ -300,13 +300,13 @@ def test_bad_input():
     pipe, call, sweep = told_xl()
     embeds = dict.fromkeys(['prompt_embeds', 'pooled_prompt_embeds'], torch.zeros(1, 6, 32))
     for make, said in [
-        (lambda: Sweep('stabilityai/sdxl'), 'a name goes to the axis `model`'),
+        (lambda: Sweep('stabilityai/sdxl'), 'pass a name to the axis `model`'),
         (lambda: Sweep(type(pipe)), '`pipe` must'), (lambda: Sweep(pipe, call=3), '`call` must be a dict'),
         (lambda: Sweep(pipe, axes=[3]), '`axes` must be a dict'),
-        (lambda: sweep(axes={'guidance_scale': [3., 7.]}), 'the transform stands in its place'),
+        (lambda: sweep(axes={'guidance_scale': [3., 7.]}), 'the transform replaces it'),
         (lambda: sweep(call={**call, 'eta': float('nan')}), 'finite numbers'),
-        (lambda: sweep(call={**call, **embeds}, prompt=['a', 'b']), 'embeddings stand in its place'),
-        (lambda: swept(sweep(), workers=2), '`workers` must be None for a pipeline in the memory'),
+        (lambda: sweep(call={**call, **embeds}, prompt=['a', 'b']), 'embeddings replace it'),
+        (lambda: swept(sweep(), workers=2), '`workers` must be None unless `load_pipeline`'),
         (lambda: swept(sweep(model='scenes')), 'cannot both be given'),
         (lambda: swept(sweep(), pieces='scenes'), '`pieces`'),
         (lambda: swept(sweep(size=16)), 'cannot both be given')]:
@@ -321,7 +321,7 @@ def test_samplers_of_another_kind(tmp_path):
     made = swept(Sweep(pipe, prompt=texts[0], schedule=3., steps=3, call=call,
                        sampler=['ddim', 'FlowMatchHeunDiscreteScheduler']), tmp_path)
     assert [c.made for c in made.cells] == [False, True]
-    assert '`sampler` must be one for flow matching' in str(made.cells[0].failed)
+    assert '`sampler` must be for flow matching' in str(made.cells[0].failed)
 
 LOADED = '''
 import json, os, sys, warnings

@@ -154,7 +154,7 @@ def test_zeroed_steps(host):
     name, pipe, kw = host
     guider = ScheduledGuider(guidance('cfg_zero', g=4, zero_steps=2), pipe)
     if name == 'qwen':
-        with pytest.raises(ValueError, match='`tfm` must not give zero at step 0'): run(pipe, kw, guider)
+        with pytest.raises(ValueError, match='`tfm` must not return a token of zeros'): run(pipe, kw, guider)
         return
     x, log = run(pipe, kw, guider)
     assert [len(preds) for preds, *_ in log] == [1, 1, 2, 2, 2, 2] and torch.isfinite(x).all()
@@ -179,7 +179,7 @@ def test_weak_predictions(host):
     tfm = guidance('pag', g=4, s=[0, 3, 3, 0, 0, 0], layers='all')
     # their attention is that of text and image together
     if name != 'sdxl':
-        with pytest.raises(ValueError, match="`layers` must be '' for a network without such layers"):
+        with pytest.raises(ValueError, match="`layers` must be '' for "):
             run(pipe, kw, ScheduledGuider(tfm))
         return
     x, log = run(pipe, kw, ScheduledGuider(tfm))
@@ -192,7 +192,7 @@ def test_no_negative_prompt():
     once, twice = (run(pipe, kw, df.ClassifierFreeGuidance(guidance_scale=g))[0] for g in (1., 9.))
     # their guider does nothing, and says nothing
     torch.testing.assert_close(once, twice)
-    with pytest.raises(ValueError, match='the pipeline must have a negative prompt, for `u` at step 2'):
+    with pytest.raises(ValueError, match='the pipeline must be given a negative prompt, .* at step 2'):
         run(pipe, kw, ScheduledGuider(guidance('cfg', g=[1, 1, 2, 2, 2, 2])))
     assert torch.equal(run(pipe, kw, ScheduledGuider(guidance('cfg', g=1)))[0], once)
 
@@ -231,9 +231,9 @@ def test_every_transform(host, every):
     for rule in rules:
         try: guider = ScheduledGuider(guidance(rule), pipe)
         except ValueError as e: assert rule in ('icg', 'perp_neg', 'compose', 'cads') and rule in str(e); continue
-        no = {'cfg_zero': 'must not give zero', 'fdg': 'an image plane', 'fresca': 'an image plane'} | dict.fromkeys(
+        no = {'cfg_zero': 'a token of zeros', 'fdg': 'an image plane', 'fresca': 'an image plane'} | dict.fromkeys(
             ('cfg_norm', 'token_norm', 'mimic', 'reinhard',
-             'mahiro'), 'must not look along channels') if name == 'qwen' else {}
+             'mahiro'), 'must not read dimension 1 as channels') if name == 'qwen' else {}
         if name != 'sdxl':
             no |= dict.fromkeys(
                 ('pag', 'seg', 'slg', 'autoguidance'), '`layers` must be') | dict(tsg='must have a `time_embedding`')

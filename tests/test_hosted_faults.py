@@ -125,7 +125,7 @@ def test_what_keeps_nothing_leaves_passes_out():
 
 @pytest.mark.parametrize('config', [mag, broadcast])
 def test_one_more_call_is_refused_where_a_cache_counts(config):
-    with pytest.raises(ValueError, match='by one more call of the network, which would move the cache'):
+    with pytest.raises(ValueError, match='by one more call of the network, which would disturb the cache'):
         run(FLUX, enabled(config), tfm=guidance('icg', g=3., draw='noise'))
 
 def test_guiders_make_every_pass_where_a_cache_counts():
@@ -154,7 +154,7 @@ class Rescaled(df.StableDiffusionPipeline):
 def test_rescaled_out_of_sight_in_half_precision(dtype, s):
     pipe, kw = loaded(SD, dtype)
     own = Rescaled(**pipe.components, requires_safety_checker=False)
-    with pytest.raises(ValueError, match='does more with its predictions'), guided(own, guidance('cfg')):
+    with pytest.raises(ValueError, match='must combine its predictions'), guided(own, guidance('cfg')):
         draw(SD, own, kw, s)
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
@@ -166,7 +166,7 @@ def test_lengths_that_are_not_those_of_t(dtype, by):
     with guided(pipe, guidance('cfg')):
         door = pipe.scheduler.step
         pipe.scheduler.step = lambda m, *args, **kwargs: door(m*by, *args, **kwargs)
-        with pytest.raises(ValueError, match='does more with its predictions'): draw(name, pipe, kw, 3.)
+        with pytest.raises(ValueError, match='must combine its predictions'): draw(name, pipe, kw, 3.)
 
 @pytest.mark.parametrize('s', [1.2, 1.5, 3., 7.5, 20.])
 @pytest.mark.parametrize('name', [
@@ -204,7 +204,7 @@ def test_no_image_in_the_noise():
     zero(pipe, clip_sample=False)
     assert not torch.isfinite(draw(SD, pipe, kw, 5.)).all()
     says(SD, pipe, kw,
-         ['`x` is not finite at step 0 of 4', 'DDIMScheduler makes it', 'zero terminal SNR', 'v_prediction'])
+         ['`x` is not finite at step 0 of 4', 'DDIMScheduler computes it', 'zero terminal SNR', 'v_prediction'])
 
 def test_a_sampler_that_clips_is_finite_as_ever():
     "There the image is the pipeline's own, to the bit; so it is with v"
@@ -223,14 +223,14 @@ def test_a_prediction_in_one_batch(put, row, name, at):
     broken(pipe.unet, at, put, row)
     says(SD, pipe, kw, [
         f'`{name}` is not finite at step {at} of 4',
-        'UNet2DConditionModel makes it, in torch.float32, of inputs that are finite'
+        'UNet2DConditionModel computes it, in torch.float32, from finite inputs'
     ])
 
 @pytest.mark.parametrize('name, place', [('t', 0), ('u', 1)])
 def test_a_prediction_in_two_calls(name, place):
     pipe, kw = family(FLUX)
     broken(pipe.transformer, 2 + place, torch.nan)
-    says(FLUX, pipe, kw, [f'`{name}` is not finite at step 1 of 4', 'FluxTransformer2DModel makes it'])
+    says(FLUX, pipe, kw, [f'`{name}` is not finite at step 1 of 4', 'FluxTransformer2DModel computes it'])
 
 def test_a_half_that_is_all_nan():
     "Before the order is known, what is not finite has a place and no name"
@@ -268,7 +268,7 @@ def test_what_no_step_reads_may_be_anything():
 
 def test_what_the_transform_makes():
     pipe, kw = family(SD)
-    says(SD, pipe, kw, ['`the guided prediction` is not finite at step 2 of 4', 'of finite predictions'],
+    says(SD, pipe, kw, ['`the guided prediction` is not finite at step 2 of 4', 'from finite predictions'],
          lambda u, t, idx: t*(torch.inf if idx == 2 else 1))
 
 def test_a_weak_prediction():
@@ -279,10 +279,11 @@ def test_a_weak_prediction():
 def test_latents_at_the_beginning_and_on_the_way():
     pipe, kw = family(SD)
     x = torch.randn(2, 4, 8, 8); x[1, 2, 3, 4] = torch.inf
-    says(SD, pipe, kw, ['`x` is not finite at step 0 of 4', '1 infinite of 512 numbers', 'the pipeline begins with it'],
+    says(SD, pipe, kw, ['`x` is not finite at step 0 of 4', '1 infinite of 512 numbers', 'the run starts from it'],
          latents=x)
     def spoils(pipe, i, ts, more): return dict(latents=more['latents']*(torch.nan if i == 1 else 1))
-    says(SD, pipe, kw, ['`x` is not finite at step 2 of 4', 'a callback, changed it'], callback_on_step_end=spoils)
+    says(SD, pipe, kw, ['`x` is not finite at step 2 of 4', 'the pipeline or a callback changed it after'],
+         callback_on_step_end=spoils)
 
 def test_float16_that_overflows():
     pipe, kw = loaded(SD, torch.float16)
@@ -300,8 +301,8 @@ def test_a_callback_says_it_too():
     zero(pipe, clip_sample=False)
     with pytest.raises(
             ValueError, match=
-            '`latents` is not finite at step 0 of 4, .*DDIMScheduler makes them of a prediction at guidance scale 5; '
-            'there .x. is noise alone'
+            '`latents` is not finite at step 0 of 4, .*DDIMScheduler computes them from a prediction at guidance scale 5; '
+            'there .x. is pure noise'
     ):
         draw(SD, pipe, kw, 5., callback_on_step_end=guidance_callback(5.))
 
@@ -313,7 +314,7 @@ def test_a_guider_says_it_too(host):
     pipe.update_components(guider=ScheduledGuider(guidance('cfg', g=5.)))
     with pytest.raises(
             ValueError, match=
-            f'`t` is not finite at step 2 of 6, .*{type(net).__name__} makes it, in torch.float32, of latents that are '
-            'finite'
+            f'`t` is not finite at step 2 of 6, .*{type(net).__name__} computes it, in torch.float32, from finite '
+            'latents'
     ):
         pipe(**kw)

@@ -109,7 +109,7 @@ def test_swept(name, homes, tmp_path):
     pipe = load(home, f'{path}:.5')
     for cell, shown in zip(half.cells, pixels(half.cells)):
         assert np.array_equal(np.asarray(rerun(cell.file, pipe, progress=False)), shown)
-    with pytest.raises(ValueError, match='these differ: model'):
+    with pytest.raises(ValueError, match='recipe differ: model'):
         rerun(half.cells[0].file, plain(home)[0], progress=False)
     assert len(models_in(out)) == 2
 
@@ -168,7 +168,7 @@ def test_a_part_that_fits_nothing(homes, tmp_path):
 def test_not_there(homes, tmp_path):
     "A file, a folder of nothing, a weight that is none, numbers that would be unpickled"
     torch.save({}, tmp_path/'old.bin')
-    for name, said in [('none.safetensors', 'a file that is there'), (str(tmp_path), 'a LoRA that fits'),
+    for name, said in [('none.safetensors', 'a file that exists'), (str(tmp_path), 'a LoRA that fits'),
                        (str(tmp_path/'old.bin'), 'could run any code'), ('style:nan', 'a finite number'),
                        ('owner/name', 'a LoRA that fits')]:
         with pytest.raises(ValueError, match=f'`lora` must .*{said}') as e: load(homes('SDXL'), name)

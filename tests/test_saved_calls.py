@@ -67,13 +67,13 @@ def test_another_model_is_refused(change, tmp_path, monkeypatch):
     r = read_recipe(path)
     if change == 'weights':
         with torch.no_grad(): pipe.unet.conv_in.weight.mul_(1.5)
-        with pytest.raises(ValueError, match='these differ: model'): rerun(path, pipe, progress=False)
+        with pytest.raises(ValueError, match='recipe differ: model'): rerun(path, pipe, progress=False)
     elif change == 'sampler':
         pipe.scheduler = type(pipe.scheduler)()                    # the recipe brings its own
         assert np.array_equal(np.asarray(rerun(path, pipe, progress=False)), np.asarray(image))
     elif change == 'release':
         monkeypatch.setattr('diffusers.__version__', '0.1')
-        with pytest.raises(ValueError, match='these differ: release'): rerun(path, pipe, progress=False)
+        with pytest.raises(ValueError, match='recipe differ: release'): rerun(path, pipe, progress=False)
     elif change == 'call':
         with pytest.raises(ValueError, match='must be a diffusers pipeline'):
             rerun(path, get_sd_pieces('shapes-weak', device='cpu'), progress=False)

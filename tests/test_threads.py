@@ -106,7 +106,7 @@ def test_a_run_stays_in_its_thread(pieces):
     walk = Wave(runs, pieces, course, (8, 8), embed(runs, pieces)).walk()
     next(walk)
     error, = together(lambda _: next(walk), [0])
-    assert isinstance(error, RuntimeError) and 'in the thread that it began in' in str(error)
+    assert isinstance(error, RuntimeError) and 'in the thread that started it' in str(error)
 
 @pytest.mark.parametrize('name', ['smc', 'base_norm'])
 def test_guided_in_threads(name, pieces):

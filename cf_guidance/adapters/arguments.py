@@ -42,7 +42,7 @@ def takes(
     return found
 
 def _refuse_ours(name, by):
-    raise ValueError(f'`call` must leave `{name}` to the sweep: it is given by `{by}`')
+    raise ValueError(f'`call` must not have `{name}`: the sweep sets it by `{by}`')
 
 # arguments that a sweep takes from its settings, and that you may set in your own call
 OTHERWISE = {'negative_prompt', 'sigmas', 'timesteps'}
@@ -55,13 +55,13 @@ def _check_name(name, known, pipe, by_hand):
     if name not in known: near(f'`call` of {type(pipe).__name__}', name, may)
     if name in _NOT:
         raise ValueError(
-            f'`call` must leave `{name}` out: each image of a sweep is one, as PIL has it')
+            f'`call` must not have `{name}`: a sweep takes one PIL image from each call')
 
 def _check_twice(name, val):
     "Refuse an argument that would guide beside the transform"
     if name in TWICE and val:
-        raise ValueError(f'`{name}` cannot act beside a transform, it would guide again: leave it out, '
-                         f'and see the transform {TWICE[name]!r}; got {val!r}')
+        raise ValueError(f'`{name}` must be left out beside a transform, since it would guide a second '
+                         f'time: use the transform {TWICE[name]!r} instead; got {val!r}')
 
 _KINDS = bool, int, float, str, type(None), np.generic, Pixels, Path
 _MODES = '1', 'L', 'LA', 'RGB', 'RGBA', 'I;16'       # of images that a PNG holds as they are
@@ -228,7 +228,7 @@ def _found(name, folder):
                          f'inputs/{name} in {str(folder)!r}')
     if _hash(val := _loaded(path)) == name: return val
     raise ValueError(
-        f'`path` must be an image whose inputs are as they were; got another {path.name}')
+        f'`path` must be an image whose inputs have not changed; {path.name} has changed')
 
 def _loaded(path):
     "The image or the tensor in a file"

@@ -59,7 +59,7 @@ def _levels(s, calls, part):
 def _source(pipe, timestep):
     "Where the latents come from"
     s, g = pipe.scheduler, pipe.guidance_scale
-    made = f'{type(s).__name__} makes them of a prediction at guidance scale {g:g}'
+    made = f'{type(s).__name__} computes them from a prediction at guidance scale {g:g}'
     return made + pole(s, timestep)
 
 def _check_pipeline(pipe):
@@ -67,8 +67,8 @@ def _check_pipeline(pipe):
     name = type(pipe).__name__
     if name not in CALLBACKS:
         raise ValueError(
-            f'`callback_on_step_end` cannot change the guidance of {name}: it was not seen to '
-            'work there; use `guided` of cf_guidance.adapters.pipelines'
+            f'`pipe` must be one of `CALLBACKS`, in which a callback is known to change the '
+            f'guidance; got {name}: use `guided` of cf_guidance.adapters.pipelines'
         )
 
 def _check_scales(vals, pipe):

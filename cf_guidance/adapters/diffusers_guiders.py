@@ -39,10 +39,10 @@ _INSTEAD = {
 def _no_twin(name, why):
     "Refuse a guider, and name what to use instead"
     use = 'the pipeline\'s own guider'
-    if name in _INSTEAD: use = f'`guidance({_INSTEAD[name]!r}, ...)`, whose parameters are others'
+    if name in _INSTEAD: use = f'`guidance({_INSTEAD[name]!r}, ...)`, which has other parameters'
     raise ValueError(
-        '`guider` must be one that has a twin here, among '
-        f'{sorted({k for k, _ in TWINS.values()})}; {name} has none{why}: use {use}'
+        '`guider` must be one that a transform repeats exactly, one of '
+        f'{sorted({k for k, _ in TWINS.values()})}; got {name}{why}: use {use}'
     )
 
 def _norm_dim(guider):
@@ -102,8 +102,8 @@ def _constant(name, sched):
     "The value of a constant schedule; other schedules are refused"
     if sched.name == 'constant': return dict(sched.args)['val']
     raise ValueError(
-        '`tfm` must have constants, and `g` one or `constant(g).within_part(start, stop)`, for a '
-        f'guider of diffusers; got {sched!r} for {name!r}: use `ScheduledGuider(tfm, pipe)`'
+        f'`{name}` must be constant in a guider of diffusers, or `constant(g).within_part(start, stop)` '
+        f'for `g`; got {sched!r}: use `ScheduledGuider(tfm, pipe)`'
     )
 
 def _known_rule(tfm):

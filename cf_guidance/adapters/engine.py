@@ -95,8 +95,8 @@ class HostedEngine:
         asked = {'num_inference_steps': s.steps, 'width': s.width, 'height': s.height}
         for name, val in asked.items():
             if val is not None and name not in known:
-                raise ValueError(f'`{name}` must be an argument of the pipeline; '
-                                 f'{type(self.pipe).__name__} has none')
+                raise ValueError(f'`pipe` must be a pipeline that takes `{name}`; '
+                                 f'{type(self.pipe).__name__} does not')
         if s.strength is not None:
             raise ValueError('`strength` must be given in `call`, as an argument of the pipeline; got '
                              f'{s.strength!r}')
@@ -180,7 +180,7 @@ def call_for(self:HostedEngine,
         with torch.no_grad(): return self.pipe(**self.arguments(run))
     except (MemoryError, RuntimeError) as e:
         if not is_full(e): raise
-        raise MemoryError(f'{type(self.pipe).__name__} must fit into memory: {what_to_try(e)}, or '
+        raise MemoryError(f'{type(self.pipe).__name__} ran out of memory: {what_to_try(e)}, or '
                           'a smaller size') from e
 
 # %% ../../nbs/adapters/15_engine.ipynb #9ec69c6e
@@ -199,7 +199,7 @@ def begin(self:HostedEngine):
     self.model = self._model()
     if not seen:
         raise ValueError(
-            f'`pipe` must ask its network in steps; {type(self.pipe).__name__} took none')
+            f'`pipe` must call its network step by step; {type(self.pipe).__name__} took no step')
     self.steps = once_each(seen)
     places = {int(s): k for k, s in enumerate(self.steps)}       # a run may begin late
     self.calls = [places[int(s)] for s in seen]
@@ -216,9 +216,9 @@ def _sampler(asked, own):
     made = get_scheduler(asked, own.config)
     a, b = [scheduler_space(s) == 'flow' for s in (own, made)]
     if a == b: return made
-    of = 'flow matching, as FlowMatchEulerDiscreteScheduler is' if a else 'a model of noise'
-    raise ValueError(f'`sampler` must be one for {of}, since {type(own).__name__} is the '
-                     f"pipeline's own; got {type(made).__name__}")
+    kind = 'for flow matching' if a else 'for a diffusion model'
+    raise ValueError(f"`sampler` must be {kind}, as the pipeline's own {type(own).__name__} is; "
+                     f'got {type(made).__name__}')
 
 @patch
 def _looked(self:HostedEngine):
@@ -231,7 +231,7 @@ def _looked(self:HostedEngine):
             else:
                 self.sight = host.sight
                 return seen
-    raise ValueError(f'`pipe` must do what is asked; {type(self.pipe).__name__} says '
+    raise ValueError(f'`pipe` must accept these settings; {type(self.pipe).__name__} raised '
                      f'{type(first).__name__}: {first}') from first
 
 # %% ../../nbs/adapters/15_engine.ipynb #b8e6d7d5

@@ -22,8 +22,8 @@ def hub_files(
     from huggingface_hub import model_info
     try: said = model_info(name, files_metadata=True).siblings
     except Exception as e:
-        raise ValueError(f'`model` must be a folder or a model that the hub can be asked for; {name!r} is '
-                         f'none, or there is no connection: {one_line(e)}') from e
+        raise ValueError(f'`model` must be a folder or a model on the hub; the hub does not have {name!r}, '
+                         f'or did not answer: {one_line(e)}') from e
     return [(s.rfilename, s.size or 0) for s in said]
 
 def one_line(

@@ -44,8 +44,7 @@ def _offloaded(net, name):
         kept = getattr(getattr(owner, '_hf_hook', None), 'weights_map', None)
         rest = '.'.join(parts[k:])
         if kept is not None and rest in kept: return kept[rest]
-    raise ValueError(f'`pipe` must have its weights in memory; {name} of {type(net).__name__} is '
-                     'not there')
+    raise ValueError(f'`pipe` must have its weights in memory; {type(net).__name__} lacks {name}')
 
 def _weight(net, name, x):
     "One weight with its name, as bytes to hash"

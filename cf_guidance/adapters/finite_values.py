@@ -31,7 +31,7 @@ def first_bad(
     for name, x, source in parts:
         if finite(x): continue
         wide = ''
-        if x.dtype == torch.float16: wide = ': float16 ends at 65504, bfloat16 and float32 do not'
+        if x.dtype == torch.float16: wide = ': float16 ends at 65504; use bfloat16 or float32'
         return f'`{name}` is not finite at {at}, {_counted(x)}; {source}{wide}'
 
 # %% ../../nbs/adapters/03_finite_values.ipynb #c824ac81
@@ -46,7 +46,7 @@ def pole(
     except Exception: return ''                                     # a scheduler that does not tell
     if space != 'epsilon' or a > 1e-3*b: return ''
     return (
-        '; there `x` is noise alone (zero terminal SNR), of which a prediction of the noise gives '
-        'no image: set rescale_betas_zero_snr=False, or take a model with '
+        '; there `x` is pure noise (zero terminal SNR), and a prediction of the noise does not '
+        'determine the image: set rescale_betas_zero_snr=False, or use a model with '
         'prediction_type="v_prediction"'
     )

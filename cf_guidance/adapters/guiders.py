@@ -116,7 +116,7 @@ def _begins(self:ScheduledGuider, step, n):
 
 @patch
 def _begin(self:ScheduledGuider, step, n, ts):
-    "Begin a run: nothing is left of the one before"
+    "Begin a run with fresh state"
     guide = self.record or self.tfm
     if hasattr(guide, 'reset'): guide.reset()
     if self._pipe is not None: self._run = host_run(self._checked_pipe().scheduler, step, n, ts)
@@ -127,8 +127,8 @@ def _checked_pipe(self:ScheduledGuider):
     "The pipeline, if the guider is in it"
     pipe = self.pipe
     if pipe is not None and any(part is self for part in pipe.components.values()): return pipe
-    raise ValueError('`pipe` must be the pipeline that the guider is in; '
-                     + ('got another one' if pipe else 'it is gone'))
+    raise ValueError('`pipe` must be the pipeline that has this guider as a component; got '
+                     + (type(pipe).__name__ if pipe else 'one that was deleted'))
 
 @patch
 def _refuse(self:ScheduledGuider, why):
@@ -147,7 +147,7 @@ def _step_at(self:ScheduledGuider, call, n, ts):
 def _step_of(run, call, ts):
     "The step of a run that a call belongs to"
     if not (call < len(run.times) and run.times[call] == ts):
-        raise ValueError(f'`timestep` must be that of call {call} of the run that began; got {ts}')
+        raise ValueError(f'`timestep` must be that of call {call} in this run; got {ts}')
     n, known = run.calls[-1] + 1, dict(sigmas=run.sigmas, timesteps=run.firsts)
     return Step(run.calls[call], n, timestep=ts, **known)
 
@@ -161,7 +161,7 @@ def _asked(self:ScheduledGuider):
         if self._run is None: self._refuse(e)
         raise
     if how and not only_disturbs(how):
-        raise ValueError(f'`tfm` must make its weak prediction by the network itself; got {how!r}')
+        raise ValueError(f'`tfm` must make its weak prediction with the same network; got {how!r}')
     return needs, how
 
 # %% ../../nbs/adapters/06_guiders.ipynb #dfea4a84
@@ -198,12 +198,13 @@ def _is_half(pair):
 
 @patch
 def _check_negative(self:ScheduledGuider):
-    "Refuse a pipeline that has nothing to make `u` of"
+    "Refuse a pipeline without the inputs for `u`"
     pairs = {k: v for k, v in self._data.items() if isinstance(v, tuple) and len(v) > 1}
     lost = [k for k, v in pairs.items() if _is_half(v) and 'mask' not in k]
     if not pairs or lost:
         raise ValueError(
-            f'the pipeline must have a negative prompt, for `u` at step {int(self._at)}; got none'
+            'the pipeline must be given a negative prompt, from which it makes the unconditional '
+            f'prediction `u` at step {int(self._at)}; got none'
             + (f' for {lost}' if lost else ''))
 
 @patch
@@ -301,22 +302,21 @@ def _check_channels(self:ScheduledGuider, like):
     name = rule_name(self.tfm)
     if like.ndim == 3 and axis_of(self.tfm) == 'channel':
         raise ValueError(
-            '`tfm` must not look along channels in this pipeline, which has them in the last of '
-            f'(b, tokens, channels); got {name}'
-            + ", which has `dim='last'`"*(name == 'token_norm'))
+            f'`tfm` must not read dimension 1 as channels, as {name} does: this pipeline predicts '
+            '(b, tokens, channels)' + "; set `dim='last'`"*(name == 'token_norm'))
 
 @patch
 def _check_length(self:ScheduledGuider, pred, step):
     "Refuse a prediction of zero where the loop divides by its length"
     if self._net in _RESIZED and not pred.norm(dim=-1).all():
         raise ValueError(
-            f'`tfm` must not give zero at step {int(step)}, as {self.tfm!r} does: the loop of this '
+            f'`tfm` must not return a token of zeros, as {self.tfm!r} does at step {int(step)}: this '
             'pipeline divides by the length of each token'
         )
 
 @patch
 def _guided(self:ScheduledGuider, step, u, t, weak):
-    "What the transform makes of the predictions, if the loop can go on with it"
+    "The guided prediction, if the loop can go on with it"
     preds = {k: p for k, p in dict(u=u, t=t, weak=weak).items() if p is not None}
     pred = put_together(self.record or self.tfm, preds, step)
     if not finite(pred): raise ValueError(self._bad(step, preds, pred))
@@ -346,8 +346,8 @@ def _check_space(self:ScheduledGuider, space):
     dst = space_of(self.tfm)
     if dst not in (None, space):
         raise ValueError(
-            f'`tfm` must act on what the network predicts, {space!r}, in this pipeline, which does '
-            f'not show its latents as such; {self.tfm.rule.__name__} acts on {dst!r}'
+            f"`tfm` must act in the network's own space, {space!r}, since this pipeline does not "
+            f'show its latents to a guider; {self.tfm.rule.__name__} acts in {dst!r}'
         )
 
 @patch
@@ -363,11 +363,11 @@ def _known(self:ScheduledGuider, like):
 @patch
 def _bad(self:ScheduledGuider, step, preds, pred):
     "Say what is not finite in a step, at which, and what it came from"
-    by_net = f'{self._net} makes it, in {{}}, of latents that are finite'
+    by_net = f'{self._net} computes it, in {{}}, from finite latents'
     return first_bad([
         ('x', self._input if self._x is None else self._x, self._source(step)),
         *[(k, p, by_net.format(p.dtype)) for k, p in preds.items()],
-        ('the guided prediction', pred, f'{self.tfm!r} makes it of finite predictions')
+        ('the guided prediction', pred, f'{self.tfm!r} computes it from finite predictions')
     ], step)
 
 @patch
@@ -375,6 +375,6 @@ def _source(self:ScheduledGuider, step):
     "What the latents of a step come from"
     sampler = getattr(self.pipe, 'scheduler', None)
     maker = type(sampler).__name__ if sampler else 'the sampler'
-    source = f'{maker} makes it of the step before' if int(step) else 'the pipeline begins with it'
+    source = f'{maker} computes it from the step before' if int(step) else 'the run starts from it'
     if not (self._run and self._last): return source
     return source + pole(sampler, self._run.times[self._last - 1])

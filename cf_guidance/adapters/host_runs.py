@@ -27,7 +27,7 @@ def _run_start(scheduler, call, timestep):
     start = next((p - call for p, ts in times if ts == timestep and p >= call), None)
     if start is not None: return start
     raise ValueError(
-        '`pipe` must be the pipeline that the guider is in: its scheduler has no timestep '
+        '`pipe` must be the pipeline that calls the guider; its scheduler has no timestep '
         f'{timestep} at call {call} or later'
     )
 

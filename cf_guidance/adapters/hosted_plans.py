@@ -33,13 +33,13 @@ def _nets(pipe): return [x for x in pipe.components.values() if isinstance(x, to
 
 @contextmanager
 def _alone(pipe):
-    "Lend a pipeline and its networks to one at a time"
+    "Lend a pipeline and its networks to one sweep at a time"
     parts = {id(x) for x in (pipe, *_nets(pipe))}
     with _LENDING:
         if _LENT & parts:
             raise RuntimeError(
-                f'this {type(pipe).__name__}, or a part of it, is in a sweep that is not at its '
-                'end: give each thread a pipeline of its own')
+                f'another sweep is using this {type(pipe).__name__} or a part of it: wait until it '
+                'ends, or give each thread a pipeline of its own')
         _LENT.update(parts)
     try: yield
     finally:
@@ -112,10 +112,10 @@ def _check_words(run, steps):
     "Refuse prompts that change on the way: a pipeline reads its prompt once"
     for name, text in (('prompt', run.prompt), ('negative_prompt', run.negative_prompt)):
         if any(words_at(text, step) != text for step in steps):
-            raise ValueError(f'`{name}` must not change on the way, since a pipeline reads it once; got '
-                             f'{text!r}')
+            raise ValueError(f'`{name}` must be the same at every step, since a pipeline reads it once; '
+                             f'got {text!r}')
 
-@checked(engine=kind('an engine that has begun', lambda val: val.steps),
+@checked(engine=kind('an engine after `begin`', lambda val: val.steps),
          runs=list_of(kind('a run', lambda val: val.seeds)))
 class HostedPlan:
     "Count the network calls of a set of runs in a pipeline, and make their images"
@@ -199,7 +199,7 @@ def seconds(self:HostedPlan)->float: # Seconds for the network calls of all runs
 
 def _unshared(why):
     "Name the networks that are not shared, with the reasons"
-    return [f'equal work of {k} is not shared: {words}' for k, words in why.items()]
+    return [f'equal calls of {k} are not shared: {words}' for k, words in why.items()]
 
 @patch
 def explain(self:HostedPlan,
@@ -264,8 +264,8 @@ def _loaded(how, mark):
     pipe = load_pipeline(**how)
     if (got := pipeline_fingerprint(pipe)) == mark: return pipe
     raise ValueError(
-        f'`pipe` must be on each worker what it is here, of fingerprint {mark}; {how["name"]!r} '
-        f'loads {got} there. Save it to a folder that every machine has, and load it from there')
+        f'`pipe` must have the fingerprint {mark} on each worker, as here; {how["name"]!r} has {got} '
+        'there. Save it to a folder that every machine has, and load it from there')
 
 def _begun(engine_of, record, pipe, runs, warn):
     "A plan of some runs on a worker"
@@ -279,8 +279,8 @@ def hand_out(self:HostedPlan)->tuple: # `load()` gives the pipeline, `begin(pipe
     engine, how = self.engine, loaded_by(self.engine.pipe)
     if how is None:
         raise ValueError(
-            '`workers` must be None for a pipeline in the memory of this process alone; got '
-            f'{type(engine.pipe).__name__}: save it to a folder, and load it with `load_pipeline`')
+            '`workers` must be None unless `load_pipeline` loaded the pipeline, as each worker will; '
+            f'got {type(engine.pipe).__name__}: save it to a folder, and load it from there')
     settings = replace(engine.settings, sampler=engine.scheduler)
     made = partial(type(engine), settings=settings, call=engine.call, memo_bytes=engine.memo_bytes)
     return partial(_loaded, how, engine.model['model']), partial(_begun, made, self.record)

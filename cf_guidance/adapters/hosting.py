@@ -54,7 +54,7 @@ class _Door:
     # a copy of the scheduler would go through the same host
     def __deepcopy__(self, memo):
         raise ValueError(
-            '`pipe` copies its scheduler, and `guided` cannot follow what it does with the copy')
+            '`pipe` must not copy its scheduler, since `guided` cannot see the steps of the copy')
 
 # %% ../../nbs/adapters/04_hosting.ipynb #8ca3a195
 def _check_pipeline(pipe, nets):
@@ -63,7 +63,7 @@ def _check_pipeline(pipe, nets):
     if not callable(pipe) or not nets or not steps:
         raise ValueError(
             '`pipe` must be a diffusers pipeline with a `scheduler` and a network called '
-            f'{" or ".join(NETWORKS)}; {type(pipe).__name__} has not both'
+            f'{" or ".join(NETWORKS)}; {type(pipe).__name__} lacks one of the two'
         )
 
 def _check_guide(tfm, pos_by):
@@ -119,8 +119,8 @@ class Host:
         "Refuse a pipeline of which a part is in an open block"
         if any(id(o) in OPEN for o in parts):
             raise RuntimeError(
-                f'`guided` is open already for this {self.name} or a part of it: '
-                'close that block first'
+                f'another `guided` block is open for this {self.name} or a part of it: '
+                'close it first'
             )
 
     def __enter__(self):
@@ -138,11 +138,11 @@ class Host:
         return self
 
     def _ways(self):
-        "What goes through this host when it is called, and through which of its methods"
+        "The objects whose calls go through this host, and the method for each"
         return [(self.pipe, '_whole'), *[(net, '_net') for net in self.nets]]
 
     def _doors(self, s):
-        "What stands in the place of the two methods of the scheduler"
+        "The functions that replace two methods of the scheduler"
         theirs = {'step': self._stepped, 'set_timesteps': self._timed}
         return {k: _Door(getattr(s, k), through) for k, through in theirs.items()}
 
@@ -169,7 +169,7 @@ def _elsewhere(self:Host):
 
 @patch
 def _mine(self:Host):
-    "One block, one thread"
+    "Refuse a call from another thread than that of the block"
     if self._elsewhere():
         raise RuntimeError(
             f'this {self.name} is inside a `guided` block of another thread: give '
@@ -182,13 +182,13 @@ def _check_call(self:Host, pipe):
     for k, name in TWICE.items():
         if self.given.get(k):
             raise ValueError(
-                f'`{k}` cannot act beside a transform, it would guide again: leave it out, and see '
-                f'the transform {name!r}; got {self.given[k]!r}'
+                f'`{k}` must be left out beside a transform, since it would guide a second time: '
+                f'use the transform {name!r} instead; got {self.given[k]!r}'
             )
     if getattr(getattr(pipe, 'guider', None), 'guidance_rescale', 0):
         raise ValueError(
-            "`guidance_rescale` of the pipeline's guider cannot act beside a transform: set it to "
-            "0, and see the transform 'rescale'"
+            "`guidance_rescale` of the pipeline's guider must be 0 beside a transform: use the "
+            "transform 'rescale' instead"
         )
 
 @patch
@@ -227,9 +227,9 @@ def known_seed(
     "Find the seed of a generator that has drawn nothing yet"
     if isinstance(generator, (list, tuple)) and len(generator) == 1: generator = generator[0]
     if not isinstance(generator, torch.Generator):
-        return None, 'the pipeline was given no generator of its own'
+        return None, 'the call had no `generator`'
     if generator.device.type != 'cpu':
-        return None, f'the generator draws on {generator.device.type}, and not on the CPU'
+        return None, f'the generator is on {generator.device.type}, not on the CPU'
     seed = generator.initial_seed()
     fresh = torch.Generator().manual_seed(seed)
     if torch.equal(generator.get_state(), fresh.get_state()): return seed, None
@@ -256,7 +256,7 @@ def _whole(self:Host, call, pipe, args, kwargs):
     self._mine()
     if pipe.scheduler is not self.sampler:
         raise ValueError(
-            '`scheduler` must be set before the block: the pipeline has another one now')
+            '`scheduler` must be set before the block: inside it the pipeline got another one')
     self.given, before = arguments(type(pipe).__call__, args, kwargs), self.calls
     self._clear()
     self._check_call(pipe)
@@ -313,7 +313,7 @@ def _begin(self:Host):
     if hasattr(self.pipe, '_num_timesteps'): self.pipe._num_timesteps = None
 
 def _first_place(times, timestep, n):
-    "Where a run of `n` calls begins that is at `timestep` first, or `None`"
+    "The place where a run of `n` calls begins with `timestep`, or `None`"
     # twice where PLMS begins
     at = [k for k, v in enumerate(times) if v == timestep]
     return next((k for k in at if len(times) - k == n), at[0] if at else None)
@@ -335,7 +335,7 @@ def _calls_made(run, n):
     calls = run.calls[run.start:][:n or None]
     if run.k < len(calls): return calls
     raise ValueError(
-        f'`pipe` takes more than the {len(calls)} calls that its scheduler was set to')
+        f'`pipe` must make the {len(calls)} network calls of its scheduler; it made more')
 
 def _levels(run, start, stop):
     "Noise level and timestep of the steps of a run from `start` to `stop`"

@@ -301,12 +301,12 @@ class GuidedDenoiser:
 
     def _bad(self, x, conds, preds, pred, step):
         "Say what is not finite in a call, at which step, and what it came from"
-        began = 'begins with it' if int(step) == 0 else 'makes it of the call before'
+        began = 'starts from it' if int(step) == 0 else 'computes it from the call before'
         def maker(k): return type(self.weak if k == 'weak' else self.model).__name__
         return first_bad([
             ('x', x, f'the sampler {began}'), *_given_parts(conds),
-            *[(k, v, f'{maker(k)} makes it of finite latents') for k, v in preds.items()],
-            ('the guided prediction', pred, f'{self.tfm!r} makes it of finite predictions')
+            *[(k, v, f'{maker(k)} computes it from finite latents') for k, v in preds.items()],
+            ('the guided prediction', pred, f'{self.tfm!r} computes it from finite predictions')
         ], step)
 
     def _look_up(self, frame, x, sigma, tol):

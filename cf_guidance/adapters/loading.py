@@ -65,8 +65,8 @@ def _named(name, config):
 def _check_no_config(name, config):
     "Refuse a config beside a model that has its own"
     if config is not None:
-        raise ValueError(f'`config` must be left out, since {name!r} is no single file and has its own; '
-                         f'got {config!r}')
+        raise ValueError(f'`config` must be left out unless the model is a single file; {name!r} has its '
+                         f'own; got {config!r}')
 
 # %% ../../nbs/adapters/16_loading.ipynb #4c974fe3
 PRECISIONS = {'float32': torch.float32, 'float16': torch.float16, 'bfloat16': torch.bfloat16}
@@ -92,7 +92,7 @@ def _offloaded(pipe, offload, device):
     except (ImportError, RuntimeError) as e:
         if is_full(e): raise
         raise ValueError(
-            f'`offload` must be "none" here; {offload!r} cannot be: {one_line(e)}') from e
+            f'`offload` must be "none" on this machine; {offload!r} failed: {one_line(e)}') from e
     return pipe
 
 def _foretell(name):
@@ -199,8 +199,8 @@ def load_pieces(
 ): # Pieces, as `get_sd_pieces` returns them
     "Load a model for our own loop"
     if more:
-        raise ValueError(f'`{next(iter(more))}` must be left out, or `engine` be "hosted": our own '
-                         f'loop has none; got {more}')
+        raise ValueError(f'`{next(iter(more))}` must be left out unless `engine` is "hosted": our own '
+                         f'loop has no such option; got {more}')
     kind = precision_of(dtype, device)
     if dtype == 'auto' and kind is torch.bfloat16: kind = torch.float16
     if name not in SHIPPED and is_single_file(name):

@@ -33,7 +33,7 @@ def _check_file(name):
     path = known_path('lora', name)
     check_numbers('lora', path)
     if path.suffix == '.safetensors' and not path.is_file():
-        raise ValueError(f'`lora` must be a file that is there; got {name!r}')
+        raise ValueError(f'`lora` must be a file that exists; got {name!r}')
 
 @checked(loras=some_names)
 def known_loras(

@@ -17,7 +17,7 @@ _KEPT, _HELD = 64, 2**26       # how many tensors keep their digest, and how man
 _SEEN, _LOOKING = OrderedDict(), threading.Lock()
 
 def _place(x):
-    "Where a tensor stands in memory, and how"
+    "The place and the layout of a tensor in memory"
     return (x.untyped_storage().data_ptr(), x.storage_offset(), x.dtype, x.shape, x.stride(),
             x.device)
 

@@ -22,7 +22,7 @@ def _pipeline(r, pipe):
     if pipe is None: pipe = load_pipeline(r['model_name'], r['dtype'], local=True)
     if not is_pipeline(pipe):
         raise ValueError(
-            f'`pieces` must be a diffusers pipeline, which made the image; got {pipe!r:.80}')
+            f'`pieces` must be a diffusers pipeline, as one made the image; got {pipe!r:.80}')
     forget(pipe)
     return pipe
 
@@ -42,8 +42,8 @@ def _check_same(now, then):
     a, b = _parts(now), _parts(then)
     if differ := sorted(k for k in {*a, *b} if a.get(k) != b.get(k)):
         was = {k: b.get(k) for k in differ[:3]}
-        raise ValueError(f"the image cannot be made again as it was; these differ: {', '.join(differ)}, "
-                         f'which were {was!r:.300}')
+        raise ValueError('the image cannot be made again as it was: these entries of the recipe differ: '
+                         f'{", ".join(differ)}; the image has {was!r:.300}')
 
 def rerun_hosted(
     path, # A PNG of a sweep

@@ -60,19 +60,19 @@ def _sized(call, image):
     size = dict(zip(('width', 'height'), image.size))
     if sides.items() <= size.items(): return {**call, **size}, {}
     own = {k: v for k, v in call.items() if k not in sides}
-    return own, dict.fromkeys(sides, f'the image is {image.width} x {image.height} nevertheless')
+    return own, dict.fromkeys(sides, f'the image is {image.width} x {image.height}, not as asked')
 
 def _unknown(host):
-    "What the image of a call depends on, and a host does not know"
+    "The entries that the image depends on and the host does not know, with the reasons"
     given, lost = host.given, {}
     if host.no_seed: lost['seed'] = host.no_seed
     for k in ('prompt', 'negative_prompt'):
-        if not isinstance(_one(given.get(k)) or '', str): lost[k] = 'it was more than one text'
-    if host.many != 1: lost['image'] = f'the call made {host.many}, and this is one of them'
+        if not isinstance(_one(given.get(k)) or '', str): lost[k] = 'the call had several texts'
+    if host.many != 1: lost['image'] = f'the call made {host.many} images; this is one'
     if (out := given.get('output_type') or 'pil') != 'pil':
-        lost['output_type'] = f'the call gave {out!r:.20}, which other code made the image of'
+        lost['output_type'] = f'the call returned {out!r:.20}, and other code made the image'
     for k in _CALLBACKS:
-        if given.get(k) is not None: lost[k] = 'it may have changed what the steps made'
+        if given.get(k) is not None: lost[k] = 'the callback may have changed the latents'
     return lost
 
 def _text(host, name):
@@ -98,7 +98,7 @@ def _begun(host, call):
 def _pixels(image): return hashlib.sha256(np.asarray(image).tobytes()).hexdigest()[:16]
 
 def _as_told(recipe, image, lost):
-    "A recipe with the size of its image, and what it does not know"
+    "A recipe with the size of its image, and the entries that are unknown"
     res = {**recipe, 'width': image.width, 'height': image.height}
     return {**res, 'unknown': lost, 'pixels': _pixels(image)} if lost else res
 
@@ -145,7 +145,7 @@ def _write(image, recipe, files, path, notes):
     return file
 
 def _notes(host):
-    "What other programs read beside the recipe"
+    "The texts for other programs, beside the recipe"
     said = {k: host.given.get(k) for k in ('prompt', 'negative_prompt')}
     texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in said.items() if v}
     return {**texts, 'guidance': f'{host.name}: {host.record.tfm if host.record else host.tfm!r}'}
@@ -161,7 +161,7 @@ def save_call(
     return _write(_with_record(image, host.record), recipe, files, path, _notes(host))
 
 # %% ../../nbs/adapters/18_saved_calls.ipynb #4028dd52
-_CALL = 'a guider does not see what its pipeline is told; what stands here was said beside it'
+_CALL = 'a guider does not see the arguments of its pipeline; you gave those that stand here'
 _NO_PIPE = 'the guider was not given its pipeline'
 
 def _of_pipe(pipe):
@@ -180,7 +180,7 @@ def _parts(pipe):
 _NO_MODEL = dict(model='', model_name='', dtype='', sampler='', sampler_config={})
 
 def _of_guider(guider, call):
-    "What a recipe says of the pipeline of a guider, of which little is known"
+    "The part of a recipe on the pipeline of a guider, which knows little of it"
     pipe, device = guider.pipe, ''
     if pipe is not None: device = next(network_of(pipe).parameters()).device.type
     return dict(pipeline='' if pipe is None else type(pipe).__name__, release=diffusers.__version__,
@@ -194,7 +194,7 @@ def _guider_recipe(guider, said, call):
                 **(_NO_MODEL if pipe is None else _of_pipe(pipe)))
 
 def _not_seen(guider, seed):
-    "What a guider does not know"
+    "The entries that a guider does not know, with the reasons"
     lost = {'call': _CALL}
     if seed is None: lost['seed'] = 'a guider does not see the generator'
     if guider.pipe is None: lost |= dict(model=_NO_PIPE, sampler=_NO_PIPE)

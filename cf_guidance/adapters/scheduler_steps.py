@@ -21,8 +21,8 @@ def _check_inside(self:Host):
     "Refuse a step outside of a call of the pipeline"
     if not self.inside:
         raise ValueError(
-            '`guided` is open for another pipeline or loop than the one that steps this '
-            f'scheduler: call the {self.name} that it was opened for'
+            'another pipeline or loop stepped this scheduler inside the `guided` block: '
+            f'call the {self.name} that the block was opened for'
         )
 
 @patch
@@ -98,8 +98,8 @@ def _as_before(self:Host, two):
     "How the network is called, an error if that was otherwise in the steps before"
     if self.two in (None, two): return two
     raise ValueError(
-        f'{self.name} changes on the way how it calls its network, and `guided` '
-        'cannot follow'
+        f'`pipe` must call its network in the same way at every step (one batch or two calls); '
+        f'{self.name} changes it'
     )
 
 def _channels(m, x):
@@ -123,8 +123,8 @@ def _shaped(self:Host, pred, like, made, m):
     pred = shaped(pred, like)
     if pred is not None: return pred
     raise ValueError(
-        f'{self.name} gives its scheduler another shape than its network '
-        f'predicts, {tuple(m.shape)} for {tuple(made[0].out.shape)}: `guided` cannot follow'
+        f'`pipe` must give its scheduler predictions of the shape that its network makes, '
+        f'{tuple(made[0].out.shape)}; {self.name} gives {tuple(m.shape)}'
     )
 
 @patch
@@ -138,12 +138,12 @@ def _odd(self:Host, rows, n):
             'and no truncation); a guidance-distilled model has no `u`')
     if rows == [3*n]:
         return (
-            f'{name} makes three predictions for each image: leave its third guidance out '
-            '(pag_scale=0), and see the transforms that read `weak`')
+            f'{name} makes three predictions for each image: turn its own third one off '
+            '(pag_scale=0), and use a transform that reads `weak`')
     if not rows: return f'{name} takes two steps for one prediction, and `guided` cannot follow'
     return (
-        f'{name} makes predictions of {rows} rows in a step of {n}, and `guided` cannot tell which '
-        'is which')
+        f'{name} makes predictions of {rows} rows for {n} rows of latents, and `guided` cannot tell '
+        'which rows are conditional')
 
 @patch
 def _order(self:Host, made, m, first, second):
@@ -163,9 +163,9 @@ def _found(self:Host, made, m, first, second, x, ts):
         if self.u is not None: return self.u, self.sign
         raise ValueError(self._bad(two, made=made, x=x, ts=ts))
     raise ValueError(
-        f'{self.name} does more with its predictions than `u + g (t - u)`: '
-        'leave out what else guides (guidance_rescale, skip_guidance_layers, '
-        'cfg_normalization), or it cannot be hosted'
+        f'`pipe` must combine its predictions by `u + g (t - u)` alone; {self.name} does more: '
+        'turn off its other guidance (guidance_rescale, skip_guidance_layers, '
+        'cfg_normalization)'
     )
 
 @patch
@@ -192,20 +192,21 @@ def _signed(self:Host, pred):
 def _bad(self:Host, preds, made, x, ts, rest=None, pred=None, after=None):
     "Say what is not finite in a step, at which, and what it came from; `None` if all is finite"
     net, sampler = type(made[0].net).__name__, type(self.sampler).__name__
-    by_net = f'{net} makes it, in {made[0].out.dtype}, of inputs that are finite'
-    by_sampler = f'{sampler} makes it of finite latents and predictions' + pole(self.sampler, ts)
+    by_net = f'{net} computes it, in {made[0].out.dtype}, from finite inputs'
+    by_sampler = f'{sampler} computes it from finite latents and predictions'
+    by_sampler += pole(self.sampler, ts)
     return first_bad([
         *self._begun_with(made, x), *[(k, v, by_net) for k, v in preds.items()],
-        ('the guided prediction', pred, f'{self.tfm!r} makes it of finite predictions'),
-        ('the learned variance', rest, f'{net} makes it'), ('x', after, by_sampler)
+        ('the guided prediction', pred, f'{self.tfm!r} computes it from finite predictions'),
+        ('the learned variance', rest, f'{net} computes it'), ('x', after, by_sampler)
     ], self._step(float(ts)))
 
 @patch
 def _begun_with(self:Host, made, x):
     "What a step begins with, as `first_bad` wants it: the latents and the inputs of the network"
-    source, net = 'the pipeline begins with it', type(made[0].net).__name__
-    if self.run.k: source = (f'{type(self.sampler).__name__} made it finite: the pipeline, or a '
-                             'callback, changed it after that')
+    source, net = 'the run starts from it', type(made[0].net).__name__
+    if self.run.k: source = (f'the pipeline or a callback changed it after '
+                             f'{type(self.sampler).__name__}, which made it finite')
     inputs = [(k, v) for c in made for k, v in c.given.items() if 'mask' not in k]
     given = [(k, v, f'the pipeline gives it to {net}') for k, vs in inputs for v in tensors(vs)]
     return [('x', x, source), *given]

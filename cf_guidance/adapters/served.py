@@ -26,8 +26,8 @@ def _check_weaker(tfm):
     how = tfm.weaker(**{k: vals[k] for k in rule_params(tfm.weaker)})
     if not only_disturbs(how):
         raise ValueError(
-            f'`tfm` must make its weak prediction by the network itself; {tfm.rule.__name__} wants '
-            f'{type(how).__name__}, which a guider has no hold of; use `generate`'
+            f'`tfm` must make its weak prediction with the same network; {tfm.rule.__name__} needs '
+            f'{type(how).__name__}, which a guider cannot reach; use `generate`'
         )
 
 def served(
@@ -41,15 +41,15 @@ def served(
         )
     if isinstance(tfm, Recorded):
         raise ValueError(
-            '`tfm` must be the transform itself: give `record=True`, and read `guider.record`; got '
-            'a `Recorded`'
+            '`tfm` must be the transform itself; got a `Recorded`: pass `record=True`, and read '
+            '`guider.record`'
         )
     if not isinstance(tfm, GuidanceTfm): return tfm
     name = tfm.rule.__name__
     if type(tfm).how is not GuidanceTfm.how:
         raise ValueError(
-            f'`tfm` must not change how `u` or `t` are made, as {name} does: a guider has no hold '
-            'of the prompt; use `generate`'
+            f'`tfm` must not change how `u` or `t` are made, as {name} does: a guider cannot change '
+            'the prompt; use `generate`'
         )
     if tfm.weaker: _check_weaker(tfm)
     return tfm

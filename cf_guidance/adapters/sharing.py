@@ -20,8 +20,8 @@ from .memo import Memo, digest, let_go
 from ..transforms.diagnostics import Recorded
 
 # %% ../../nbs/adapters/11_sharing.ipynb #93866827
-_KEEPS = 'it keeps something from call to call, or looks across its batch'
-_MORE = 'it is given more than numbers, texts and tensors'
+_KEEPS = 'the network keeps a state from call to call, or mixes the rows of its batch'
+_MORE = 'the network gets arguments other than numbers, texts and tensors'
 
 @checked(pipe=a_pipeline)
 class SharingHost(Host):

@@ -25,7 +25,7 @@ def is_single_file(
     path = known_path('model', name)
     if path.suffix == '.safetensors' and not path.is_dir():
         if path.is_file(): return True
-        raise ValueError(f'`model` must be a file that is there; got {name!r}')
+        raise ValueError(f'`model` must be a file that exists; got {name!r}')
     if path.is_file(): check_numbers('model', path)
     return False
 
@@ -141,7 +141,7 @@ def _on_meta(pipe):
 
 def _lacks_some(path, which):
     "The error for a file that lacks weights: they would be random"
-    return ValueError(f'`model` must hold every weight that its `config` tells of; {str(path)!r} '
+    return ValueError(f'`model` must hold every weight that its `config` needs; {str(path)!r} '
                       f'lacks {which}')
 
 def _check_whole(lost, path):
@@ -176,8 +176,8 @@ def load_single_file(
         raise _lacks_some(path, 'some') from e
     except Exception as e:
         if is_full(e): raise
-        raise ValueError(f'`model` must fit its `config`; {path!r} as a {layout} of {config!r}: '
-                         f'{one_line(e)}') from e
+        raise ValueError(f'`model` must fit its `config`; {path!r} did not load as a {layout} with the '
+                         f'config of {config!r}: {one_line(e)}') from e
     _check_whole([*lost, *_on_meta(pipe)], path)
     pipe.register_to_config(_name_or_path=str(path))
     return pipe

@@ -46,8 +46,8 @@ def _check_acts(self:Host, x, kind):
     space = space_of(tfm)
     if space and kind is None:
         raise ValueError(
-            f'`tfm` acts in the space {space!r}, and {type(self.sampler).__name__} in '
-            f'{pipe} does not tell how predictions are converted'
+            f"`tfm` must act in the network's own space here, not in {space!r}: "
+            f'{type(self.sampler).__name__} of {pipe} does not say how to convert predictions'
         )
     if axis_of(tfm) == 'channel' and x.ndim != 4:
         raise ValueError(
@@ -103,14 +103,14 @@ def _given_for(self:Host, name, one, place):
     said, pipe = f'`tfm` makes its prediction {name!r}', self.name
     if cached(one.net):
         raise ValueError(
-            f'{said} by one more call of the network, which would move the cache of {pipe}: call '
+            f'{said} by one more call of the network, which would disturb the cache of {pipe}: call '
             'disable_cache() on its network first'
         )
     given = halved(one.given, one.rows, place) if self.two == 'halves' else one.given
     if given is None:
         raise ValueError(
-            f'{said} in a way of its own, and it is not certain which arguments of {pipe} belong '
-            'to which half'
+            f'{said} by a call of its own, and `guided` cannot tell which arguments of {pipe} belong '
+            'to which half of the batch'
         )
     return given
 

@@ -128,7 +128,7 @@ def _rows(file):
     return [read_json(line) for line in text.split('\n') if line.strip()]
 
 def _listed(folder, inner, row, at):
-    "The picture that a row of a list in an inner folder tells of"
+    "The picture of a row of a list in an inner folder"
     if not isinstance(row, dict) or not isinstance(row.get('file_name'), str):
         raise ValueError(f'row {at} must have a `file_name`; got {row!r:.80}')
     key = next((k for k in _PROMPT if isinstance(row.get(k), str)), None)
@@ -144,7 +144,7 @@ def _in_list(folder, file):
         raise ValueError(f'`folder` must have a {file.name} that lists images: {e}') from e
 
 def _gone(made):
-    "Those pictures whose files are there, and a word for each of the others"
+    "The pictures whose files exist, and a remark on each of the others"
     gone = [f'{p.name}: there is no such file' for p in made if not p.path.is_file()]
     return [p for p in made if p.path.is_file()], gone
 
@@ -173,25 +173,25 @@ def _prompts(folder):
     return _gone([_picture(folder, name, prompt.strip(), {}) for name, prompt in pairs])
 
 def _said(folder):
-    "The images that say themselves how they were made"
+    "The images that hold their own prompt"
     made, bad = [], []
     for path in _files(folder):
         name = path.relative_to(folder).as_posix()
         found = read_words(path)
         if found: made.append(_picture(folder, name, *found))
-        else: bad.append(f'{name}: it says no prompt')
+        else: bad.append(f'{name}: no prompt inside')
     return made, bad
 
 _WAYS = _sweep, _metadata, _prompts, _said
 
 def _of_folder(folder):
-    "The path of a folder that is there"
+    "The path of a folder that exists"
     folder = known_path('folder', folder)
     if folder.is_dir(): return folder
-    raise ValueError(f'`folder` must be a folder that is there; got {str(folder)!r}')
+    raise ValueError(f'`folder` must be a folder that exists; got {str(folder)!r}')
 
 def _once(made):
-    "The pictures, each told once"
+    "The pictures; refuses an image that is listed twice"
     twice = [name for name, n in Counter(p.name for p in made).items() if n > 1]
     if not twice: return made
     raise ValueError(f'`folder` must list an image once; got {twice[0]!r} more than once')

@@ -103,11 +103,12 @@ def _enough(diffs, margin):
     return how_many(0, between, 0. if np.isnan(within) else within, [seeds], margin=margin)[seeds]
 
 def _too_wide(effect, diffs, margin):
-    "What is to be said where an interval holds 0"
+    "The remark where an interval holds 0"
     said = ('the interval holds 0, and is too wide to say that there is no difference of '
             f'{margin:g}'.replace(' 0.', ' .'))
-    if effect.design != 'own': return f'{said}; seeds of their own for prompts would narrow it'
-    return f'{said}; were there none, {_enough(diffs, margin)} prompts would show it 4 times in 5'
+    if effect.design != 'own': return f'{said}; give each prompt its own seeds to narrow it'
+    n = _enough(diffs, margin)
+    return f'{said}; if there is none, {n} prompts would show that 4 times in 5'
 
 def _why_open(told, words, corrected, diffs):
     "Why a verdict is not settled"
@@ -161,12 +162,12 @@ def _against(both, margin, higher, rng):
 
 # %% ../../nbs/evaluation/07a_compared_scores.ipynb #b944cd45
 def _no_pair_words(name, base_name, pairs):
-    "What is to be said of a method that has no pair with the baseline"
-    return [f'{name} has no pair with {base_name}: none of its images has the '
-            f'{" and ".join(pairs)} of one of the other; pairs by prompt alone may do']
+    "The remark on a method that has no pair with the baseline"
+    return [f'{name} has no pair with {base_name}: no image of one has the {" and ".join(pairs)} of '
+            'an image of the other; try pairs by prompt alone']
 
 def _pair_words(name, vals, base, base_name, pairs):
-    "What is to be said of pairs of which one image is missing"
+    "The remark on pairs that lack one image"
     alone, gone = len(vals.keys() - base.keys()), len(base.keys() - vals.keys())
     if alone == len(vals): return _no_pair_words(name, base_name, pairs)
     if not alone + gone: return []
@@ -179,28 +180,28 @@ def _interval(vals, span):
     return replace(e, lo=float(np.clip(e.lo, *span)), hi=float(np.clip(e.hi, *span)))
 
 def _lost_words(found, name):
-    "What is to be said of images without a number"
+    "The remark on images without a score"
     lost = {k: _lost(held, name) for k, held in found.methods.items()}
-    return [f'{n} images of {k} have no number and are left out' for k, n in lost.items() if n]
+    return [f'{n} images of {k} have no score and are left out' for k, n in lost.items() if n]
 
 def _twice_words(found):
-    "What is to be said of pairs of several images"
+    "The remark on pairs of several images"
     many = sum(len(ps) > 1 for held in found.methods.values() for ps in held.values())
     told = 'seed' in found.pairs and not any('no seed' in n for n in found.notes)
     if not many or not told: return []
-    return [f'{many} pairs have several images of one method, whose mean counts']
+    return [f'{many} pairs have several images of one method; their mean counts']
 
 def _design_words(against):
-    "What is to be said of shared seeds"
+    "The remark on shared seeds"
     seeds = max((h.verdict.effect.seeds for h in against.values()), default=0)
     if not seeds: return []
     return [f'all prompts share {seeds} seed{"s"*(seeds > 1)}: the intervals are over prompts and '
             'seeds, but p is for these seeds alone']
 
 def _missing_words(vals, base, pairs):
-    "What is to be said of all methods, beside the baseline"
+    "The remarks on all methods but the baseline"
     others = {k: v for k, v in vals.items() if k != base}
-    if not others: return ['there is one method, and nothing to hold it against']
+    if not others: return ['there is one method, and none to compare it with']
     return [w for k, v in others.items() if v and vals[base]
             for w in _pair_words(k, v, vals[base], base, pairs)]
 

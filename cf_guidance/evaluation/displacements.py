@@ -16,7 +16,7 @@ from ..transforms.spaces import tells
 
 # %% ../../nbs/evaluation/03b_displacement.ipynb #d42ae9ad
 def _to_image(step):
-    "Factor from a difference of predictions to that of the images which they predict"
+    "Factor from a difference of predictions to the difference of the images that they predict"
     known = [getattr(step, k, None) for k in ('a', 'b', 'space', 'sigmas')]
     if any(k is None for k in known):
         raise ValueError('`idx` must be a `Step` that knows `a`, `b`, `space` and `sigmas`, as '
@@ -24,7 +24,7 @@ def _to_image(step):
     a, b, space, _ = known
     told = tells(space, a, b)
     if told: return abs(float(tells('sample', a, b)/told))
-    raise ValueError(f'`idx` must be a step in which {space!r} tells of an image; got a={a!r}')
+    raise ValueError(f'`idx` must be a step in which {space!r} determines the image; got a={a!r}')
 
 def _counts(step):
     "What share of the noise level a step takes away, 0 to 1; all of it where there is nothing else"

@@ -22,16 +22,16 @@ def _recipes(pictures):
     "The recipes of images that were made alike; a `ValueError` where a pipeline made them"
     every = [read_recipe(p.path) for p in pictures]
     if any('host' in r or r.get('init_image') or r.get('embeds') for r in every):
-        raise ValueError('`baseline` must be the name of a method, unless our own loop made the '
-                         "images from a text and noise; got 'displacement' and other images")
+        raise ValueError("`baseline` must be the name of a method here; 'displacement' needs images "
+                         'that our own loop made from a prompt and noise alone')
     return [r for r in every if all(r[k] == every[0][k] for k in _ALIKE)]
 
 def _model(r):
     "The model of a recipe; a `ValueError` where another one has its name"
     pieces = recipe_model(r)
     if pieces.is_model(r['model']): return pieces
-    raise ValueError(f"`baseline` cannot be displacement: {r['model_name']!r} is not the model that "
-                     'made the images')
+    raise ValueError(f"`baseline` cannot be displacement: the model {r['model_name']!r} on this machine "
+                     'is not the one that made the images')
 
 def _push(pictures):
     "The mean displacement of a few images of one method"
@@ -83,7 +83,7 @@ def _of(found, names):
 def _noted(res, pushes):
     "A comparison that says how far each method pushes"
     base = pushes[res.baseline]
-    said = [f'{name} pushes {pushes[name]/base:.2f} times as far as {res.baseline}'
+    said = [f'the displacement of {name} is {pushes[name]/base:.2f} times that of {res.baseline}'
             for name in res.against if base]
     return replace(res, notes=[*res.notes, *said])
 

@@ -23,7 +23,7 @@ def _alike(images):
         if len(ways) > 1: raise ValueError(f'`images` must be of one {name}; got {sorted(ways)}')
 
 def _in_colour(image):
-    "Refuse what is no array of colours"
+    "Refuse an array that is not an image with three colours"
     if image.dtype != np.uint8:
         raise ValueError(f'`images` must be uint8, 0 to 255; got {image.dtype}')
     if image.ndim != 3 or image.shape[2] != 3:
@@ -69,7 +69,7 @@ def _all_finite(name, x):
         raise ValueError(f'`{name}` must be finite; got NaN or infinity in {bad} of {len(x)} rows')
 
 def _two_dims(name, x):
-    "Refuse what is no table"
+    "Refuse an array that is not a table"
     if x.ndim == 2 and x.shape[1]: return
     raise ValueError(f'`{name}` must be features, (n, d); got shape {x.shape}')
 
@@ -328,9 +328,9 @@ def distances(
 
 # %% ../../nbs/evaluation/02_metrics.ipynb #34aae064
 def _all_told(rows):
-    "Refuse rows that do not say whether all came true"
+    "Refuse rows without the key `all`"
     if all('all' in r for r in rows): return
-    raise ValueError("`rows` must say `all` for each image, as those of the verifier do")
+    raise ValueError('`rows` must each have a key `all`, as the rows of the verifier have')
 
 def _demands(rows):
     "What the prompts demand, in the order of the alphabet, and `all` at last"

@@ -42,8 +42,8 @@ def say_size(
     "Say how large a model is before it is fetched; nothing where it was fetched before"
     if _is_fetched(name): return
     size = hub_size(name)
-    words = f'{size/1e9:.1f} GB' if size else about or 'the hub does not tell how much'
-    print(f'{name} is fetched from the hub: {words} of weights', flush=True)
+    words = f'{size/1e9:.1f} GB of weights' if size else about or 'weights of unknown size'
+    print(f'Fetching {name} from the hub: {words}', flush=True)
 
 def _place(given, usual):
     "The folder or the hub name that is asked for"

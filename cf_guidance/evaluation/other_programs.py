@@ -29,7 +29,7 @@ def _number(val):
     return val
 
 def _plain(said):
-    "What is a number or a text that is not empty"
+    "The entries that are a number or a text that is not empty"
     return {k: _number(v) for k, v in said.items() if isinstance(v, (str, int, float)) and v != ''}
 
 def _of_recipe(text):
@@ -56,7 +56,7 @@ def _of_program(info):
 # %% ../../nbs/evaluation/06_other_programs.ipynb #2a381af6
 @functools.cache
 def _parser():
-    "What reads other programs' words"
+    "The parser of other programs' texts"
     if find_spec('sd_parsers') is None:
         raise ValueError("images of other programs need the package sd-parsers: pip install "
                          "'cf_guidance[scores]'")
@@ -64,7 +64,7 @@ def _parser():
     return ParserManager()
 
 def _parsed(path):
-    "What another program says in an image"
+    "The text that another program wrote into an image"
     try: return _parser().parse(str(path))
     except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError): return None
 

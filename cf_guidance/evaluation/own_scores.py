@@ -16,10 +16,10 @@ from .scores import Score
 _FUNCTION = re.compile(r'(.+\.py):([^\W\d]\w*)')
 
 def _file(text):
-    "A file that is there"
+    "A file that exists"
     path = known_path('score', text)
     if path.is_file(): return path
-    raise ValueError(f'`score` must name a file that is there; got {text!r:.200}')
+    raise ValueError(f'`score` must name a file that exists; got {text!r:.200}')
 
 def _run(path):
     "The names of a Python file, after it was run"
@@ -33,7 +33,7 @@ def _found(names, name, path):
     "A function of a file"
     mine = [k for k, v in names.items() if callable(v) and k[0] != '_']
     if name in mine: return names[name]
-    near(f'`score` {path.name}:{name} must name a function, which', name, mine)
+    near(f'the function in `score` {path.name}:{name}', name, mine)
 
 def is_function(
     text:str, # Name of the score
@@ -101,8 +101,8 @@ def _columns(rows, key):
     found = {k: _column(rows, key, k) for k in names}
     return {k: vals for k, vals in found.items() if vals is not None}
 
-def _no_number(name): raise ValueError(f'`score` {name!r} is a table: it goes by the names of '
-                                       'images, in `score_folder`')
+def _no_number(name): raise ValueError(f'`score` {name!r} is a table by file name, and reads no '
+                                       'pixels: use it in `score_folder`')
 
 def _of_table(path, name, values):
     "The score of one column"

@@ -30,12 +30,12 @@ def _power(n, effect, sd, alpha):
 def _quantiles(power, alpha): return stats.norm.ppf(1 - alpha/2) + stats.norm.ppf(power)
 
 def _about(effect, var, power, alpha):
-    "About how many prompts see an effect, or a few less, by the normal distribution"
+    "About how many prompts show an effect, or a few less, by the normal distribution"
     z = _quantiles(power, alpha)
     about = z*z*var/effect/effect
     if about < 1e15: return max(2, math.floor(about))
-    raise ValueError('`effect` must be one that 1e15 prompts can see, against `between` and `within`; '
-                     f'got {effect!r} against a variance of {var!r}')
+    raise ValueError('`effect` must be large enough for 1e15 prompts to show, beside `between` and '
+                     f'`within`; got {effect!r} with a variance of {var!r}')
 
 def _fewest(effect, var, power, alpha):
     "The fewest prompts that see an effect, where its variance between prompts is `var`"
@@ -67,7 +67,8 @@ def _fewest_alike(effect, var, power, alpha, margin):
     low = high = fewest_groups(1 - 2*min(alpha, .25))
     while not enough(high):
         low, high = high, 2*high
-        if high > 1e15: raise ValueError('`margin` must be one that 1e15 prompts can show')
+        if high > 1e15: raise ValueError('`margin` must be large enough for 1e15 prompts to show; '
+                                         f'got {margin!r}')
     return _halved(low, high, enough)
 
 # %% ../../nbs/evaluation/01e_power.ipynb #dced3763
@@ -78,7 +79,7 @@ def _not_below_0(name, val):
 _NAN = kind('NaN', math.isnan)
 
 def _known_effect(effect, margin):
-    "Refuse an effect that no experiment is large enough for"
+    "Refuse an effect that no experiment can show"
     if margin is None and number('effect', effect) == 0:
         raise ValueError('`effect` must not be 0: no experiment is large enough for that')
     if margin is not None and positive('margin', margin) <= abs(number('effect', effect)):

@@ -76,12 +76,12 @@ def _model(score):
     return cls.from_pretrained(known.hub).to(best_device()).eval()
 
 def _rates(model, images, prompts):
-    "What a network says of some images"
+    "The scores of a network for some images"
     x = images.float().to(next(model.parameters()).device)
     return model.score(x, prompts).float().reshape(-1).cpu()
 
 def _one_by_one(model, images, prompts):
-    "What a network says of each image alone"
+    "The scores of a network, which sees one image at a time"
     import torch
     return torch.cat([_rates(model, images[i:i + 1], prompts[i:i + 1])
                       for i in range(len(prompts))])

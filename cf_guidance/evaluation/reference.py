@@ -65,8 +65,8 @@ def against(
 def _paired_prompts(one, two):
     "Rows of the second set in which the prompts come as in the first"
     if sorted(map(str, one)) == sorted(map(str, two)): return
-    raise ValueError('`prompts` must be the same, as often, as `other_prompts`, so that both can '
-                     f'be left out together; got {len(one)} and {len(two)}')
+    raise ValueError('`prompts` must hold each prompt as often as `other_prompts` does, since the '
+                     f'interval leaves it out of both; got {len(one)} and {len(two)} prompts')
 
 def _rows(prompts):
     "The rows, in the order of their prompts"

@@ -120,10 +120,10 @@ def _lines(path):
     return list(csv.reader(io.StringIO(text)))
 
 def _ours(head, path):
-    "The columns of scores, of a file that is ours"
+    "The columns of scores in a file of this library"
     if tuple(head[:3]) == _HEAD: return head[3:]
-    raise ValueError(f'`folder` must not have a {SCORES_FILE} of another make; got {str(path)!r} '
-                     f'with the columns {head[:5]}')
+    raise ValueError(f'`folder` must not have a {SCORES_FILE} that another program wrote; got '
+                     f'{str(path)!r} with the columns {head[:5]}')
 
 def _read(path):
     "The columns and the rows of a file, one for each image"
@@ -134,7 +134,7 @@ def _read(path):
     return columns, rows
 
 def _whole(path, columns, rows):
-    "Write a file anew"
+    "Write a whole file"
     names = sorted(rows)
     text = ''.join(map(_line, [[*_HEAD, *columns], *(_cells(rows[k], columns) for k in names)]))
     return write_whole(path, lambda f: f.write(text.encode()))
@@ -154,10 +154,10 @@ def _append(path, lines):
         f.write(lines.encode())
 
 def _place(folder):
-    "The file of a folder that is there"
+    "The scores' file of a folder that exists"
     path = known_path('folder', folder)
     if path.is_dir(): return path/SCORES_FILE
-    raise ValueError(f'`folder` must be a folder that is there; got {str(path)!r}')
+    raise ValueError(f'`folder` must be a folder that exists; got {str(path)!r}')
 
 def read_scores(
     folder, # A folder whose images were scored

@@ -20,7 +20,7 @@ def _known(val):
     return val if isinstance(val, (str, int, float)) and val == val else None
 
 def _at(picture, axis):
-    "Where an image stands on an axis; `None` where nobody says"
+    "The value of an image on an axis; `None` if unknown"
     return picture.prompt if axis == 'prompt' else _known(picture.axes.get(axis))
 
 def _place(picture, axes): return tuple(_at(picture, k) for k in axes)
@@ -51,7 +51,7 @@ def _of_methods(pictures, pairs):
     return [k for k in found if k not in labels], labels
 
 def _telling(pictures, axes):
-    "Those axes that tell images apart which the axes before them do not"
+    "The axes that tell apart images which the axes before them do not"
     found = []
     for k in axes:
         if _differs_within(pictures, k, found): found.append(k)
@@ -96,7 +96,7 @@ def _names(places, axes):
     return [', '.join(f'{k}={v!r}' for k, v in zip(axes, at)) for at in places]
 
 def _grouped(pictures, axes, pairs, seeds):
-    "Where methods stand, and the images of each by their pairs"
+    "The images of each method by their pairs"
     found = {}
     for p in pictures:
         held = found.setdefault(_place(p, axes), {})
@@ -105,8 +105,8 @@ def _grouped(pictures, axes, pairs, seeds):
 
 # %% ../../nbs/evaluation/07_score_pairs.ipynb #2c2710fb
 def _label_words(labels):
-    "What is to be said of axes that name single images"
-    return [f'{k} is another one for nearly every image, and tells no method' for k in labels]
+    "The remarks on axes that name single images"
+    return [f'{k} differs for nearly every image, so it does not name a method' for k in labels]
 
 def _shared(pictures):
     "Whether a seed occurs with two prompts"
@@ -114,12 +114,12 @@ def _shared(pictures):
     return max(Counter(s for _, s in held if s is not None).values(), default=0) > 1
 
 def _seed_words(pictures, pairs):
-    "Whether seeds tell pairs, and what is to be said where they do not"
+    "Whether pairs are told apart by their seeds, and the remark if not"
     if all(_at(p, 'seed') is None for p in pictures):
-        return False, ['no seed is known: the images of a prompt count together']
+        return False, ['no seed is known: the mean over the images of a prompt counts']
     if 'seed' in pairs: return True, []
-    said = ('`pairs` leaves the seed out, and prompts share seeds: intervals do not say what '
-            'other seeds would do')
+    said = ('`pairs` has no seed, and prompts share seeds: the intervals do not hold for other '
+            'seeds')
     return False, [said]*_shared(pictures)
 
 def _goes_with(pictures, axis, axes):
@@ -127,7 +127,7 @@ def _goes_with(pictures, axis, axes):
     return not _differs_within(pictures, axis, axes)
 
 def _chosen(pictures, axes, pairs):
-    "Axes of methods and of pairs where the former are chosen, and what is to be said"
+    "The axes of methods, as chosen, those of pairs, and the remarks"
     found, labels = _of_methods(pictures, pairs)
     rest = [k for k in found if k not in axes]
     along = [k for k in rest if _goes_with(pictures, k, axes)]
@@ -152,7 +152,7 @@ def _each_once(name, names):
     if twice: raise ValueError(f'`{name}` must name an axis once; got {twice[0]!r} more than once')
 
 def typed_names(
-    name:str, # The parameter, for the error
+    name:str, # Name of the parameter, for the error
     names, # Names, or one text of names with commas between them
 )->tuple:
     "Take names of axes"

@@ -102,13 +102,13 @@ def _tables(found, rows, tables, alone, folder):
     if new := [r for r in new if r]: _keep(new, rows, folder)
 
 def _no_row(found, tables):
-    "What is to be said of images that a table does not have"
+    "The remarks on images that a table does not have"
     lacks = {s.name: [p.name for p in found if np.isnan(s.look_up(p.name))] for s in tables}
     return [f'{name} has no row for {len(gone)} images, such as {", ".join(gone[:3])}'
             for name, gone in lacks.items() if gone]
 
 def _run(found, rows, scores, folder, batch_size, progress):
-    "Score what is lacking; why images cannot be read"
+    "Add the missing scores; returns why images cannot be read"
     from tqdm.auto import tqdm
     todo, bad = [p for p in found if _lacking(p, rows, scores)], []
     with tqdm(total=len(todo), unit=' images', disable=not progress, leave=False) as bar:
@@ -155,7 +155,7 @@ def score_folder(
     return found
 
 def _warn(bad, words):
-    "Say what is left out"
+    "Warn of what is left out"
     # the third is who called `score_folder`, behind its checks
     for text in [left_out_words(bad)]*bool(bad) + words: warnings.warn(text, stacklevel=4)
 

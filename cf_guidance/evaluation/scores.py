@@ -13,7 +13,7 @@ from ..checks import a_flag, a_function, a_real, a_text, a_word, checked, list_o
 
 # %% ../../nbs/evaluation/05_scores.ipynb #c11df1ab
 def _shaped(x):
-    "Refuse what is no batch of images with three colours"
+    "Refuse an array that is not a batch of images with three colours"
     if x.ndim == 4 and x.shape[1] == 3 and all(x.shape): return
     raise ValueError(f'`images` must be (n, 3, h, w); got shape {tuple(x.shape)}')
 
@@ -133,7 +133,7 @@ def _by_world(prompts):
     return groups
 
 def _verify(images, prompts, part):
-    "What the verifiers say, each of the images of its world"
+    "The scores of the verifiers, each for the images of its world"
     from cf_guidance.worlds.judging import score_images
     vals = np.zeros(len(prompts))
     for ids in _by_world(prompts).values():
@@ -141,8 +141,8 @@ def _verify(images, prompts, part):
         vals[ids] = [_came_true(row, part) for row in rows]
     return vals
 
-@named_score('whether all came true that the prompt asks for, of a built-in world; verifier:share '
-             'is the share that did', lo=0, hi=1,
+@named_score('whether the image shows all that the prompt asks for, in a built-in world; '
+             'verifier:share is the share that it shows', lo=0, hi=1,
              needs='prompts of a built-in world, at 64 x 64 (scenes) or 32 x 32 (shapes)')
 def verifier(given):
     if given in ('', 'all', 'share'): return given.replace('all', ''), (

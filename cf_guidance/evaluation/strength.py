@@ -65,7 +65,7 @@ class Effective(Recorded):
     @property
     def mean(self):
         "Mean over the steps for each sample, (b,)"
-        if not self.rows: raise ValueError('`mean` must be asked after a run; got none')
+        if not self.rows: raise ValueError('`mean` can be read only after a run; got no step')
         steps = {}
         for r in self.rows: steps.setdefault(r['step'], []).append(r['each'])
         return _column_means([_column_means(calls) for calls in steps.values()])
@@ -204,8 +204,8 @@ class _Search:
         logk = min(self.seen, key=lambda k: abs(self.seen[k]))
         gap = abs(self.seen[logk])
         if gap <= self.near: return logk
-        raise ValueError('`tol` must be one that can be met; the nearest found is off by '
-                         f'{gap:.3g}, where {self.near:g} was asked')
+        raise ValueError(f'`tol` must allow for {gap:.3g}, the error of the best factor found; got one '
+                         f'that allows for {self.near:g}')
 
 # %% ../../nbs/evaluation/03_strength.ipynb #7dd76332
 @checked(prompts=texts, seeds=list_of(a_whole, 1))

@@ -76,7 +76,7 @@ def _some_read(bad, n):
         f'`folder` must hold images that can be read; none of the {n} can, such as {bad[0]}')
 
 def _unread(cells, counts):
-    "What is to be said of images that cannot be read, and so have no frame"
+    "The remark on images that cannot be read"
     bad = [Path(c['file']).name for c, n in zip(cells, counts) if not n]
     _some_read(bad, len(cells))
     return [f'{len(bad)} images cannot be read and are left out, such as {bad[0]}'] if bad else []
@@ -108,7 +108,7 @@ def _whole_list(rows, n):
     raise ValueError(f'`score` must give a row for each of {n} images; got {len(rows)}')
 
 class _Reader:
-    "What a function reads in images, some at a time, until it refuses some; and then why"
+    "Collects what a function reads in batches of images, and why it refused a batch"
     def __init__(self, read): self.read, self.found, self.why = read, [], ''
     def __call__(self, *args):
         if self.why: return
@@ -148,10 +148,10 @@ def _mean_rows(rows, counts):
     return [_mean_row(rows[end - n:end]) for n, end in zip(counts, ends)]
 
 def _features(readers, features):
-    "Features, their extractor, and what is to be said of it; thumbnails where it cannot read them"
+    "Features, their extractor, and the remarks; thumbnails where the extractor cannot read the images"
     feats, small = readers['feats'], readers['small']
     if feats.found is not None: return feats.found, features, []
-    said = ('diversity goes by thumbnails of 4 x 4 pixels, which see colour and place alone: '
+    said = ('diversity compares thumbnails of 4 x 4 pixels, which show only colour and place: '
             f'{feats.why}')
     return small.found, thumbnail, [said]
 
@@ -291,7 +291,7 @@ def _read_all(cells, readers):
     return counts, first
 
 def _of_clips(counts):
-    "What is to be said of clips"
+    "The remark on clips"
     return ['figures of a clip are means over its frames'] if max(counts) > 1 else []
 
 def _accuracy_words(readers):
@@ -299,7 +299,7 @@ def _accuracy_words(readers):
     return [f'accuracy is left out: {why}'] if why else []
 
 def _seen(cells, features, score):
-    "All that is read in the images, the extractor, and what is to be said of it"
+    "All that the readers found in the images, the extractor, and the remarks"
     readers = _readers(features, score)
     counts, first = _read_all(cells, readers)
     unread, good = _unread(cells, counts), [c for c, n in zip(cells, counts) if n]
@@ -325,14 +325,14 @@ def _values(every, groups, real, rng):
     return [v for v, _ in made], [n for _, notes in made for n in notes]
 
 def _mixed(rest):
-    "What is to be said of other axes in which the images differ"
+    "The remark on other axes in which the images differ"
     if not rest: return []
     return [f'the images also differ in {", ".join(rest)}; figures are over all of these']
 
 def _few(prompts):
-    "What is to be said of intervals over so few prompts"
+    "The remark on intervals over few prompts"
     n, least = len(set(prompts)), fewest_groups(.95)
-    if n == 1: return ['one prompt has no interval: ask several']
+    if n == 1: return ['one prompt gives no interval: use several prompts']
     if n >= least: return []
     return ['intervals of figures besides accuracy are left out: they need '
             f'{least} prompts, and there are {n}']
@@ -340,17 +340,17 @@ def _few(prompts):
 def _no_distances(size, groups):
     "Why there are no distances: too few images, or images that are not square"
     few = min(map(len, groups.values()))
-    if few < ENOUGH: return f'they want {ENOUGH} images of each value, and one has {few}'
+    if few < ENOUGH: return f'they need {ENOUGH} images of each value, and one has {few}'
     if size[0] == size[1]: return ''
-    return 'the reference is drawn for square images alone'
+    return 'the reference images are square, and these are not'
 
 def _shared(cells):
-    "What is to be said of noises that several prompts have in common"
+    "The remark on seeds that several prompts share"
     pairs = {(c['prompt'], c['seed']) for c in cells}
     seeds = {s for _, s in pairs}
     if len(seeds) == len(pairs): return []
-    return [f'prompts share {len(seeds)} seed{"s"*(len(seeds) > 1)}: intervals and p are for these '
-            'noises alone; own_noise=True gives each prompt its own']
+    return [f'prompts share {len(seeds)} seed{"s"*(len(seeds) > 1)}: intervals and p hold for these '
+            'alone; own_noise=True gives each prompt seeds of its own']
 
 def _of_prompts(every): return [*_few(every.prompts), *_shared(every.cells)]
 

@@ -47,7 +47,7 @@ class Designed(Estimate):
         return f'{super().__str__()}, ' + (f'no interval: {self.why}' if self.why else over)
 
 def _error(vals, groups):
-    "Squared error of a mean from groups whose members stand or fall together"
+    "Squared error of a mean over groups of scores that vary together"
     n, left = len(groups), vals - vals.mean()
     if n < 2: return 0.
     sums = np.array([left[g].sum() for g in groups])
@@ -65,11 +65,11 @@ def _reach(vals, groups, level):
 
 def _refused(prompts, seeds, least):
     "Why the scores cannot have an interval, or ''"
-    if len(prompts) == 1: return 'one prompt says nothing of other prompts'
+    if len(prompts) == 1: return 'one prompt does not show how others differ'
     if len(prompts) < least:
         return f'an interval needs {least} prompts, and there are {len(prompts)}'
     if seeds and len(seeds) == 1:
-        return 'all prompts have one seed, and the scores do not say what another would do'
+        return 'all prompts have one seed, so the scores do not show how seeds differ'
     if seeds and _usual_number(seeds) < 1.5: return 'nearly all images have one seed'
     return ''
 
@@ -105,7 +105,7 @@ def _why_not(vals, prompts, seeds, level, span):
     "Why there is no interval, or ''"
     why = _refused(prompts, seeds, 2 if span else fewest_groups(level))
     if why or span or _spread_seen(vals, np.abs(vals).max()): return why
-    return 'all scores are equal, and without `bounds` nothing says how far others may be'
+    return 'all scores are equal, and without `bounds` the range of others is unknown'
 
 DESIGNS = Literal['', 'own', 'crossed']
 

@@ -118,7 +118,7 @@ def _better(better_vae, hub):
 _TOLD = dict(prompt=str, words=list, sampler=str)      # what a folder may say, and in which form
 
 def _json(file):
-    "What is in a file of a model"
+    "The contents of a JSON file of a model"
     try: return json.loads(file.read_text())
     except ValueError as e:
         raise ValueError(f'`model_name` has a file that is no JSON, {str(file)!r}: {e}') from None
@@ -129,16 +129,16 @@ def _sound(said):
     return all(isinstance(said[k], kind) for k, kind in _TOLD.items() if k in said)
 
 def _about(file):
-    "What a model's folder says of its world: default prompt, words, and sampler"
+    "Default prompt, words and sampler from a model's folder"
     said = _json(file) if file.is_file() else {}
     if _sound(said): return {k: said[k] for k in _TOLD if k in said}
     raise ValueError(
-        f'`model_name` has a file {str(file)!r} that must hold `prompt` and `sampler` as texts '
-        'and `words` as a list, where it has them'
+        f'`model_name` has a file {str(file)!r} in which `prompt` and `sampler` must be texts '
+        'and `words` a list'
     )
 
 def _precision(dtype):
-    "Refuse what is no precision"
+    "Refuse a value that is not a precision"
     if isinstance(dtype, torch.dtype) and dtype.is_floating_point: return
     raise ValueError(f'`dtype` must be a precision such as torch.float32; got {dtype!r}')
 

@@ -112,7 +112,7 @@ def _is_square(node):
     return node[0] == '[]' or any(map(_squares, node[1]))
 
 def _odd(text, bare):
-    "What AUTOMATIC1111 alone reads in a text, as a match; joined prompts count among small letters"
+    "The first part of a text that only AUTOMATIC1111 reads; joined prompts count among small letters"
     odd = _WEIGHED.search(bare) or _LOADED.search(bare)
     return odd if odd or text.isupper() else _JOINED.search(bare)
 

@@ -167,7 +167,7 @@ def init_image(
     return _from_file(image, background)
 
 def _read(what, f, *args):
-    "What comes of `f`, or an error that names the image"
+    "The result of `f`, or an error that names the image"
     try: return f(*args)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
         raise ValueError(
@@ -192,7 +192,7 @@ def _of_size(image, want):
     "Refuse an image of another width and height"
     if image.size == want: return
     raise ValueError(
-        '`image` must be of the size of what is made from it, '
+        '`image` must have the size of the result, '
         f'{want[0]} x {want[1]} (width x height); got {image.size[0]} x {image.size[1]}: '
         'resize it, or set `width` and `height`'
     )
@@ -228,7 +228,7 @@ def encode_image(
 
 # %% ../../nbs/pieces/02_inputs.ipynb #e86fbb40
 def _floats(embeds):
-    "Refuse what is no tensor of floats"
+    "Refuse a value that is not a tensor of floats"
     is_tensor = isinstance(embeds, torch.Tensor)
     if is_tensor and embeds.is_floating_point(): return
     of = f' of {embeds.dtype}' if is_tensor else ''
@@ -317,9 +317,9 @@ def count_tokens(
     sizes = sorted({_count(t, pieces) for t in texts})
     if len(sizes) == 1: return sizes[0]
     raise ValueError(
-        '`prompt_embeds` must have as many tokens as all prompts and negative prompts beside '
-        f'them; got {" and ".join(map(str, sizes))} tokens: give `negative_prompt_embeds` too, of '
-        'the same length'
+        '`prompt_embeds` must have as many tokens as the other prompts and negative prompts; got '
+        f'{" and ".join(map(str, sizes))} tokens: give `negative_prompt_embeds`, too, of the same '
+        'length'
     )
 
 # %% ../../nbs/pieces/02_inputs.ipynb #d8263cff

@@ -21,7 +21,7 @@ SAMPLERS = {
     'dpm++_2s': 'DPMSolverSinglestepScheduler', 'deis': 'DEISMultistepScheduler'
 }
 
-_tree = 'it holds a Brownian tree, which cannot be copied with a run'
+_tree = 'it draws its noise from a Brownian tree, which the loop cannot copy'
 _other = 'it samples another kind of model'
 REFUSED = {
     'DPMSolverSDEScheduler': _tree, 'CosineDPMSolverMultistepScheduler': _tree,
@@ -112,8 +112,8 @@ def _options(cls, levels, sampler):
     "The option that chooses the noise levels, where a sampler has it"
     if not levels: return {}
     if _SIGMAS[levels] in _usual(cls): return {_SIGMAS[levels]: True}
-    raise ValueError(f'`sampler` must be one that has {_SIGMAS[levels]}, as Euler and DPM++ 2M do; '
-                     f'{cls.__name__} has not; got {sampler!r}')
+    raise ValueError(f'`sampler` must have the option {_SIGMAS[levels]}, as Euler and DPM++ 2M do; '
+                     f'got {sampler!r}, and {cls.__name__} lacks it')
 
 def _named(sampler):
     "The class of a sampler by its short name, or by its own, and its options"
@@ -142,7 +142,7 @@ def _known_call(s, at):
     return next((p for p in said if p is not None), None)
 
 def _call_of(s, timestep, at):
-    "Number of the call at which a scheduler stands; `None` if nothing tells"
+    "Number of the call that a scheduler is at; `None` if unknown"
     at = _known_call(s, at)
     if at is not None or not hasattr(s, 'index_for_timestep'): return at
     return s.index_for_timestep(torch.tensor(float(timestep), dtype=torch.float64))

@@ -26,11 +26,11 @@ def _hash_of(val): return 'none' if val is None else f'one of hash {val.digest}'
 def _must_match(name, val, known):
     "Refuse a given image or embedding whose hash is not `known`"
     if known is None and val is not None:
-        raise ValueError(f'`{name}` must be None: the image was made without')
+        raise ValueError(f'`{name}` must be None, since the image was made without it')
     if known is not None and (val is None or val.digest != known):
         raise ValueError(
-            f'`{name}` must be what the image was made from, of hash {known}, which its recipe '
-            f'does not hold; got {_hash_of(val)}'
+            f'`{name}` must be the one of hash {known} that the image was made from, since its '
+            f'recipe holds only the hash; got {_hash_of(val)}'
         )
 
 def _words_of(text):
@@ -66,7 +66,7 @@ def _check_entries(path, r):
     "Refuse a recipe that lacks a necessary entry"
     if lacks := [k for k in _WHOLE if k not in r]:
         raise ValueError(
-            f'`path` must be an image whose recipe is whole; got {str(path)!r}, whose recipe lacks '
+            f'`path` must be an image with a complete recipe; that of {str(path)!r} lacks '
             f'{", ".join(lacks)}'
         )
 
@@ -74,8 +74,8 @@ def _check_all_known(path, r):
     "Refuse a recipe with an entry `unknown`"
     if said := r.get('unknown'):
         words = '; '.join(f'{k} ({v})' for k, v in sorted(sound_unknown(said).items()))
-        raise ValueError(f'`path` must be an image whose recipe knows all that made it; that of '
-                         f'{str(path)!r} does not know {words}')
+        raise ValueError(f'`path` must be an image with a complete recipe; that of {str(path)!r} '
+                         f'does not know {words}')
 
 def _check_size(path, r):
     "Refuse a recipe of another size than its image"
@@ -134,7 +134,8 @@ def _must_be_same(now, then):
     if again != was:
         differ = [k for k in again if again[k] != was.get(k)]
         raise ValueError(
-            f"the image cannot be made again as it was; these differ: {', '.join(differ)}")
+            'the image cannot be made again as it was: these entries of the recipe differ: '
+            f'{", ".join(differ)}')
 
 def _sampled(r):
     "The seed, the sampler and the sampler's settings of a recipe"

@@ -40,6 +40,6 @@ def note_rows(
     "Write a record as texts that Pillow reads back, each a list of rows"
     parts = _parted([json.dumps(r) for r in rows])
     if len(parts) < len(rows):
-        warnings.warn(f'a record may have {MOST_NOTED:,} characters: '
-                      f'of {len(rows):,} calls the first {len(parts):,} are kept')
+        warnings.warn(f'a record can have at most {MOST_NOTED:,} characters: the image keeps the '
+                      f'first {len(parts):,} of {len(rows):,} calls')
     return {chunk_key(k): text for k, text in enumerate(_joined(parts))}

@@ -125,7 +125,7 @@ def _check_needed(recipe):
     lacks = [k for k in _NEEDED if k not in recipe] if isinstance(recipe, dict) else list(_NEEDED)
     if lacks:
         raise ValueError(
-            f'`recipe` must be what `recipe` of cf_guidance.records.store makes, with {lacks}; got '
+            f'`recipe` must be a dict that cf_guidance.records.recipe makes; it lacks {lacks}; got '
             f'{recipe!r:.80}'
         )
 

@@ -275,7 +275,7 @@ def _own_options(r, cls):
 
 def _weak_is_here(weak):
     _must(isinstance(weak, str) and is_here(weak), 'weak_model',
-          'a model that is there: one of the package, a folder, or fetched before', weak)
+          'a model on this machine: one of the package, a folder, or fetched before', weak)
 
 def _settings(r, cls):
     "Check the names of a rule's parameters and options, and that its weaker model is here"
@@ -307,7 +307,7 @@ def _lengths(r):
 def _known_transform(r):
     if r['rule'] not in TRANSFORMS:
         raise ValueError(
-            f"`tfm` must be the transform that made the image, {r['rule']!r:.80}: it is none of "
+            f"`tfm` must be given, since {r['rule']!r:.80}, which made the image, is none of "
             f"{list(TRANSFORMS)}"
         )
     _transform(r)
@@ -315,9 +315,8 @@ def _known_transform(r):
 def _known_model(r):
     if is_here(r['model_name']): return
     raise ValueError(
-        f"`pieces` must be given: the recipe's `model_name` is {r['model_name']!r:.80}, which is "
-        "no model of the package, no folder, and was not fetched before; `get_sd_pieces` fetches "
-        "one"
+        f"`pieces` must be given: the recipe's `model_name` is {r['model_name']!r:.80}, a model that "
+        "is not on this machine; `get_sd_pieces` fetches one from the hub"
     )
 
 @checked(given=list_of(a_text))

@@ -56,7 +56,8 @@ def first_latents(
     if images == {None} and not course.start:
         return noise*getattr(course.scheduler, 'init_noise_sigma', 1.)
     if None in images:
-        raise ValueError('the runs of a wave must all have an `image`, or none and all the steps')
+        raise ValueError('`image` must be given for every run of a wave, or for none if the runs make '
+                         'all steps')
     a, b, _ = scalings(course.scheduler, course.scheduler.timesteps[-len(course.calls)])
     return a*_encoded(roots, images, pieces) + b*noise
 

@@ -67,12 +67,12 @@ def duration(
     return f'{s/60:.0f} min' if s < 6000 else f'{s/3600:.1f} h'
 
 def said_of_calls(
-    alone:int, # Network calls one by one
-    most:int, # Network calls together, at most
+    alone:int, # Network calls without sharing
+    most:int, # Network calls with it, at most
 )->str:
     "Write in words how many network calls the runs take"
     fewer = f'{alone/max(1, most):.2f} times fewer' if alone > most else 'none saved'
-    return f'Network calls: {alone:,} one by one, at most {most:,} together, {fewer}.'
+    return f'Network calls: {alone:,} without sharing, at most {most:,} with it, {fewer}.'
 
 def said_of_failed(
     failed:dict, # The error of each failed run, by its number

@@ -39,8 +39,8 @@ def call_steps(
     # second order: two calls, one in the last step
     if calls == 2*steps - 1: return [c//2 for c in range(calls)]
     raise ValueError(
-        f'`sampler` {name} makes {calls} calls in {steps} steps, and which belongs to which is not '
-        'known'
+        f'`sampler` must be one whose calls can be counted by step; {name} makes {calls} calls in '
+        f'{steps} steps, in an unknown order'
     )
 
 # %% ../../nbs/sampling/01_course.ipynb #f22f18de
@@ -95,7 +95,7 @@ def steps_left_out(
     _check_strength(strength)
     if int(n*strength) < 1:
         raise ValueError(
-            f'`strength` must be such that a step is made, int({n}*strength) 1 or more; got '
+            f'`strength` must be at least 1/{n}, so that one of the {n} steps is left; got '
             f'{strength!r}'
         )
     return n - int(n*strength)
@@ -161,7 +161,7 @@ def _sound_step(s, ts, x, extra, breaks):
     try: x = _empty_step(s, ts, x, extra)
     except Exception as e: raise breaks(f'{type(e).__name__}: {e}') from e
     if torch.isfinite(x).all(): return x
-    raise breaks('it makes NaN or infinite values of finite ones')
+    raise breaks('it computes NaN or infinite values from finite ones')
 
 def _empty_step(s, ts, x, extra):
     "Latents after a step, with the exact prediction for an image of zeros"

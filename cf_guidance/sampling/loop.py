@@ -110,7 +110,7 @@ class Wave:
             self._forget()
             for k, ts in zip(course.calls, course.scheduler.timesteps[-len(course.calls):]):
                 if threading.get_ident() != me:
-                    raise RuntimeError('a run must go on in the thread that it began in')
+                    raise RuntimeError('a run must stay in the thread that started it')
                 if self.nodes: yield self._call(k, ts)
 
     def _forget(self):

@@ -82,8 +82,8 @@ def _bad_guidance(preds, step, tfm, made):
     "The error of a transform that makes numbers that are not finite of those that are"
     most = ', '.join(f'`{k}` up to {_most(p)}' for k, p in preds.items())
     strong = _STRONG*torch.isinf(made).any().item()
-    return ValueError('`tfm` must make finite numbers of finite predictions; at step '
-                      f'{int(step)} of {step.n} it does not, with {most}{strong}; got {tfm!r}')
+    return ValueError('`tfm` must give finite numbers for finite predictions; at step '
+                      f'{int(step)} of {step.n} it does not, for {most}{strong}; got {tfm!r}')
 
 def _bad_prediction(name, pred, step, tfm):
     "The error of a network whose prediction is not finite"
@@ -101,7 +101,7 @@ def step_overflow(
     x, # The latents that it began with, (b, c, h, w)
 )->ValueError:
     "Make the error for a step of the sampler that makes finite numbers overflow"
-    of = f'of a prediction up to {_most(pred)} and latents up to {_most(x)}, both finite'
-    if not _large(pred, x): return sampler_breaks(s, k, n, f'it makes NaN or infinite values {of}')
+    of = f'from a prediction up to {_most(pred)} and latents up to {_most(x)}, both finite'
+    if not _large(pred, x): return sampler_breaks(s, k, n, f'it computes NaN or infinities {of}')
     return ValueError(f'latents must stay finite; after step {k} of {n} they are not, '
-                      f'made {of}' + _STRONG + f', with {tfm!r}')
+                      f'computed {of}' + _STRONG + f', with {tfm!r}')

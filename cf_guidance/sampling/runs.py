@@ -16,7 +16,7 @@ from ..transforms.diagnostics import no_effect
 
 # %% ../../nbs/sampling/01c_runs.ipynb #3b71254d
 def known_transform(
-    name:str, # The parameter, for the error
+    name:str, # Name of the parameter, for the error
     tfm, # The transform
 ): # The same
     "Refuse a value that is no transform"
@@ -24,7 +24,7 @@ def known_transform(
         raise ValueError(f'`{name}` must be a transform such as `GuidanceTfm`; got {tfm!r}')
     if isinstance(tfm, type):
         raise ValueError(
-            f"`{name}` must be a transform that is made, such as {tfm.__name__}({{'g': 7.5}}); got "
+            f"`{name}` must be a transform object, such as {tfm.__name__}({{'g': 7.5}}); got "
             f"the class {tfm.__name__}"
         )
     return tfm

@@ -133,7 +133,7 @@ class Schedule:
     def __getitem__(self, step):
         if isinstance(step, Step): return self._at(step)
         raise ValueError(
-            f'a Schedule is looked up with a `Step`; got {step!r}: pass `sched.values(n)` to code '
+            f'a Schedule must be indexed with a `Step`; got {step!r}: pass `sched.values(n)` to code '
             'that indexes with a plain int'
         )
 
@@ -309,7 +309,7 @@ def from_list(at,
     "Take the value of each step from a list"
     if at.n is None:
         raise ValueError(
-            'a list has a value for each step, none for a bare position: use `values(n)` or a '
+            'a list has a value for each step, and none for a position: use `values(n)` or a '
             '`Step`'
         )
     if at.n != len(vals):

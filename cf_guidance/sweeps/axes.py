@@ -55,7 +55,7 @@ def _own_labels(name, vals):
     res = {_label(k): v for k, v in vals.items()}
     if len(set(map(str, res))) == len(vals): return res
     raise ValueError(
-        f'`{name}` must have a label of its own for each value, also as a text; got '
+        f'`{name}` must have a different label for each value, also when written as text; got '
         f'{list(vals)}'
     )
 
@@ -236,8 +236,7 @@ def _none_taken(own, taken, sched):
     "Refuse parameters that are left over and belong to schedules"
     if odd := [k for k in own if k in taken]:
         raise ValueError(
-            f'`{odd[0]}` is a parameter of a schedule, but not of {sched!r}: it cannot '
-            'be swept together with it'
+            f'`{odd[0]}` must be a parameter of the swept schedule; {sched!r} does not have it'
         )
 
 def transform_of(

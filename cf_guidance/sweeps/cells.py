@@ -71,7 +71,7 @@ def _list_or_warn(folder):
     try: _list(folder)
     except OSError as e:
         warnings.warn(
-            f'the lists of {str(folder)!r} could not be written, and will be by the next run: '
+            f'the lists of {str(folder)!r} could not be written; the next run will write them: '
             f'{e}'
         )
 
@@ -92,20 +92,20 @@ _PLAIN = GuidanceTfm({'g': 1})      # stands in the place of a transform that ca
 def _names_of(cell): return dict(title=cell.title, labels=cell.labels)
 
 def _recipe(cell, engine, more):
-    "Recipe of a cell, or what can be told of it, and then the error"
+    "Recipe of a cell; if it cannot be made, the entries that are known, and the error"
     try: return {**engine.recipe(cell.run), **_names_of(cell), **more}, None
     except Exception as e: return _lacking(engine.recipe, cell), e
 
 def _lacking(told, cell):
-    "What can be told of a cell with another transform in the place of its own"
+    "The known entries of a cell's recipe, with another transform"
     return {**told(cell.run, _PLAIN), **_unread(cell.run), **_names_of(cell)}
 
 def _unread(run):
-    "What a recipe says of a transform that cannot be told"
+    "The entries of a recipe for a transform that has no plain data"
     return {'values': {}, 'options': {'asked': f'{run.tfm!r:.2000}'}}
 
 def _recipes(cells, engine, more={}):
-    "Recipe of each cell with what is said `more`, and the error where it is not whole"
+    "Recipe of each cell with the entries of `more`, and the error where it is not complete"
     with looked_once(): return [_recipe(c, engine, more) for c in cells]
 
 def _is_kept(cell, made_of, folder, former):
@@ -131,12 +131,12 @@ def _ready(cells, engine, folder, more):
     return list(left.values())
 
 def _warn_of_opaque(cells, recipes):
-    "Say that images are made anew where a transform holds what is not plain data"
+    "Warn that images are made again where a transform holds more than plain data"
     opaque = [c for c, (r, _) in zip(cells, recipes) if r['rule'] is None]
     if not opaque: return
     warnings.warn(
-        f'images of {opaque[0].run.tfm!r:.80} are made anew each time: what it holds is not '
-        'plain data, so it cannot be told from another'
+        f'every run makes the images of {opaque[0].run.tfm!r:.80} again: the transform holds more '
+        'than plain data, so the sweep cannot tell whether an image is its own'
     )
 
 def _engine(model, cells, settings, fields):
@@ -221,7 +221,7 @@ def _failures(wave, left):
     return [(left[i][0], e) for i, e in wave.items() if isinstance(e, Exception)]
 
 def _put_wave(wave, left, folder):
-    "Give the cells of a wave what came of them, and note in the folder what failed; the cells"
+    "Give the cells of a wave their images or errors, and note failures in the folder"
     for i, res in wave.items(): _put(res, *left[i], folder)
     failed = _failures(wave, left)
     if folder and failed: add_failures(failed, folder)

@@ -114,7 +114,7 @@ def _knock(address):
     "Raise an `OSError` if nothing listens at an address, where Ray would wait for many minutes"
     if address == 'auto': address = _last_address()
     if place := _host_and_port(address): socket.create_connection(place, 10).close()
-    elif address not in ('', 'local'): raise OSError('it is no host:port')
+    elif address not in ('', 'local'): raise OSError('it is not host:port')
 
 def _ports():
     "A free port for each helper of a node"
@@ -189,15 +189,15 @@ def _joined(ray, address):
 TRIES = 3        # times that a wave is begun, if its worker dies
 
 def _raise_told(ray, e):
-    "Raise what ended a wave on a worker, or say that it cannot read a run"
+    "Raise the error that ended a wave on a worker, or say that the worker cannot load a run"
     if not isinstance(e.cause, ray.exceptions.RaySystemError): raise (e.cause or e) from None
     raise ValueError(
-        'a worker cannot read a run; what its transform is made of must be installed '
-        f'there: {str(e.cause).splitlines()[0]}'
+        'a worker cannot load a run: install the code of its transform on every '
+        f'machine: {str(e.cause).splitlines()[0]}'
     ) from None
 
 def _pooled(ray, team, waves, send):
-    "What came of each wave, as it comes; a wave whose worker died each time gives nothing"
+    "The results of each wave, as they arrive; a wave whose worker died each time gives nothing"
     pool = ray.util.ActorPool(team)
     for wave in waves: pool.submit(send, wave)
     while pool.has_next():
@@ -208,13 +208,13 @@ def _pooled(ray, team, waves, send):
 def _runs_of(waves): return {i for wave in waves for i in wave}
 
 def _check_any_done(left, waves):
-    "Raise an error where no run of the waves came of any worker"
+    "Raise an error if no worker finished a run of the waves"
     if left == _runs_of(waves):
         raise RuntimeError(
             f'the workers died {TRIES} times with every wave: is there memory for the model?')
 
 def _whole_plan(ray, team, plan, waves, send):
-    "Every run of the waves once: in its wave, or else by itself, or else as what became of it"
+    "The result of every run: from its wave, else by itself, else the error"
     left = _runs_of(waves)
     for alone in (False, True):
         if alone: _check_any_done(left, waves)

@@ -223,7 +223,7 @@ def _model(self:Sweep, name, pieces):
 
 @patch
 def _engine(self:Sweep, model, vals):
-    "What makes the images of a group, by its values of the axes"
+    "The engine of a group, by its values of the axes"
     call = {**self.call, **{k: vals.pop(k) for k in self.told}}
     return engine_of(model, _settings(**vals), call)
 
@@ -290,7 +290,7 @@ def explain(self:Sweep,
     return '\n'.join(said)
 
 def _called(place, axes):
-    "What a place is called on some axes; a lone one goes without saying"
+    "The labels of a place on some axes, as text; a single axis goes without its name"
     labels = {k: place[k] for k in axes}
     return label_words(labels) if len(labels) != 1 else str(*labels.values())
 
@@ -302,13 +302,13 @@ def names(self:Sweep)->list: # Text for each cell
 
 # %% ../../nbs/sweeps/06_sweep.ipynb #b3b8a13b
 def _images_by(workers, ray):
-    "What makes the images of a plan: this process, or workers of Ray"
+    "The function that makes the images of a plan: in this process, or on workers of Ray"
     if workers is None and not ray: return by_itself
     return partial(ray_images, workers=workers, address=ray)
 
 @patch
 def _begin(self:Sweep):
-    "Forget what came of the cells before"
+    "Forget earlier results of the cells"
     for c in self.cells: c.file = c.failed = c._image = None
     self.made = self.saved = 0
 
@@ -381,7 +381,7 @@ def show(self:Sweep, **kwargs):
 
 # %% ../../nbs/sweeps/06_sweep.ipynb #62288a87
 def _came(c):
-    "What came of a cell, as text"
+    "The result of a cell, as text"
     why = f'{type(c.failed).__name__}: {c.failed}' if c.failed else ''
     return dict(schedule=c.title, id=c.id or '', file=str(c.file or ''), failed=why)
 

@@ -50,7 +50,7 @@ class LoopEngine:
         run, # A `Run`
         tfm=None, # Another transform than its own
     )->dict:
-        "Give everything that determines the image of a run"
+        "Write the recipe of a run: all that determines its image"
         return recipe(run.prompt, tfm or run.tfm, self.pieces, run.negative_prompt, run.seed,
                       self.settings, course=self.course, image=run.image)
 
@@ -58,7 +58,7 @@ class LoopEngine:
         run, # A `Run`
         tfm, # Another transform than its own
     )->dict:
-        "Give what is known of a run whose settings were refused"
+        "Write what is known of a run whose settings were refused"
         usual = LoopEngine(self.pieces).of([run])
         usual.course = begin_run(self.pieces)
         asked = {k: _plain(v) for k, v in vars(self.settings).items()
@@ -77,7 +77,7 @@ class LoopEngine:
         runs:list, # The runs, one image each
         **how # For `Plan`: batch_size, warn, record
     )->Plan:
-        "Lay out what the runs cost"
+        "Plan the runs"
         return Plan(runs, self.pieces, self.settings, **how)
 
 # %% ../../nbs/sweeps/02a_engines.ipynb #69e775a5
@@ -87,16 +87,16 @@ def engine_of(
     settings:Settings=None, # How images are sampled; the defaults by default
     call:dict=None, # Further arguments of a pipeline's call
 ): # An engine
-    "Find what makes the images of a model"
+    "Find the engine that makes the images of a model"
     if hasattr(model, 'plan'): return model
     if is_pipeline(model): return HostedEngine(model, settings, call)
     if call:
-        raise ValueError('`call` must be empty: these are arguments of a diffusers pipeline, and the '
-                         f'model is none; got {list(call)}')
+        raise ValueError('`call` must be empty unless the model is a diffusers pipeline; got '
+                         f'{list(call)}')
     return LoopEngine(known_pieces(model), settings)
 
 def known_pieces(
-    model, # What came
+    model, # Value to check
 )->Pieces: # The built-in model in place of `None`
     "Refuse anything that is not a model"
     check_model('pieces', model)
@@ -104,13 +104,13 @@ def known_pieces(
 
 @checked()
 def check_model(
-    name:str, # The parameter, for the error
-    model, # What came
+    name:str, # Name of the parameter, for the error
+    model, # Value to check
 ):
     "Refuse a model that cannot make the images of a sweep"
     if model is None or isinstance(model, Pieces) or is_pipeline(model): return
     raise ValueError(f'`{name}` must be the pieces of a model, as from `get_sd_pieces`, or a '
-                     f'diffusers pipeline; got {model!r:.80}: a name goes to the axis `model`')
+                     f'diffusers pipeline; got {model!r:.80}: pass a name to the axis `model`')
 
 @checked(pipe=a_pipeline)
 def check_axes(
@@ -119,12 +119,12 @@ def check_axes(
     told:dict, # Arguments of its call that are axes
     axes:dict, # Every axis with several values
 ):
-    "Refuse axes of a pipeline that would change nothing"
+    "Refuse axes that would not change the images of a pipeline"
     for k in scale_of(pipe, {}):
         if k in told:
-            raise ValueError(f'`axes` must leave `{k}` out: the transform stands in its place; '
-                             'sweep `schedule`')
+            raise ValueError(f'`axes` must not have `{k}`: the transform replaces it; sweep '
+                             '`schedule` instead')
     for k in sorted(embedded({**call, **dict.fromkeys(told, True)})):
         if k in axes:
-            raise ValueError(f'`{k}` must have one value where embeddings stand in its place; got '
+            raise ValueError(f'`{k}` must have one value where embeddings replace it; got '
                              f'{axes[k]!r:.200}')

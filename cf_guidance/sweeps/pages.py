@@ -56,7 +56,7 @@ def _is_on(place, turn, shown):
     return there and all(place[k] == label for k, label in turn.items())
 
 def _part(sweep, turn, shown):
-    "What is to be drawn on a page, which has the labels `turn`, and shows some of two axes"
+    "The cells of one page: those with the labels `turn`, at the shown values of two axes"
     part = [{**p, **_seen(c)} for p, c in zip(sweep.places, sweep.cells) if _is_on(p, turn, shown)]
     return sorted(part, key=lambda p: [labels.index(p[k]) for k, labels in shown.items()])
 
@@ -74,8 +74,8 @@ def _check_row(asked):
     "Refuse axes of cells that go one after another"
     if asked:
         raise ValueError(
-            f'`{asked[0]}` must be None: these cells are no grid of two axes, and go one after '
-            'another'
+            f'`{asked[0]}` must be None: these cells form a list, not a grid of axes, and are drawn '
+            'one after another'
         )
 
 @checked(sweep=kind('a `Sweep`', lambda val: val.cells))

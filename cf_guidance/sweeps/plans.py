@@ -31,7 +31,7 @@ from ..sampling.costs import said_of_failed, show_calls, without_frames
 
 # %% ../../nbs/sweeps/02_plans.ipynb #8aa23feb
 def _keeps(tfm):
-    "Whether a transform may keep what cannot be copied, as a function with a closure may"
+    "Whether a transform may hold a state that cannot be copied, as a closure may"
     return inspect.isfunction(tfm) and tfm.__closure__ is not None
 
 def _networks(tfm):
@@ -92,7 +92,7 @@ def _waves(runs, scripts, most, tokens={}):
 _RUNS = kind('a list of runs with one seed each', list_of(made_of(Run)).fits)
 
 class Plan:
-    "What a set of runs costs, and their images"
+    "Count the network calls of a set of runs, and make their images"
     @renamed(batch_size='max_rows')
     def __init__(self,
         runs:list, # The runs, one image each
@@ -125,7 +125,7 @@ class Plan:
     saved = property(lambda self: self.done - self.made)
 
     def _check_runs(self, runs):
-        "Refuse what no plan can be made of"
+        "Refuse an empty list, and runs with several seeds"
         if not self.runs or any(len(r.seeds) > 1 for r in self.runs):
             raise ValueError(f'`runs` must be a list of runs with one seed each; got {runs!r:.80}')
     def _lay_out(self):
@@ -138,7 +138,7 @@ class Plan:
         if self.settings.exact:
             if asked is None: return 1
             raise ValueError(
-                '`batch_size` cannot be given with `exact`, which is one row at a time; got '
+                '`batch_size` must be left out with `exact`, which takes one row at a time; got '
                 f'{asked!r}')
         if asked is not None: return whole('batch_size', asked, 1)
         return max(2, min(64, 65536//(self.size[0]*self.size[1])))
@@ -178,7 +178,7 @@ def _batch_rows(plan):
 
 @patch
 def _batch(self:Plan, n, size):
-    "What gives the network a part of `n` rows, with latents of some size"
+    "A function that gives the network `n` rows, with latents of some size"
     p, t = self.pieces, self.course.scheduler.timesteps[0]
     emb = embed([Run('', lambda u, t, idx: t)], p)[''].expand(n, -1, -1)
     x = torch.zeros((n, p.unet.config.in_channels, *size), device=p.device, dtype=p.dtype)
@@ -207,13 +207,13 @@ def _said_of_steps(self:Plan):
     return f'{images} of {self._which_steps()}, in {waves}, {rows} at a time.'
 
 def _told(sets):
-    "Of what runs say has no effect, what all of them say, and what is of guidance"
+    "The remarks that all runs share, and all remarks on guidance"
     guided = {w for w in set.union(*sets) if w.startswith('guidance')}
     return sorted(set.intersection(*sets) | guided)
 
 @patch
 def _by_negative(self:Plan):
-    "For each negative prompt what has no effect, a set for each run"
+    "For each negative prompt, the remarks on settings without effect, one set a run"
     by = {}
     for i, said in self.scripts.items():
         by.setdefault(self.runs[i].negative_prompt, []).append(set(unheard_of(self.runs[i], said)))
@@ -221,7 +221,7 @@ def _by_negative(self:Plan):
 
 @patch
 def _unheard(self:Plan):
-    "What has no effect in any run of one negative prompt, or in guidance at all"
+    "The remarks on negative prompts that no run reads, and on guidance without effect"
     return list(dict.fromkeys(words for sets in self._by_negative() for words in _told(sets)))
 
 @patch
@@ -263,7 +263,7 @@ def _apart(runs, scripts):
     return [_copied(r) if s else r for r, s in zip(runs, stateful)]
 
 def _ended(n, wave, e):
-    "What ended each of `n` runs: the error `e`, but for those that failed in the wave before"
+    "The error of each of `n` runs: `e`, or its own where the run had failed before"
     return {**dict.fromkeys(range(n), e), **(wave.failed if wave else {})}
 
 @patch
@@ -294,7 +294,7 @@ def _walk(self:Plan, wave, bar):
 
 @patch
 def texts(self:Plan)->dict: # Embedding of each text, (tokens, dim)
-    "Read every text once, and make what remarks there are on the prompts"
+    "Read every text once, and warn about prompts that have no effect"
     for words in self._unheard(): (self.warn or partial(warnings.warn, stacklevel=4))(words)
     return embed([self.runs[i] for i in self.scripts], self.pieces, self.batch_size, self.warn,
                  self.course.steps)
@@ -345,12 +345,12 @@ def _loaded(name, dtype, mark):
     pieces = get_sd_pieces(name, dtype)
     if pieces.fingerprint == mark: return pieces
     raise ValueError(
-        f'`plan.pieces` must be what `get_sd_pieces({name!r}, {dtype})` loads on each worker, of '
-        f'fingerprint {mark}; got {pieces.fingerprint}. Save the model to a folder that every '
-        'machine has, and load it from there')
+        f'`plan.pieces` must have the fingerprint {mark} on each worker, as here; {name!r} has '
+        f'{pieces.fingerprint} there. Save the model to a folder that every machine has, and load '
+        'it from there')
 
 def _in_full(settings, pieces, size):
-    "Settings with the sampler and the size that are meant"
+    "Settings with sampler and size written out, where they were left to the model"
     (h, w), f, own = size, pieces.factor, pieces.scheduler
     sampler = get_scheduler(settings.sampler or own, own.config)
     return replace(settings, sampler=sampler, width=w*f, height=h*f)
@@ -361,7 +361,7 @@ def _begun(how, pieces, runs, warn):
 
 @patch
 def hand_out(self:Plan)->tuple: # `load()` gives the model, `begin(model, runs, warn)` a plan
-    "Make the remarks on the prompts, and give what a worker makes some of the runs by"
+    "Warn about the prompts, and make two functions with which a worker makes some of the runs"
     p, rows = self.pieces, None if self.settings.exact else self.batch_size
     load = partial(_loaded, _model_name(p), p.dtype, p.fingerprint)
     if self.waves: self.texts()
@@ -372,5 +372,5 @@ def hand_out(self:Plan)->tuple: # `load()` gives the model, `begin(model, runs, 
 def remark(self:Plan,
     words, # Remarks
 ):
-    "Make remarks that workers sent"
+    "Make the remarks that workers sent"
     for text in words: (self.warn or partial(warnings.warn, stacklevel=3))(text)

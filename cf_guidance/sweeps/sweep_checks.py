@@ -74,15 +74,15 @@ def _check_values(sweep):
     _check_strength(sweep)
 
 def _check_told(sweep):
-    "Refuse axes of a pipeline's call that stand in two places"
+    "Refuse arguments of a pipeline's call that are given twice"
     for k in sweep.told:
         if k in AXIS_ORDER and k != 'strength' or k in sweep.params:
-            raise ValueError(f'`axes` must leave `{k}` out, which is an axis of its own')
+            raise ValueError(f'`axes` must not have `{k}`: every sweep has an axis of that name')
     if both := [k for k in sweep.told if k in sweep.call]:
         raise ValueError(f'`{both[0]}` cannot be in `call` and in `axes`')
 
 def _check_call(sweep):
-    "Refuse what a pipeline is not to be told, before anything is loaded further"
+    "Refuse arguments that a pipeline must not get, before anything else is loaded"
     _check_told(sweep)
     if not is_pipeline(sweep.pipe): return
     told = {k: sweep.values[k] for k in sweep.told}

@@ -38,7 +38,7 @@ def _attention(net, layers, *words, apart=()):
     return found
 
 def _other(m, words):
-    "What to say of attention whose processor does none of these"
+    "The error for attention whose processor makes none of these calls"
     calls = ' or '.join(f'`{w}`' for w in words)
     return (f'`layers` must be attention that calls {calls}, as `AttnProcessor2_0` does; '
             f'this network has another processor, {type(m.processor).__name__}')
@@ -103,7 +103,7 @@ class PerturbedAttention(Pass):
 def _plane(n, h, w):
     "Height and width of `n` tokens, halved from those of the latents"
     while h*w > n: h, w = -(-h//2), -(-w//2)
-    if h*w != n: raise ValueError(f'`x` must be latents whose tokens are a plane; got {n} tokens')
+    if h*w != n: raise ValueError(f'`x` must be latents whose tokens fill a plane; got {n} tokens')
     return h, w
 
 def _weights(n, blur):
@@ -169,7 +169,7 @@ class SmoothedAttention(Pass):
     def on(self, net, x=None, timestep=None):
         if self.blur and x is None:
             raise ValueError(
-                '`x` must be the latents: the blur wants the size of their plane; got None')
+                '`x` must be the latents: the blur needs their height and width; got None')
         return self._on(self._found(net), x)
     @contextmanager
     def _on(self, found, x):

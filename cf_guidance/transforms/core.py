@@ -39,7 +39,7 @@ class OfThread:
 
 # %% ../../nbs/transforms/01_guidance.ipynb #3034eb27
 def _check_given(tfm, schedules, per_sample):
-    "Refuse what the transform cannot schedule; a class of somebody's own may schedule anything"
+    "Refuse schedules that the transform cannot use; your own class may schedule anything"
     if not isinstance(schedules, dict) or 'g' not in schedules:
         raise ValueError(f"`schedules` must be a dict with a schedule for 'g'; got {schedules!r}")
     if not isinstance(per_sample, bool):
@@ -137,12 +137,12 @@ def _weigh(self:GuidanceTfm, weak, like, idx):
     if not getattr(how := self.how('weak', idx), 'disturbs', False): return
     self._said = True
     warnings.warn(
-        f'the weak prediction of {self.rule.__name__} is `t` to the bit at step {int(idx)}: {how} '
-        'changes nothing in this network, and its pass is paid for', stacklevel=2)
+        f'the weak prediction of {self.rule.__name__} equals `t` at step {int(idx)}: {how} changes '
+        'nothing in this network, and the network call is wasted', stacklevel=2)
 
 @patch
 def _given(self:GuidanceTfm, like, idx):
-    "What the step hands to the rule besides `u` and `t`"
+    "The arguments that the step gives the rule besides `u` and `t`"
     names, res = rule_params(self.rule), {}
     if 'weak' in names:
         res['weak'] = self._weak
@@ -363,8 +363,8 @@ def _enter(held, me):
     for t in held:
         if _RUNS.get(id(t), (t, me))[1] != me:
             raise RuntimeError(
-                f'this {type(t).__name__} is in a run of another thread, and what it keeps is '
-                'that of one run: give each thread a transform of its own')
+                f'this {type(t).__name__} is in a run of another thread, and keeps the state of one '
+                'run: give each thread a transform of its own')
     for t in held: _RUNS[id(t)] = t, me, _RUNS.get(id(t), (t, me, 0))[2] + 1
 
 def _leave(held):

@@ -263,9 +263,9 @@ def no_effect(
     idle:bool=False, # Whether the guided prediction is `t` at every step
 )->list: # One remark, or none if it had an effect
     "Say why guidance or a negative prompt has no effect"
-    if unread: why = 'no step of this run reads `u`'
-    elif alike: why = ('`u` and `t` are equal at every step that computes both (the prompt says '
-                       'what the negative prompt says, or the network does not read it)')
+    if unread: why = 'no step of this run reads the unconditional prediction `u`'
+    elif alike: why = ('`u` and `t` are equal at every step that computes both (prompt and negative '
+                       'prompt say the same, or the network does not read the prompt)')
     elif idle: why = 'the prediction is `t` at every step'
     else: return []
     return [f'{what} has no effect: {why}']
@@ -294,7 +294,7 @@ def unheard(
     return said
 
 def _causes(rows):
-    "What can make guidance come to nothing, as `no_effect` wants it"
+    "The reasons why guidance had no effect, as arguments of `no_effect`"
     both = [r for r in rows if r['u'] and r['t']]
     alike = bool(both) and all(_same(r, 'rms_diff') and not r['weak'] for r in both)
     idle = bool(rows) and all(_same(r, 'rms_change') for r in rows)

@@ -17,7 +17,7 @@ from .tensors import check_pair, push_of, wide_of
 
 # %% ../../nbs/transforms/05_frequency.ipynb #d72195ae
 def _plane(x):
-    "Refuse what has no image plane"
+    "Refuse predictions without an image plane"
     if x.ndim < 4:
         raise ValueError('predictions must have an image plane, as in (b, c, h, w): this rule '
                          f'splits it into frequencies; got the shape {tuple(x.shape)}')

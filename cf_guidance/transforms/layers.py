@@ -46,8 +46,8 @@ def _refuse_compiled(net):
     "Refuse a compiled network where torch cannot leave its code aside"
     compiled = lambda m: getattr(m, '_compiled_call_impl', None) or '_orig_mod' in m._modules
     if not hasattr(torch.compiler, 'set_stance') and any(map(compiled, net.modules())):
-        raise ValueError('`net` must not be compiled to be disturbed by torch '
-                         f'{torch.__version__}: it wants torch 2.6 or later')
+        raise ValueError('`net` must not be compiled, unless torch is 2.6 or later; got torch '
+                         f'{torch.__version__}, which cannot disturb a compiled network')
 
 def _of_kind(net, kind, apart):
     "Modules of a kind by name, without the parts called `apart`; parts may be compiled alone"
@@ -60,10 +60,10 @@ def _inside(found, place):
     return {k: m for k, m in found.items() if k == place or k.startswith(place + '.')}
 
 def _unknown(net, found, layers):
-    "What to say where `layers` names none of the modules that were found"
+    "The error where `layers` names none of the modules that were found"
     if not found: return (
-        f"`layers` must be '' for a network without such layers, {type(net).__name__}; "
-        f"this pass cannot disturb it; got {layers!r}")
+        f"`layers` must be '' for {type(net).__name__}, which has no layer that this pass can "
+        f"disturb; got {layers!r}")
     known = ['all', *[k for k, v in _PLACES.items() if _inside(found, v)], *found]
     return f'`layers` must be among {known}, or several of them with commas; got {layers!r}'
 

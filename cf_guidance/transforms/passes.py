@@ -18,7 +18,7 @@ def known_time(
     "Check that a pass knows the timestep that its random draw depends on"
     if timestep is None:
         raise ValueError(
-            "`timestep` must be the scheduler's number: the draw depends on it; got None")
+            "`timestep` must be the scheduler's number, which the random draw depends on; got None")
 
 class Pass:
     "Predict with the same network, changed during the call"

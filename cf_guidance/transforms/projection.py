@@ -135,7 +135,7 @@ def cfg_zero(
         like = next((p for p in (t, u, getattr(step, 'x', None)) if p is not None), None)
         if like is None:
             raise ValueError(
-                '`step` must know the latents `x` where neither `u` nor `t` is there; got None')
+                '`step` must have the latents `x` where neither `u` nor `t` is given; got None')
         return torch.zeros_like(like)
     if g == 1 and t is not None: return t
     check_pair(u, t)

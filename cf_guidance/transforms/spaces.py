@@ -50,5 +50,5 @@ def convert(
     if m: return wide_of(pred)*(tells(dst, a, b)/m) + wide_of(x)*((p*q2 - q*p2)/m)
     name, alone = ('a', 'noise') if src == 'epsilon' else ('b', 'image')
     raise ValueError(
-        f'`{name}` must be above 0 to convert from {src!r}: `x` and the prediction '
-        f'are {alone} alone, and tell nothing else; got {name}={dict(a=a, b=b)[name]!r}')
+        f'`{name}` must be above 0 to convert from {src!r}, since at 0 both `x` and the prediction '
+        f'are {alone} alone; got {name}={dict(a=a, b=b)[name]!r}')

@@ -178,7 +178,7 @@ def _put(self:SweepBrowser, side, cell):
 
 @patch
 def _follow(self:SweepBrowser, side, axis, val):
-    "Where no image is, let the other menus follow; whether they did"
+    "Where no image is, set the other menus to the nearest one; returns whether they moved"
     there = [c for c in self.cells if axis_value(c, axis) == val]
     if not there or self.cell(side) is not None: return False
     self._put(side, _nearest(there, self._chosen(side)))
@@ -186,12 +186,12 @@ def _follow(self:SweepBrowser, side, axis, val):
 
 @patch
 def _moved(self:SweepBrowser, side, axis, change):
-    "Draw what a menu chose; where no image is, the other menus follow"
+    "Draw what a menu chose; where no image is, set the other menus to the nearest one"
     if self.busy: return
     followed, told = self._follow(side, axis, change.new), self.told[side]
     self._draw()
     if followed:
-        told.value = words_html('there was no such image; this is the nearest') + told.value
+        told.value = words_html('this sweep has no such image; the nearest is shown') + told.value
 
 # %% ../../nbs/widgets/05_browser.ipynb #600e1376
 @patch

@@ -38,7 +38,7 @@ def _row(name, p, c):
     return _told(said)
 
 def _told(said):
-    "What is known, without what is not"
+    "The entries that are not `None`"
     return {k: v for k, v in said.items() if v is not None}
 
 def _check_sliders(sig, found, top):
@@ -71,7 +71,7 @@ def _entry(name, steps, done):
 
 # %% ../../nbs/widgets/06b_curve_table.ipynb #aca86b56
 def _check_names(names):
-    "Refuse what is no name of a curve"
+    "Refuse a value that is not the name of a curve"
     for name in names:
         if name not in CURVES:
             raise ValueError(f'`curves` must be names of {sorted(CURVES)}; got {name!r}')

@@ -87,7 +87,7 @@ class ScheduleExplorer(ImagePanel):
     def _repr_mimebundle_(self, **kwargs): return self.widget._repr_mimebundle_(**kwargs)
 
     def _begin(self):
-        "What is known before the first image"
+        "Set up what the explorer knows before the first image"
         self.latest, self.per_sample, self.quiet = Latest(), True, True
         self.film, self.label, self.asked, self.given_up, self._courses = None, '', None, 0, {}
         self.network = Remembered()
@@ -260,7 +260,7 @@ def _set(self:ScheduleExplorer, name, tfm, own):
 # %% ../../nbs/widgets/04_explorer.ipynb #f6e227f8
 @patch
 def _moved(self:ScheduleExplorer, _=None):
-    "Draw what is set, and ask for its image; what cannot be is said, and the last good curve stays"
+    "Draw the settings, and ask for their image; if they cannot be, say why and keep the last good curve"
     if self.quiet: return
     self.fit.layout.display = 'none'
     try: sched, vals, tfm = self._drawn()
@@ -277,7 +277,7 @@ def _call_off(self:ScheduleExplorer, said):
 
 @patch
 def _drawn(self:ScheduleExplorer):
-    "Draw what is set, and refuse what does not fit; the schedule, its numbers and the transform"
+    "Draw the settings, and refuse those that do not fit; returns schedule, numbers and transform"
     sched = self.schedule
     vals, tfm = self._values(sched), self._made(sched)
     self._draw(sched, vals, tfm)

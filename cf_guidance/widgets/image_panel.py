@@ -71,13 +71,13 @@ def _whole(self:ImagePanel, ask, tfm, n, stop, say=None):
 
 @patch
 def _took(self:ImagePanel, n, seconds):
-    "Say how long the image took, and how many older ones were given up"
-    older = f'; {self.given_up} older given up' if self.given_up else ''
+    "Say how long the image took, and how many older ones were cancelled"
+    older = f'; {self.given_up} older ones cancelled' if self.given_up else ''
     return f'{n} step{"s"*(n > 1)} in {seconds:.1f} s{older}'
 
 @patch
 def _failed(self:ImagePanel, said):
-    "Say why there is no image, and make it when it is asked for again"
+    "Say why there is no image, and make it at the next request"
     self.asked = None
     self._say(said)
 
@@ -103,9 +103,9 @@ def _hold(self:ImagePanel, film, label):
     self.seek.layout.display, self.film = '', film
 
 def _seen(film, k):
-    "What the network took the image for at a call, or the image itself at the end, and its name"
+    "The image that the network predicted at a call, or the final image, and its caption"
     if k >= len(film.frames): return film.image, 'the image'
-    return film.at(k), f'what step {film.steps[k]} takes the image for'
+    return film.at(k), f'the image that step {film.steps[k]} predicts'
 
 @patch
 def _seek(self:ImagePanel, _=None):

@@ -105,8 +105,8 @@ def _matched(seen, asked, to, names, opposite):
     if asked.relation: res['relation'] = _stand(seen, asked, to, opposite)
     return sum(map(sum, oks.values())) + .5*res.get('relation', 0), res
 
-@checked(seen=kind('what has things', lambda val: a_list.fits(val.things)),
-         asked=kind('what has things', lambda val: a_list.fits(val.things)),
+@checked(seen=kind('a scene with `things`', lambda val: a_list.fits(val.things)),
+         asked=kind('a scene with `things`', lambda val: a_list.fits(val.things)),
          names=list_of(a_text))
 def best_match(
     seen, # What is in an image: its `things`, each a tuple of words, and their `relation`

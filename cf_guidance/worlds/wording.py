@@ -25,7 +25,7 @@ def kept(
     return rng is None or rng.random() < share
 
 def one_of(
-    name:str, # The parameter, for the error
+    name:str, # Name of the parameter, for the error
     val, # The value
     among, # The allowed values
 ):
