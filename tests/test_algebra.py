@@ -39,7 +39,14 @@ TABLE = [
     plain('frame_linear', first=G), plain('frame_triangle', first=G),
     plain('fdg', g_low=G),
     plain('fresca', low=1., high=1.), scaled('fresca', G, 2*G, low=2., high=2.),
-    plain('smc', k=0.),
+    plain('smc', k=0.), plain('momentum', alpha=0.), plain('momentum', alpha=0., match=True, space='raw'),
+    plain('higs', w=0.), plain('higs', t_max=1e-9, t_min=0.),
+    # no cosine is below -1
+    plain('cfg_oec', tau=-1.),
+    # no image is that long
+    plain('pmc', cap=1e9), plain('vags', kappa=0.), scaled('adamag', G, G, beta=1., gamma=0.),
+    scaled('adamag', 2., G, beta=1., gamma=0., least=G), plain('samg', low=G),
+    plain('zeresfdg', low=1., high=1., phi=0., enter=0., leave=-1.), plain('lf_cfg', rho=1.),
     plain('apg', eta=1.), plain('apg', eta=1., form='diffusers'), plain('apg', eta=1., space='raw'),
     scaled('apg', G, G + 1, eta=1., form='comfyui'),
     plain('apg_mix', start=99), plain('apg_mix', late=1.),
@@ -57,7 +64,9 @@ TABLE = [
     # none but `t`: they read no `u`
     scaled('autoguidance', 1., 1.), scaled('icg', 1., 1.), scaled('tsg', 1., 1.),
     plain('pag', s=0.), plain('seg', s=0.), plain('slg', s=0.),
-    plain('perp_neg', beta=0.), plain('compose', g_other=0.)]
+    plain('perp_neg', beta=0.), plain('compose', g_other=0.),
+    plain('contrastive', g_away=0., tau=0.), plain('contrastive', g_away=0., plain=True),
+    plain('sld', s=0.), plain('sld', warmup=1000)]
 
 def test_every_transform_has_a_row(): assert {name for name, *_ in TABLE} == set(TRANSFORMS)
 
@@ -132,7 +141,7 @@ def test_guided(name, dtype, every):
     pipe, kw = family(name)
     if dtype == torch.bfloat16: pipe.to(dtype)
     flat = 'Prior' in name                                        # its predictions have no plane
-    asked = Asked([row for row in TABLE if not (flat and row[0] == 'mimic')])
+    asked = Asked([row for row in TABLE if not (flat and row[0] in ('mimic', 'zeresfdg', 'lf_cfg'))])
     with warnings.catch_warnings(), guided(pipe, asked):
         warnings.simplefilter('ignore')
         drawn(name, pipe, short(kw, dtype))

@@ -148,9 +148,9 @@ def test_pickles_of_before():
     from cf_guidance.transforms import TRANSFORMS, guidance
     kept = pickle.loads((FORMER/'house.pickle').read_bytes())
     assert kept['schedules'][0] == cosine(10, 2).warmup(3) and kept['schedules'][3] == lift([1, 2, 3])
-    assert {type(t)
-            for t in kept['transforms']} == {TRANSFORMS[k]
-                                             for k in ('cfg', *TRANSFORMS)} and len(kept['transforms']) == 42
+    kinds = {type(t) for t in kept['transforms']}
+    # later ones are not among them
+    assert kinds <= {*TRANSFORMS.values()} and len(kinds) == len(kept['transforms']) == 42
     for t in kept['transforms']: assert repr(t) == repr(guidance(t.rule.__name__, **t.schedules)), t
     assert (kept['steps'][0], kept['steps'][0].n, kept['steps'][0].sigma, kept['runs'][0].seed) == (3, 10, 1.5, 1)
 

@@ -149,7 +149,7 @@ def calls(w):
         rule_params={}, parameters={}, rule_name={}, known_of={}, defaults={}, options={}, space_of={}, axis_of={},
         needs_of={}, put_together=dict(preds=dict(u=tensor(2, 4, 8, 8), t=tensor(2, 4, 8, 8))), how_of=dict(name='u'),
         nested_tfms={}, guided_wide={}, along=dict(onto=tensor(2, 4, 8, 8)), main_part={}, recfg_ratio={},
-        low_part={}, feedback_evidence=dict(after=tensor(2, 4, 8, 8), s=2., s2=1.),
+        low_part={}, soft_part={}, high_waves={}, feedback_evidence=dict(after=tensor(2, 4, 8, 8), s=2., s2=1.),
         feedback_terms=dict(pi=.9, t0=.5, t1=.4), instead=dict(modules=[torch.nn.Linear(1, 1)], make=lambda f, k: f),
         PerturbedAttention={}, blur_tokens=dict(q=tensor(2, 16, 3), h=4, w=4, blur=1.), SmoothedAttention={},
         SkippedLayers={}, DroppedLayers={}, WeakModel={}, RandomCondition={}, PerturbedTime={}, OtherText={},

@@ -44,7 +44,18 @@ PUBLISHED = {
             g=2.5, scale=2., power=1.,
             first=0), 'arXiv 2407.02687, DiT-XL/2, conditional: w, s, alpha'), 'perp_neg': (dict(
                 beta=1.), 'ComfyUI PerpNeg: neg_scale'), 'epsilon_scaling': (dict(factor=1.005),
-                                                                             'ComfyUI Epsilon Scaling: scaling_factor')
+                                                                             'ComfyUI Epsilon Scaling: scaling_factor'),
+    'momentum': (dict(alpha=.5, beta=.6), "sd-perturbed-attention's node: momentum, ema"),
+    'higs': (dict(w=1.75, alpha=.75, cutoff=.05, steep=50., t_min=.4, t_max=1.), 'arXiv 2509.22300, second-hand'),
+    'pmc': (dict(cap=1.05), 'arXiv 2609.24287, second-hand'),
+    'vags': (dict(kappa=1.), 'arXiv 2605.15661, second-hand'),
+    'adamag': (dict(beta=.1, gamma=4., least=1.), 'arXiv 2605.20079, second-hand'),
+    'samg': (dict(g=12., low=5.), 'arXiv 2604.26503, second-hand: Stable Diffusion 1.5 and SDXL'),
+    'zeresfdg': (dict(low=.6, high=1.3, phi=.7, beta=.8, enter=.6, leave=.45),
+                 'arXiv 2510.12954, and MagicNodes: fdg_low, fdg_high, ze_r_switch_hi, ze_r_switch_lo'),
+    'lf_cfg': (dict(rho=.5, size=8), 'arXiv 2506.21452, second-hand'),
+    'contrastive': (dict(g=7.5, g_away=7.5, tau=.2, plain=False), 'ContrastiveCFG: cfg_guidance, tau'),
+    'sld': (dict(s=1000., threshold=.01, momentum=.3, beta=.4, warmup=10), "diffusers' SafetyConfig.MEDIUM")
 }
 
 def test_defaults_are_the_published_ones():

@@ -8,9 +8,9 @@ __all__ = []
 # %% ../../nbs/transforms/00_transforms.ipynb #f28268e7
 from . import tensors, spaces, rules, signatures, poles, memory, core
 from . import normalise, threshold, projection
-from . import frequency, adaptive, video
+from . import frequency, bands, adaptive, earlier_steps, own_scales, video
 from . import layers, passes, attention, other_predictions
-from . import perturbed, weak, conditions, methods, diagnostics
+from . import perturbed, weak, concepts, conditions, methods, diagnostics
 from .spaces import *
 from .rules import *
 from .signatures import *
@@ -21,7 +21,10 @@ from .normalise import *
 from .threshold import *
 from .projection import *
 from .frequency import *
+from .bands import *
 from .adaptive import *
+from .earlier_steps import *
+from .own_scales import *
 from .video import *
 from .layers import *
 from .passes import *
@@ -29,12 +32,14 @@ from .attention import *
 from .other_predictions import *
 from .perturbed import *
 from .weak import *
+from .concepts import *
 from .conditions import *
 from .methods import *
 from .diagnostics import *
 
 # %% ../../nbs/transforms/00_transforms.ipynb #0b0ee334
 _modules = (spaces, rules, signatures, poles, memory, core, normalise, threshold, projection,
-            frequency, adaptive, video, layers, passes, attention, other_predictions,
-            perturbed, weak, conditions, methods, diagnostics)
+            frequency, bands, adaptive, earlier_steps, own_scales, video, layers, passes,
+            attention, other_predictions, perturbed, weak, concepts, conditions, methods,
+            diagnostics)
 __all__ = list(dict.fromkeys(name for m in _modules for name in m.__all__))

@@ -8,8 +8,9 @@ __all__ = ['guidance', 'transform_class', 'CURVES', 'RULES', 'TRANSFORMS', 'OWN'
 # %% ../../nbs/transforms/13_methods.ipynb #df777f26
 from functools import cache
 from ..checks import near
-from . import adaptive, conditions, frequency, normalise, projection
-from . import threshold, video, weak
+from . import adaptive, bands, concepts, conditions, earlier_steps
+from . import frequency, normalise, own_scales, projection, threshold
+from . import video, weak
 from ..schedules import CURVES
 from ..schedules.calls import read_call
 from .core import OWN, TRANSFORMS
