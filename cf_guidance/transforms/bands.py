@@ -20,9 +20,9 @@ from .tensors import norm_of, push_of, std_of, to_size, wide_of
 # %% ../../nbs/transforms/05a_bands.ipynb #9e80c1a7
 def _planes(x):
     "The planes of images in float32 or wider, (n, 1, h, w); an error without"
-    if x.ndim > 3 and min(x.shape[-2:]) > 1: return wide_of(x).reshape(-1, 1, *x.shape[-2:])
-    raise ValueError('predictions must have an image plane of 2 x 2 or more, as in (b, c, h, w): '
-                     f'this rule splits it; got the shape {tuple(x.shape)}')
+    if x.ndim > 3: return wide_of(x).reshape(-1, 1, *x.shape[-2:])
+    raise ValueError('predictions must have an image plane, as in (b, c, h, w): this rule splits '
+                     f'it; got the shape {tuple(x.shape)}')
 
 def _bell(like):
     "The weights of the blur in one direction"
@@ -34,7 +34,8 @@ def soft_part(
     x, # Image, (b, c, h, w) or more dimensions
 ): # Blurred image, same shape, in float32 or wider
     "Blur an image with a Gaussian of width 1 over 3 x 3 pixels"
-    y = F.pad(_planes(x), (1, 1, 1, 1), 'reflect')
+    # a side of one pixel has no mirror image
+    y = F.pad(_planes(x), (1, 1, 1, 1), 'reflect' if min(x.shape[-2:]) > 1 else 'replicate')
     k = _bell(y)
     return F.conv2d(F.conv2d(y, k.view(1, 1, 3, 1)), k.view(1, 1, 1, 3)).reshape(x.shape)
 
