@@ -53,7 +53,7 @@ PUBLISHED = {
     'samg': (dict(g=12., low=5.), 'arXiv 2604.26503, second-hand: Stable Diffusion 1.5 and SDXL'),
     'zeresfdg': (dict(low=.6, high=1.3, phi=.7, beta=.8, enter=.6, leave=.45),
                  'arXiv 2510.12954, and MagicNodes: fdg_low, fdg_high, ze_r_switch_hi, ze_r_switch_lo'),
-    'lf_cfg': (dict(rho=.5, size=8), 'arXiv 2506.21452, second-hand'),
+    'lf_cfg': (dict(rho=.5, shrink=8), 'arXiv 2506.21452, second-hand'),
     'contrastive': (dict(g=7.5, g_away=7.5, tau=.2, plain=False), 'ContrastiveCFG: cfg_guidance, tau'),
     'sld': (dict(s=1000., threshold=.01, momentum=.3, beta=.4, warmup=10), "diffusers' SafetyConfig.MEDIUM")
 }

@@ -70,6 +70,10 @@ def _is_sharp(d, beta, enter, leave, state):
     state['sharp'] = _switched(state['detail'], enter, leave, state)
     return state['sharp']
 
+def _check_cap(cap):
+    "Refuse a bound below the length itself"
+    if cap != 0 and not cap >= 1: raise ValueError(f'`cap` must be 0, or at least 1; got {cap!r}')
+
 def _capped(p, c, cap):
     "Guided prediction of no more than `cap` times the length of `c`"
     return to_size(p, norm_of(p), cap*norm_of(c), only_down=True) if cap else p
@@ -95,14 +99,14 @@ def zeresfdg(
     beta:Usual(0, .95)=.8, # Share of the mean that stays at each step, 0 to 1
     enter:Usual(0, 1)=.6, # Share of detail from which the second way is taken
     leave:Usual(0, 1)=.45, # Share of detail down to which it stays
-    # Bound on the second way, in lengths of the prediction that `like` names; 0 for none
+    # Bound on the second way, 1 or more lengths of the prediction that `like` names; 0 for none
     cap:Usual(0, 2)=0.,
     # Take deviation and length of `t` with the filtered push, or of `t`
     like:Literal['filtered', 't']='filtered',
     state=None, # The mean of the shares, and which way each sample goes
 ): # Guided prediction, same shape
     "Guide with weighted frequencies, one of two ways by the share of detail (ZeResFDG, arXiv 2510.12954)"
-    between('phi', phi, 0, 1); between('beta', beta, 0, 1)
+    between('phi', phi, 0, 1); between('beta', beta, 0, 1); _check_cap(cap)
     if g == low == high == 1 and t is not None: return t
     d = push_of(u, t)
     u, t_, push = wide_of(u), wide_of(t), _bands(d, low, high)
@@ -115,9 +119,9 @@ class ZeResFDGGuidance(GuidanceTfm):
     "Guide with weighted frequencies, one of two ways by the share of detail"
 
 # %% ../../nbs/transforms/05a_bands.ipynb #1a3022a7
-def _slow(x, size):
+def _slow(x, shrink):
     "Low part of an image, shrunk and enlarged again"
-    sides = [max(1, n//size) for n in x.shape[-2:]]
+    sides = [max(1, n//shrink) for n in x.shape[-2:]]
     small = F.interpolate(_planes(x), sides, mode='area')
     return F.interpolate(small, x.shape[-2:], mode='bilinear').reshape(x.shape)
 
@@ -141,14 +145,14 @@ def lf_cfg(
     t, # Conditional prediction, same shape
     g:GUIDANCE=7.5, # Guidance scale, as in `cfg`
     rho:Usual(0, 1)=.5, # Share of the settled low part to keep; 1 for plain guidance
-    size:Usual(2, 16, int)=8, # How many times the low part shrinks, 1 or more
+    shrink:Usual(2, 16, int)=8, # How many times the low part shrinks, 1 or more
     state=None, # The low parts of the step before
 ): # Guided prediction, same shape
     "Guide as `cfg`, with less of the slow waves that have settled (LF-CFG; Song and Lai, arXiv 2506.21452)"
-    if not size >= 1: raise ValueError(f'`size` must be at least 1; got {size!r}')
+    if not shrink >= 1: raise ValueError(f'`shrink` must be at least 1; got {shrink!r}')
     if g == 0 and u is not None or g == rho == 1: return cfg(u, t, g)
     d = push_of(u, t)
-    low, before = [_slow(p, int(size)) for p in (u, t)], (state or {}).get('low')
+    low, before = [_slow(p, int(shrink)) for p in (u, t)], (state or {}).get('low')
     if state is not None: state['low'] = low
     return (wide_of(u) + g*(d - (1 - rho)*_settled_push(low, before))).to(t.dtype)
 
