@@ -197,3 +197,13 @@ def test_what_a_sweep_loads(tmp_path):
         assert ours <= 140 and len(theirs) <= 170, (ours, len(theirs))
         assert not any(m.startswith(('diffusers.pipelines.', 'diffusers.models.transformers.transformer_flux'))
                        for m in theirs)
+
+@pytest.mark.parametrize('option', ['--help', '--list', '--dry-run'])
+def test_reader_that_leaves(option, tmp_path):
+    "A pipe that is closed, as by `| head -1`, ends a command without a word"
+    code = f'import sys; sys.argv = ["cfg_sweep", "{option}"]; from cf_guidance.cli import main; main()'
+    read, write = os.pipe()
+    os.close(read)
+    run = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], stdout=write, stderr=subprocess.PIPE, cwd=tmp_path)
+    os.close(write)
+    assert (run.returncode, run.stderr) == (141, b'')

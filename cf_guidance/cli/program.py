@@ -6,7 +6,7 @@
 __all__ = ['printable', 'say', 'call_typed']
 
 # %% ../../nbs/cli/03_program.ipynb #76582cd4
-import difflib, inspect, sys, warnings
+import difflib, inspect, os, sys, warnings
 from collections import Counter
 from .help_pages import dashed, parser_of
 
@@ -142,14 +142,26 @@ def _typed(f):
     parser.error = _one_line(f.__name__, _options_of(f))
     return vars(parser.parse_args(_words_of(f)))
 
+def _run(f, args):
+    "Run a command; a warning is one line, and so is what ends it"
+    with warnings.catch_warnings():
+        warnings.showwarning = _noted(f.__name__)
+        try: f(**args)
+        except BrokenPipeError: raise
+        except (ValueError, OSError) as e: sys.exit(printable(f'{f.__name__}: {e}'))
+        except KeyboardInterrupt as e:
+            sys.exit(printable(f'{f.__name__}: stopped; {e}'.rstrip('; ')))
+
+def _reader_gone():
+    "End the program without a word when the reader of its output is gone, as after `| head`"
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())      # Python flushes at its end
+    sys.exit(141)                                                   # as a shell counts SIGPIPE
+
 def call_typed(
     f, # The function of a command
 ):
     "Run `f` with the words of the command line; what is refused ends the program in one line"
-    args = _typed(f)
-    with warnings.catch_warnings():
-        warnings.showwarning = _noted(f.__name__)
-        try: f(**args)
-        except (ValueError, OSError) as e: sys.exit(printable(f'{f.__name__}: {e}'))
-        except KeyboardInterrupt as e:
-            sys.exit(printable(f'{f.__name__}: stopped; {e}'.rstrip('; ')))
+    try:
+        _run(f, _typed(f))
+        sys.stdout.flush()
+    except BrokenPipeError: _reader_gone()
