@@ -259,12 +259,15 @@ def dict_with(
     words = f'a dict with {", ".join(names)}' if names else a_dict.words
     return kind(words, lambda val: a_dict.fits(val) and {*names} <= {*val})
 
+def _is_the_same(val, known):
+    "Whether a value is a known one; 1 is not `True`, though they are equal"
+    return val is known or type(val) is type(known) and val == known
+
 def one_of(
     *known, # Values allowed
 )->callable: # A check
     "Make a check for one of a few values"
-    return kind(f'one of {[*known]}', lambda val: any(val is k or type(val) is type(k) and val == k
-                                                      for k in known))
+    return kind(f'one of {[*known]}', lambda val: any(_is_the_same(val, k) for k in known))
 
 def any_of(
     *kinds, # Checks, of which one must pass
@@ -324,7 +327,8 @@ def _by_place(sig):
 def _named(args, kwargs, order, star):
     "The arguments of a call by the names of their parameters; `Signature.bind` takes far longer"
     yield from zip(order, args)
-    if star and len(args) > len(order): yield star, args[len(order):]
+    rest = args[len(order):]
+    if star and rest: yield star, rest
     yield from kwargs.items()
 
 _P, _NONE = inspect.Parameter, (None, None)

@@ -107,12 +107,15 @@ def cached(
     hooks = [getattr(getattr(m, '_diffusers_hook', None), 'hooks', {}) for m in net.modules()]
     return any(h._is_stateful for found in hooks for h in found.values())
 
+def _parts(net):
+    "The networks inside, each once: a compiled network holds the network"
+    return [m for m in net.modules() if not hasattr(m, '_orig_mod')]
+
 def keeps(
     net, # A network
 )->bool: # True where that is not certain
     "Check whether a network keeps data or looks across its batch, so that no call may be cut"
-    # a compiled network holds the network
-    parts = [m for m in net.modules() if not hasattr(m, '_orig_mod')]
+    parts = _parts(net)
     return cached(net) or not _known_processors(parts) or not all(map(_own_forward, parts))
 
 def _known_processors(parts):

@@ -61,9 +61,8 @@ _TRIED = 4       # runs that a pipeline may refuse before the engine gives up
 def _some(runs):
     "The first runs that do not begin as others do"
     kinds = {}
-    for r in runs:
-        if len(kinds) < _TRIED: kinds.setdefault((r.prompts, r.negative_prompt, r.image), r)
-    return list(kinds.values())
+    for r in runs: kinds.setdefault((r.prompts, r.negative_prompt, r.image), r)
+    return list(kinds.values())[:_TRIED]
 
 _SIDES = 'width', 'height'
 
@@ -156,7 +155,8 @@ def arguments(self:HostedEngine,
 @patch
 def _of_settings(self:HostedEngine):
     "The arguments that come from the settings, the same for every run"
-    s, scale = self.settings, scale_of(self.pipe, self.call)
+    s = self.settings
+    scale = scale_of(self.pipe, self.call)
     return dict(num_inference_steps=whole('steps', s.steps, 1), width=s.width, height=s.height,
                 output_type='pil', **scale)
 

@@ -144,8 +144,8 @@ def _strengths(layer):
 
 def _adapters(net):
     "The same for every layer that has some, by its name"
-    layers = {k: m for k, m in net.named_modules() if isinstance(getattr(m, 'scaling', None), dict)}
-    return {k: _strengths(m) for k, m in layers.items()}
+    return {k: _strengths(m) for k, m in net.named_modules()
+            if isinstance(getattr(m, 'scaling', None), dict)}
 
 def _of_network(net):
     "Class, settings, adapters, parts and weights of a network"

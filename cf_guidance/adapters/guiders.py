@@ -170,8 +170,8 @@ def prepare_inputs(self:ScheduledGuider,
     data:dict, # Inputs of the network by name: tensors, or pairs for `t` and `u`
 )->list: # A batch for each pass that the step needs
     "Make the inputs of the passes"
-    self._data, self._batches = data, []
-    self._batches += [self._batch(k) for k in _KEYS if k in self._needs]
+    self._data = data
+    self._batches = [self._batch(k) for k in _KEYS if k in self._needs]
     return self._batches
 
 @patch

@@ -43,7 +43,7 @@ def _walked(frame):
     "The list of noise levels that a sampler walks along, or `None`"
     try: theirs = torch.as_tensor(frame.f_locals.get('sigmas'))
     except (TypeError, ValueError, RuntimeError): return None
-    return theirs if theirs.ndim == 1 and len(theirs) > 1 else None
+    return theirs if theirs.ndim == 1 < len(theirs) else None
 
 def _near(p, q, tol): return abs(p - q) <= tol*max(p, q)
 

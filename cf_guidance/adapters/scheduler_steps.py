@@ -104,8 +104,8 @@ def _as_before(self:Host, two):
 
 def _channels(m, x):
     "How many channels of `m` are a prediction; a learned variance goes to the scheduler as it is"
-    learned = m.ndim == x.ndim > 2 and m.shape[1] == 2*x.shape[1]
-    return x.shape[1] if learned else m.shape[1]
+    if m.ndim == x.ndim > 2 and m.shape[1] == 2*x.shape[1]: return x.shape[1]
+    return m.shape[1]
 
 @patch
 def _parts(self:Host, made, m, x):

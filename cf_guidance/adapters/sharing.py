@@ -175,7 +175,8 @@ class _Enough(BaseException):
 @contextmanager
 def _until(host, what):
     "In this block the pipeline is called as far as `what`"
-    was, host.until = host.tfm, what
+    was = host.tfm
+    host.until = what
     host.guide(lambda u, t, idx: t)
     try: yield
     except _Enough: pass
@@ -192,10 +193,14 @@ def _net(self:SharingHost, call, net, args, kwargs):
     self.told()
     return out
 
+def _order_is_known(host):
+    "Whether the host knows which half of a batch is which, or that there are no halves"
+    return host.u is not None or host.two == 'calls'
+
 @patch
 def _stepped(self:SharingHost, call, args, kwargs):
     out = super(SharingHost, self)._stepped(call, args, kwargs)
-    if self.until == 'order' and (self.u is not None or self.two == 'calls'): raise _Enough
+    if self.until == 'order' and _order_is_known(self): raise _Enough
     return out
 
 @patch

@@ -117,8 +117,8 @@ def _given_for(self:Host, name, one, place):
 @patch
 def _pieces(self:Host, one):
     "The pipeline as the pieces of a model, whose network is given what it was given"
-    parts = [getattr(self.pipe, k, None) for k in ('tokenizer', 'text_encoder', 'vae')]
-    return Pieces(*parts, _Net(one.net, one.call, one.given), self.sampler)
+    return Pieces(*[getattr(self.pipe, k, None) for k in ('tokenizer', 'text_encoder', 'vae')],
+                  _Net(one.net, one.call, one.given), self.sampler)
 
 @patch
 def _again(self:Host, how, name, made, ts, m):

@@ -40,8 +40,8 @@ def _numbered(folder):
 
 def _pages(folder):
     "The pages of a grid that we drew into a folder, in order, each with what it shows"
-    shown = {p: _our_page(p) for _, p in sorted(_numbered(folder).items())}
-    return {p: said for p, said in shown.items() if said is not None}
+    pages = sorted(_numbered(folder).items())
+    return {p: said for _, p in pages if (said := _our_page(p)) is not None}
 
 def _page_mark(mark, i, n, more):
     "What page `i` of `n` shows"
@@ -77,12 +77,16 @@ def _write_pages(figs, folder, mark, more):
     return [_keep_page(fig, _page_file(folder, i, len(figs)), shows)
             for i, (fig, shows) in enumerate(zip(figs, said), 1)]
 
+def _close(figs):
+    "Give back the memory of some figures"
+    import matplotlib.pyplot as plt
+    for fig in figs: plt.close(fig)
+
 def _new_grid(sweep, folder, mark):
     "Draw the first pages of the grid; their files, and if there would be more"
-    import matplotlib.pyplot as plt
     figs, more = _first_pages(sweep)
     files = _write_pages(figs[:PAGES], folder, mark, more)
-    for fig in figs: plt.close(fig)
+    _close(figs)
     return files, more
 
 # %% ../../nbs/cli/04_grid_pages.ipynb #6df497a6

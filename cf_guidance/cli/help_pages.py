@@ -65,7 +65,7 @@ def _layout_of(f):
 def _with_default(text, p):
     "What an option does, and its default where that is a value"
     if p.default not in (p.empty, None, '', 0, False) and 'default' not in text:
-        text = f'{text} (default: {p.default})'
+        text += f' (default: {p.default})'
     return text.replace('%', '%%')
 
 def _add_option(group, name, p, text):
@@ -100,10 +100,14 @@ def parser_of(
     return parser
 
 # %% ../../nbs/cli/02a_help_pages.ipynb #effb6a6f
+def _filled(part):
+    "A paragraph with its lines filled"
+    return textwrap.fill(' '.join(part.split()), _columns() - 1)
+
 def _paragraphs(text):
     "A docstring with its lines filled, and an empty line between paragraphs"
     parts = inspect.cleandoc(text or '').split('\n\n')
-    return '\n\n'.join(textwrap.fill(' '.join(part.split()), _columns() - 1) for part in parts)
+    return '\n\n'.join(map(_filled, parts))
 
 def _shown(examples):
     "The examples, each with what it does below it"

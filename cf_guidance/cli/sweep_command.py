@@ -197,7 +197,7 @@ def _told(call):
     return ({k: v[0] for k, v in said.items() if len(v) == 1},
             {k: v for k, v in said.items() if len(v) > 1})
 
-def _planned(how, axes, call='', load={}, own_noise=False):
+def _planned(how, axes, call, load, own_noise):
     "The sweep; its room is imported when all that was typed is known to be right"
     if 'device' in load: _check_device(load['device'])
     from cf_guidance.sweeps.core import Sweep

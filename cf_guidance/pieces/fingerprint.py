@@ -21,7 +21,7 @@ _NO_PART |= {'force_upcast', 'bos_token_id', 'eos_token_id', 'pad_token_id'}
 def _plain_number(x):
     "A number or a text as it is, anything else as its text; a whole float is a whole number"
     if isinstance(x, float) and x.is_integer(): return int(x)
-    return x if isinstance(x, (bool, int, float, str, type(None))) else str(x)
+    return x if isinstance(x, (int, float, str, type(None))) else str(x)
 
 def plain_numbers(
     x, # Numbers, texts, and lists and dicts of them; anything else becomes its text

@@ -24,10 +24,13 @@ def looked_once():
     try: yield
     finally: _LOOKED.reset(token)
 
+def _mark(p):
+    "What tells that a weight has changed: its place in memory, and how often it was written"
+    return p.data_ptr(), 0 if p.is_inference() else p._version
+
 def _marks(nets):
-    "What tells of each weight that it has changed"
-    weights = [p for m in nets for p in (*m.parameters(), *m.buffers())]
-    return [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in weights]
+    "The same for every weight of some networks"
+    return [_mark(p) for m in nets for p in (*m.parameters(), *m.buffers())]
 
 class Pieces(namedtuple('Pieces', 'tokenizer text_encoder vae unet scheduler')):
     "Hold the parts of a pipeline, with the model's `name`, `prompt`, `words` and `fingerprint`"

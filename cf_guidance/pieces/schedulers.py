@@ -47,8 +47,8 @@ def scheduler_class(
     name:str, # Such as 'DDIMScheduler'
 ): # Class; `None` if diffusers has no scheduler of that name
     "Find the class of a scheduler by its name"
-    known = isinstance(name, str) and name in scheduler_names()
-    found = getattr(diffusers, name, None) if known else None
+    if not isinstance(name, str) or name not in scheduler_names(): return None
+    found = getattr(diffusers, name, None)
     return found if isinstance(found, type) else None
 
 def _usual(cls):

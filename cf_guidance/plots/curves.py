@@ -92,9 +92,8 @@ def _check_runs(runs, what):
 
 def _check_known(row, what):
     "Refuse a column that a call does not have"
-    if row.get(what) is not None: return
     known = [k for k, v in row.items() if v is not None]
-    raise ValueError(f'`what` must be one of {known}; got {what!r}')
+    if what not in known: raise ValueError(f'`what` must be one of {known}; got {what!r}')
 
 def _legend(ax, lines, names):
     "The names of lines, set last, since matplotlib skips those that begin with `_`"

@@ -71,9 +71,9 @@ def _is_made(r, folder):
 
 def _warn_of_torn(torn, path):
     "Warn of the lines of a list that are left out"
-    words = '; '.join(torn[:3]) + '; …'*(len(torn) > 3)
     # level 3 is the caller of `write_failures`
-    warnings.warn(f'left out of {path.name}: {words}', stacklevel=3)
+    warnings.warn(f'left out of {path.name}: ' + '; '.join(torn[:3]) + '; …'*(len(torn) > 3),
+                  stacklevel=3)
 
 def _forget(rows, tried):
     "Remove the failures that are tried again, and those of 0.1.0 of the same cells"

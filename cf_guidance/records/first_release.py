@@ -77,8 +77,9 @@ def _wrong_memory(rule, sampler):
 def _mended(r):
     "Whether 0.1.0 made this image with a wrong noise level, first step or memory"
     rule = TRANSFORMS.get(r['rule'])
-    if rule is None or r['rule'] == 'cfg': return False           # `cfg` reads none of them
-    return _wrong_levels(r) or _wrong_memory(rule, r['sampler'])
+    # `cfg` reads none of them
+    return (rule is not None and r['rule'] != 'cfg'
+            and (_wrong_levels(r) or _wrong_memory(rule, r['sampler'])))
 
 _FIRST = re.compile(r'"version":\s*1\b')
 
@@ -90,11 +91,15 @@ def _recipe_then(path):
         return r if r['version'] == 1 and image_id(r) == path.stem else None
     except Exception: return None                      # a damaged file may raise anything
 
+def _read_today(r, pieces):
+    "A recipe of 0.1.0 in today's form; `None` if it is none of ours"
+    try: return today_of(r, pieces)
+    except (AttributeError, KeyError, TypeError, ValueError): return None
+
 def _recipe_now(path, pieces):
     "The recipe of an image of 0.1.0 in today's form; `None` if it has none, or was wrong then"
     r = _recipe_then(path)
-    try: now = r and today_of(r, pieces)
-    except (AttributeError, KeyError, TypeError, ValueError): return None      # none of ours
+    now = r and _read_today(r, pieces)
     return now if now and not _mended(r) else None
 
 @checked()

@@ -43,8 +43,8 @@ def _listed(line):
 # %% ../../nbs/records/06_folders.ipynb #2743fbc3
 def _lines(file):
     "The lines of a file that are not blank, with their numbers"
-    lines = file.read_bytes().split(b'\n') if file.is_file() else []
-    for i, line in enumerate(lines, 1):
+    if not file.is_file(): return
+    for i, line in enumerate(file.read_bytes().split(b'\n'), 1):
         if line.strip(b'\xef\xbb\xbf \t\r'): yield i, line
 
 def _in_image(path):

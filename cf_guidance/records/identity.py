@@ -61,9 +61,13 @@ _DULL = {
     '__annotate__', '__firstlineno__', '__static_attributes__', '__hash__'
 }
 
+def _members(c, seen):
+    "Describe the members of a class by name"
+    return {k: code_identity(v, seen) for k, v in vars(c).items() if k not in _DULL}
+
 def _class(c, seen):
     "Describe the bases and the members of a class"
-    inside = {k: code_identity(v, seen) for k, v in vars(c).items() if k not in _DULL}
+    inside = _members(c, seen)
     return [[code_identity(b, seen) for b in c.__bases__], inside]
 
 def _read_by(f):

@@ -91,8 +91,8 @@ def _sampler(name, config):
     return DPM_NAMES.get(kind, name)
 
 # %% ../../nbs/records/03_infotext.ipynb #eee5edc6
-_NEEDED = ('prompt', 'negative_prompt', 'seed', 'rule', 'values', 'sampler', 'sampler_config',
-           'steps', 'width', 'height', 'model_name')
+_NEEDED = ['prompt', 'negative_prompt', 'seed', 'rule', 'values', 'sampler', 'sampler_config',
+           'steps', 'width', 'height', 'model_name']
 
 def _schedule_words(g):
     "Write a schedule, if it has more than one number, and its mean; `None` for a missing one"
@@ -122,7 +122,7 @@ def _keys(r):
 
 def _check_needed(recipe):
     "Refuse a recipe that lacks an entry of the text"
-    lacks = [k for k in _NEEDED if k not in recipe] if isinstance(recipe, dict) else list(_NEEDED)
+    lacks = [k for k in _NEEDED if k not in recipe] if isinstance(recipe, dict) else _NEEDED
     if lacks:
         raise ValueError(
             f'`recipe` must be a dict that cf_guidance.records.recipe makes; it lacks {lacks}; got '

@@ -55,8 +55,8 @@ def _part_end(lines, at, most):
 
 def _date_columns(rows):
     "The columns that would become times, since they hold nothing but dates"
-    texts = [k for k, v in rows[0].items() if isinstance(v, str)]
-    return [k for k in texts if all(_is_date(r[k]) for r in rows)]
+    return [k for k, v in rows[0].items()
+            if isinstance(v, str) and all(_is_date(r[k]) for r in rows)]
 
 def json_line(
     row, # Plain values
@@ -64,9 +64,13 @@ def json_line(
     "Write a line of a file of JSON lines"
     return json.dumps(row) + '\n'
 
+def _has_64_bits(seed):
+    "Whether a seed is a number of 64 bits with a sign"
+    return -2**63 <= seed < 2**63
+
 def _of_one_type(rows):
     "The rows, with all seeds as text if one is beyond 64 bits with a sign"
-    if all(-2**63 <= r['seed'] < 2**63 for r in rows): return rows
+    if all(_has_64_bits(r['seed']) for r in rows): return rows
     return [{**r, 'seed': str(r['seed'])} for r in rows]
 
 def _no_times(row, dates):

@@ -164,11 +164,15 @@ def _sampling(settings, course, image):
     if settings.exact: res['exact'] = True
     return {**res, **_begun(settings, image)}
 
+def _pixels(settings, pieces):
+    "The size of the image"
+    h, w = settings.latents(pieces)
+    return dict(width=w*pieces.factor, height=h*pieces.factor)
+
 def _model(settings, pieces):
     "The part of a recipe on the model and the size"
-    h, w = settings.latents(pieces)
-    return dict(model=pieces.fingerprint, model_name=pieces.name, width=w*pieces.factor,
-                height=h*pieces.factor, dtype=str(pieces.dtype).removeprefix('torch.'))
+    return dict(model=pieces.fingerprint, model_name=pieces.name, **_pixels(settings, pieces),
+                dtype=str(pieces.dtype).removeprefix('torch.'))
 
 @checked(course=made_of(Course))
 def recipe(

@@ -93,8 +93,8 @@ def show_calls(
 # %% ../../nbs/sampling/02a_costs.ipynb #d0f69076
 def _place(e):
     "The place where an exception was raised, in words; empty if unknown"
-    last = traceback.extract_tb(e.__traceback__)[-1:]
-    return [f'in {f.name}, {Path(f.filename).name} line {f.lineno}' for f in last]
+    return [f'in {f.name}, {Path(f.filename).name} line {f.lineno}'
+            for f in traceback.extract_tb(e.__traceback__)[-1:]]
 
 def without_frames(
     x, # An image, or the exception that ended a run

@@ -48,11 +48,15 @@ def _known_prompts(prompts, seeds, embeds):
     prompts = _pairs(prompts, seeds)
     return prompts if embeds is None else tuple(Embedded(embeds, p) for p in prompts)
 
+def _known_negative(text, embeds):
+    "The negative prompt, with its embeddings if these are given"
+    if embeds is None: return text
+    return embedded('negative_prompt_embeds', embeds, text)
+
 def _one_run(prompts, tfm, seeds, negative_prompt, image, embeds, negative_embeds):
     "The run of all seeds, with embeddings in its texts if these are given"
     prompts = _known_prompts(prompts, seeds, embeds)
-    if negative_embeds is not None:
-        negative_prompt = embedded('negative_prompt_embeds', negative_embeds, negative_prompt)
+    negative_prompt = _known_negative(negative_prompt, negative_embeds)
     return Run(prompts, known_transform('guide_tfm', tfm), tuple(seeds), negative_prompt, image)
 
 def _known_callback(callback):

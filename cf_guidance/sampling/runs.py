@@ -69,8 +69,8 @@ def asks_of(
     step:Step, # The step
 )->tuple: # Triples of name, texts, and how it is made (`None` for the network alone)
     "List the predictions that a run reads at a step"
-    tfm = run.tfm
-    return tuple((k, run.texts(k, step), how_of(tfm, k, step)) for k in sorted(needs_of(tfm, step)))
+    return tuple((k, run.texts(k, step), how_of(run.tfm, k, step))
+                 for k in sorted(needs_of(run.tfm, step)))
 
 @checked(said=list_of(a_pair))
 def reads(

@@ -14,19 +14,23 @@ from .core import Schedule
 NOMINAL_SIGMAS = (14.6, .03)
 
 @checked(n=a_count())
+def _even(n):
+    "`n` numbers from 0 to 1, evenly spaced"
+    return [i/max(1, n - 1) for i in range(n)]
+
 def nominal_sigmas(
     n:int, # Number of steps, 1 or more
 )->list: # `n` floats, from high to low
     "Space noise levels evenly in their logarithm, for a picture"
     hi, lo = NOMINAL_SIGMAS
-    return [hi*(lo/hi)**(i/max(1, n - 1)) for i in range(n)]
+    return [hi*(lo/hi)**p for p in _even(n)]
 
 @checked(n=a_count())
 def nominal_timesteps(
     n:int, # Number of steps, 1 or more
 )->list: # `n` floats, from 999 down to 0
     "Space timesteps evenly, for a picture"
-    return [999*(1 - i/max(1, n - 1)) for i in range(n)]
+    return [999*(1 - p) for p in _even(n)]
 
 # %% ../../nbs/schedules/01a_show.ipynb #5110d008
 def _inner_span(args):
@@ -56,7 +60,8 @@ def preview_values(
 # %% ../../nbs/schedules/01a_show.ipynb #5110d00b
 def _levels(vals, h):
     "Where a value stands in a picture"
-    top, low = max(*vals, 1.), min(*vals, 0.)
+    top = max(*vals, 1.)
+    low = min(*vals, 0.)
     return lambda v: 20 + (h - 26)*(top - v)/(top - low)
 
 def _steps(n, w):

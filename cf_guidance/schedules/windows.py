@@ -169,10 +169,12 @@ def _passed(at, pos):
     return h + _passed(at[h:], pos) if at[h] <= pos else _passed(at[:h], pos)
 
 # %% ../../nbs/schedules/03_windows.ipynb #e9f2ab4d
+_POSITIONS = Usual(0, 1, tuple)
+
 @curve
 def piecewise(here,
     # Position from which each value holds, rising from 0 to 1, such as 0, .4
-    at:Usual(0, 1, tuple)=(0., .4),
+    at:_POSITIONS=(0., .4),
     vals:Scale(0, 15, tuple)=(7.5, 3.), # Value from there on, such as 7.5, 3
 )->float:
     "Hold each of `vals` from its position on, and the first one before the first position"
@@ -185,7 +187,7 @@ def _mixed(at, vals, i, pos):
 
 @curve
 def keyframes(here,
-    at:Usual(0, 1, tuple)=(0., .4), # Position of each value, rising from 0 to 1, such as 0, .4
+    at:_POSITIONS=(0., .4), # Position of each value, rising from 0 to 1, such as 0, .4
     vals:Scale(0, 15, tuple)=(7.5, 3.), # Value there, such as 7.5, 3
 )->float:
     "Go from each of `vals` to the next in a straight line, and hold the first and the last beyond their positions"
