@@ -62,8 +62,7 @@ def _rated(pictures, name):
 
 def _numbers(held, name):
     "The mean score of each pair of a method"
-    vals = {k: _rated(ps, name) for k, ps in held.items()}
-    return {k: float(np.mean(vs)) for k, vs in vals.items() if vs}
+    return {k: float(np.mean(vs)) for k, ps in held.items() if (vs := _rated(ps, name))}
 
 def _lost(held, name):
     "How many images of a method have no score"
@@ -181,8 +180,8 @@ def _interval(vals, span):
 
 def _lost_words(found, name):
     "The remark on images without a score"
-    lost = {k: _lost(held, name) for k, held in found.methods.items()}
-    return [f'{n} images of {k} have no score and are left out' for k, n in lost.items() if n]
+    return [f'{n} images of {k} have no score and are left out'
+            for k, held in found.methods.items() if (n := _lost(held, name))]
 
 def _twice_words(found):
     "The remark on pairs of several images"

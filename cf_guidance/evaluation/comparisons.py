@@ -54,7 +54,7 @@ def _spread(groups, middle):
 def _grouped(scores):
     "The scores of each prompt"
     vals = finite_numbers('scores', list(scores.values()))
-    return vals, [vals[g] for g in groups_of([p for p, *_ in scores], len(vals))]
+    return vals, [vals[g] for g in groups_of([k[0] for k in scores], len(vals))]
 
 @checked(scores=a_dict)
 def variances(

@@ -65,7 +65,7 @@ def clipped(
 # %% ../../nbs/evaluation/02_metrics.ipynb #9faa1299
 def _all_finite(name, x):
     "Refuse features with NaN or infinity among them"
-    if bad := int((~np.isfinite(x)).any(1).sum()):
+    if bad := (~np.isfinite(x)).any(1).sum():
         raise ValueError(f'`{name}` must be finite; got NaN or infinity in {bad} of {len(x)} rows')
 
 def _two_dims(name, x):
@@ -244,7 +244,7 @@ def _directions(x):
     if size.all(): return x/size
     raise ValueError(
         '`features` must not be all 0: such an image has no direction; got '
-        f'{int((size == 0).sum())} such rows'
+        f'{(size == 0).sum()} such rows'
     )
 
 def _entropy(p):

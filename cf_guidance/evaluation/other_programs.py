@@ -23,9 +23,9 @@ def _number(val):
     "A number that is written as text, as a number; anything else as it is"
     if not isinstance(val, str): return val
     for kind in (int, float):
-        try: res = kind(val)
-        except ValueError: continue
-        if math.isfinite(res): return res
+        try:
+            if math.isfinite(res := kind(val)): return res
+        except ValueError: pass
     return val
 
 def _plain(said):

@@ -144,10 +144,11 @@ def _named(text):
     if name in known: return known[name].open(given)
     near('`score`, unless it is a function (my.py:reward) or a table (scores.csv),', name, known)
 
-def _of(text):
-    "The scores of one name"
-    if is_function(text): return [function_score(text)]
-    return table_scores(text) if is_table(text) else [_named(text)]
+def _of(what):
+    "The scores of one name; a `Score` is its own"
+    if isinstance(what, Score): return [what]
+    if is_function(what): return [function_score(what)]
+    return table_scores(what) if is_table(what) else [_named(what)]
 
 _NAME = kind('a name or a `Score`', lambda val: isinstance(val, (str, Score)) and val)
 
@@ -161,7 +162,7 @@ def find_scores(
     scores, # Names with commas between them, or a list of names and of `Score`
 )->list: # A `Score` for each, each full name once
     "Find scores by their names"
-    found = [s for k in _listed(scores) for s in ([k] if isinstance(k, Score) else _of(k))]
+    found = [s for k in _listed(scores) for s in _of(k)]
     return [*{s.name: s for s in found}.values()]
 
 def score_list()->str:

@@ -97,10 +97,13 @@ def _needs_nothing(make):
     except (TypeError, ValueError): return False
     return True
 
+def _ready():
+    "The schedules that can be made from nothing"
+    return [k for k, make in makers().items() if _needs_nothing(make)]
+
 def every_arm()->list: # Names, for `read_arms`
     "Name every schedule and transform that may race"
-    known = [k for k, make in makers().items() if _needs_nothing(make)]
-    return [k for k in dict.fromkeys([*known, *TRANSFORMS]) if k not in _PLAIN]
+    return [k for k in dict.fromkeys([*_ready(), *TRANSFORMS]) if k not in _PLAIN]
 
 # %% ../../nbs/evaluation/08_race_arms.ipynb #056488e1
 @checked(name=a_word, ranks=a_flag)

@@ -31,7 +31,7 @@ def csv_text(
 )->str:
     "Write rows as a CSV"
     f = io.StringIO()
-    csv.writer(f, lineterminator='\n').writerows([heads, *([*map(_cell_text, r)] for r in rows)])
+    csv.writer(f, lineterminator='\n').writerows([heads, *(map(_cell_text, r) for r in rows)])
     return f.getvalue()
 
 def _lines(path, heads):

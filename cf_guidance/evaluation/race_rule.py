@@ -62,8 +62,7 @@ class Standing:
 def _column(table, key, pairs):
     "The scores of some pairs, NaN where an image could not be made"
     scores = _scores(table, key)
-    vals = [scores.get(p) for p in pairs]
-    return np.array([math.nan if v is None else v for v in vals], float)
+    return np.array([scores.get(p) for p in pairs], float)     # `None` becomes NaN
 
 def _difference(table, arm, cells, pairs, setting, base):
     "Difference of each pair to the constant, the mean over cells"
@@ -95,8 +94,8 @@ def _standing(table, arm, cells, curve, higher):
 
 def _turned(table):
     "A table in which more is better"
-    turn = lambda v: None if v is None else -v
-    return {k: {p: turn(v) for p, v in scores.items()} for k, scores in table.items()}
+    return {k: {p: None if v is None else -v for p, v in scores.items()}
+            for k, scores in table.items()}
 
 @checked(table=_TABLE, arms=a_dict, cells=list_of(a_word, 1))
 def standings(

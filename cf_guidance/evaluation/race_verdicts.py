@@ -95,10 +95,14 @@ def _compared(scores, name, margin, higher, rng):
     return replace(res, score=name)
 
 # %% ../../nbs/evaluation/08c_race_report.ipynb #a3949ea5
+def _agree(helds):
+    "Whether all effects have one sign"
+    signs = {np.sign(h.verdict.effect.value) for h in helds}
+    return len(signs) == 1 and 0 not in signs
+
 def _one_way(helds):
     "The largest p where all effects have one sign, or 1"
-    signs = {np.sign(h.verdict.effect.value) for h in helds}
-    return max(h.p for h in helds) if len(signs) == 1 and 0 not in signs else 1.
+    return max(h.p for h in helds) if _agree(helds) else 1.
 
 def _everywhere(by_cell, arms):
     "Corrected p of being better, or worse, in every cell"

@@ -129,9 +129,9 @@ def html_table(
     rows:list, # Lists of as many texts
 )->str:
     "Write a table, with its texts escaped"
-    head, body = _html_row('th', head), ''.join(_html_row('td', r) for r in rows)
+    body = ''.join(_html_row('td', r) for r in rows)
     return ('<div class="wide"><table>'
-            f'<thead>{head}</thead><tbody>{body}</tbody></table></div>')
+            f'<thead>{_html_row("th", head)}</thead><tbody>{body}</tbody></table></div>')
 
 def plot_address(
     draw:callable, # Function that draws on axes

@@ -67,11 +67,14 @@ class Arranged:
     methods:dict # For each method a dict from (prompt, seed, ...) to a list of images
     notes:list=field(default_factory=list) # What is to be said of it
 
+def _others(pairs):
+    "What pairs have in common besides the prompt and the seed"
+    return [k for k in pairs if k not in ('prompt', 'seed')]
+
 def _key(picture, pairs, seeds):
     "To which pair an image belongs"
-    rest = [k for k in pairs if k not in ('prompt', 'seed')]
     seed = _at(picture, 'seed') if seeds else picture.prompt
-    return (picture.prompt, seed, *_place(picture, rest))
+    return (picture.prompt, seed, *_place(picture, _others(pairs)))
 
 def _text(val):
     "A value of an axis in words"
@@ -148,8 +151,8 @@ def _divided(names):
 
 def _each_once(name, names):
     "Refuse a name that comes twice"
-    twice = [k for k, n in Counter(names).items() if n > 1]
-    if twice: raise ValueError(f'`{name}` must name an axis once; got {twice[0]!r} more than once')
+    for k, n in Counter(names).items():
+        if n > 1: raise ValueError(f'`{name}` must name an axis once; got {k!r} more than once')
 
 def typed_names(
     name:str, # Name of the parameter, for the error

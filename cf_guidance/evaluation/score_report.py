@@ -240,10 +240,9 @@ def _table_html(res, varied):
 
 def _open_html(res):
     "What was not settled, and what is left out"
-    ends = open_ends(res)
-    if not ends: return '<h3>Not settled, or left out</h3><p>Nothing.</p>'
-    items = ''.join(f'<li>{escape(t)}</li>' for t in ends)
-    return f'<h3>Not settled, or left out</h3><ul>{items}</ul>'
+    items = ''.join(f'<li>{escape(t)}</li>' for t in open_ends(res))
+    return ('<h3>Not settled, or left out</h3>'
+            + (f'<ul>{items}</ul>' if items else '<p>Nothing.</p>'))
 
 def _score_html(res, varied):
     "What one score says"

@@ -37,9 +37,11 @@ def as_pixels_01(
     _ranged(x)
     return x
 
+_TEXTS = list_of(a_text)
+
 def _texts(prompts, n):
     "A list of `n` texts"
-    prompts = [*list_of(a_text)('prompts', prompts)]
+    prompts = [*_TEXTS('prompts', prompts)]
     if len(prompts) == n: return prompts
     raise ValueError(f'`prompts` must be one for each of {n} images; got {len(prompts)}')
 

@@ -72,10 +72,14 @@ def _split(params, rule):
     mine = {k.partition('.')[2]: v for k, v in params.items() if rule and k.startswith(f'{rule}.')}
     return {k: v for k, v in params.items() if '.' not in k}, mine
 
+def _given(vals):
+    "Parameters as they stand in a call"
+    return ', '.join(f'{k}={v!r}' for k, v in vals.items())
+
 def _written(rule, vals):
     "A transform with its parameters, as a text"
     if not rule: return 'cfg'
-    return f"{rule}({', '.join(f'{k}={v!r}' for k, v in vals.items())})" if vals else rule
+    return f'{rule}({_given(vals)})' if vals else rule
 
 _SPANS = kind('a dict, a `Span` for each name',
               lambda val: all(isinstance(k, str) and made_of(Span).fits(v) for k, v in val.items()))

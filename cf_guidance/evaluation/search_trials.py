@@ -123,9 +123,9 @@ class Trial:
 
 def _distribution(optuna, span):
     "A span in Optuna's terms"
-    kinds = optuna.distributions
-    if span.whole: return kinds.IntDistribution(int(span.lo), int(span.hi), log=span.log)
-    return kinds.FloatDistribution(span.lo, span.hi, log=span.log)
+    if span.whole:
+        return optuna.distributions.IntDistribution(int(span.lo), int(span.hi), log=span.log)
+    return optuna.distributions.FloatDistribution(span.lo, span.hi, log=span.log)
 
 def _fitting(optimizer, prune, space, directions):
     "Refuse an optimiser and a pruner that do not go with a space, or with two objectives"

@@ -142,10 +142,13 @@ def _read(self, space, score, constants, begin):
 Search._read = _read
 
 # %% ../../nbs/evaluation/09d_search.ipynb #02b9ea53
+def _own_name(val):
+    "What a sampler or a model calls itself"
+    return getattr(val, 'name', None) or getattr(val, 'name_or_path', None) or type(val).__name__
+
 def _place_name(what, val):
     "What to call another sampler or another model"
-    name = getattr(val, 'name', None) or getattr(val, 'name_or_path', None)
-    return f'{what} {val if isinstance(val, str) else name or type(val).__name__}'
+    return f'{what} {val if isinstance(val, str) else _own_name(val)}'
 
 def _places(self, pipe, sampler, other_model, other_sampler):
     "Lay out the benches"
@@ -198,8 +201,7 @@ def _measured(self, bench, names, arm, prompts):
 
 def _excess(limits, noted):
     "By how much each limit is broken; 0 or less where it is kept"
-    sign = lambda k: 1 if MEASURES[k] == 'minimize' else -1
-    return {k: sign(k)*(noted[k] - v) for k, v in limits.items()}
+    return {k: (1 if MEASURES[k] == 'minimize' else -1)*(noted[k] - v) for k, v in limits.items()}
 
 def _keeps(self, bench, arm):
     "Whether a constant keeps the limits"

@@ -86,10 +86,8 @@ def _unit(sizes):
 
 def _with_either_sign(chances, size):
     "The chances of each sum, with one difference more, which may have either sign"
-    more = np.zeros(len(chances) + size)
-    more[:len(chances)] += chances/2
-    more[size:] += chances/2
-    return more
+    half = np.pad(chances/2, (0, size))
+    return half + np.roll(half, size)
 
 def _counted(parts):
     "Chance of a sum of whole numbers as far from 0 as theirs, whatever their signs"

@@ -84,9 +84,10 @@ def settled(
 
 # %% ../../nbs/evaluation/01_statistics.ipynb #ed36a316
 def _no_nan(name, vals):
-    "Refuse NaN and infinity"
-    if bad := int((~np.isfinite(vals)).sum()):
+    "Numbers among which NaN and infinity are refused"
+    if bad := (~np.isfinite(vals)).sum():
         raise ValueError(f'`{name}` must be finite; got NaN or infinity in {bad} of {len(vals)}')
+    return vals
 
 def _floats(name, vals):
     "`vals` as an array of floats"
@@ -102,8 +103,7 @@ def finite_numbers(
     vals = _floats(name, vals)
     if vals.ndim != 1:
         raise ValueError(f'`{name}` must be one number for each row; got shape {vals.shape}')
-    _no_nan(name, vals)
-    return vals
+    return _no_nan(name, vals)
 
 def _same(vals):
     "Whether all numbers of an array are equal, but for rounding"

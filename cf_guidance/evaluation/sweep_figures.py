@@ -190,8 +190,8 @@ def _came_true(part, rng):
 
 def _scores(part):
     "For each prompt and seed, whether all came true; empty without a verifier"
-    if part.rows is None: return {}
-    return {(c['prompt'], c['seed']): float(r['all']) for c, r in zip(part.cells, part.rows)}
+    rows = zip(part.cells, part.rows or [])
+    return {(c['prompt'], c['seed']): float(r['all']) for c, r in rows}
 
 def _diversity(part, rng):
     "How diverse the seeds of a prompt are, or why that is left out"

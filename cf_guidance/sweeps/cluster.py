@@ -108,7 +108,7 @@ def _last_address():
 def _host_and_port(address):
     "Host and port in an address; `None` if it has none"
     host, _, port = address.rpartition('/')[2].rpartition(':')
-    return (host.strip('[]'), int(port)) if host and port.isdigit() else None
+    if host and port.isdigit(): return host.strip('[]'), int(port)
 
 def _knock(address):
     "Raise an `OSError` if nothing listens at an address, where Ray would wait for many minutes"

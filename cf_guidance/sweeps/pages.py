@@ -36,7 +36,7 @@ def _check_axes(sweep, asked):
     "Refuse axes that a page cannot have, by the parameters that ask for them"
     names = _longest_first(sweep)
     for name, k in asked.items():
-        if k is not None and k not in names: near(f'`{name}`', k, names)
+        if k not in (None, *names): near(f'`{name}`', k, names)
 
 def _asked_axes(sweep, **asked):
     "Those axes of a page that are asked for, which must be there, and differ"

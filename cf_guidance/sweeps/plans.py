@@ -257,10 +257,13 @@ def images(self:Plan,
             res = self._results(nums, words, bar)
             yield {nums[i]: without_frames(x) for i, x in res.items()}
 
+def _has_state(script):
+    "Whether a transform of a run has a state"
+    return any(key is None for _, key in script)
+
 def _apart(runs, scripts):
     "The runs of a wave, with a copy of each transform that has a state"
-    stateful = [any(key is None for _, key in s) for s in scripts]
-    return [_copied(r) if s else r for r, s in zip(runs, stateful)]
+    return [_copied(r) if _has_state(s) else r for r, s in zip(runs, scripts)]
 
 def _ended(n, wave, e):
     "The error of each of `n` runs: `e`, or its own where the run had failed before"

@@ -19,7 +19,7 @@ from .tensors import wide_of
 # %% ../../nbs/transforms/14_diagnostics.ipynb #c6ec08b7
 def _known(v):
     "A finite number, or `None`"
-    if v is None: return None
+    if v is None: return
     v = float(v.flatten()[0] if isinstance(v, torch.Tensor) else v)
     return v if math.isfinite(v) else None
 
@@ -47,8 +47,7 @@ def _sees(step):
 def _far(step, pred, x, bound):
     "Which numbers of the predicted image are beyond the bound; `None` where there is no image"
     if x is None or not _sees(step): return None
-    image = convert(pred, step.space, 'sample', step.a, step.b, x)
-    return ~(image.abs() <= bound)              # NaN counts
+    return ~(convert(pred, step.space, 'sample', step.a, step.b, x).abs() <= bound)  # NaN counts
 
 def _way(p, q):
     "The way from one prediction to another, where both are there"
@@ -216,9 +215,8 @@ def _say(axes, named, outer):
 def _runs(rows):
     "The rows of each run by its name"
     runs = rows if isinstance(rows, dict) else {'': rows}
-    if not runs or not all(map(len, runs.values())):
-        raise ValueError('`rows` must have a call to draw; got none')
-    return runs
+    if runs and all(map(len, runs.values())): return runs
+    raise ValueError('`rows` must have a call to draw; got none')
 
 @checked(rows=any_of(list_of(a_dict), a_dict))
 def plot_record(

@@ -15,10 +15,14 @@ def _less_noise(idx, than):
     (a, b), (a2, b2) = known_of(idx, 'a', 'b'), known_of(than, 'a', 'b')
     return None not in (a, b, a2, b2) and b*a2 < b2*a
 
+def _above(now, then):
+    "Whether a noise level is above another; not where one is unknown"
+    return None not in (now, then) and now > then
+
 def _is_anew(idx, last):
     "Whether a step is of another run than the `last`: its index falls, or its noise level rises"
-    (sigma,), had = known_of(idx, 'sigma'), last['sigma']
-    return int(idx) < last['idx'] or (None not in (sigma, had) and sigma > had)
+    sigma, = known_of(idx, 'sigma')
+    return int(idx) < last['idx'] or _above(sigma, last['sigma'])
 
 def kept_before(
     tfm, # A transform

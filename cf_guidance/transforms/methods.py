@@ -24,8 +24,8 @@ _all_ = ['CURVES', 'RULES', 'TRANSFORMS', 'OWN']
 def _sorted_out(given, cls):
     "The schedules among the parameters of a class, and its options"
     fixed = options(cls)
-    return ({k: v for k, v in given.items() if k not in fixed},
-            {k: v for k, v in given.items() if k in fixed})
+    return ({k: given[k] for k in given if k not in fixed},
+            {k: given[k] for k in given if k in fixed})
 
 def guidance(
     name:str, # Name of the transform, a key of `TRANSFORMS`

@@ -50,12 +50,14 @@ class DroppedLayers(Pass):
         return instead(named_layers(net, is_block, self.layers) if self.share else [], thinned)
 
 # %% ../../nbs/transforms/10_perturbed.ipynb #df37e0ad
+def _timed(side):
+    "The blocks of the way down, or of the way up, that hear the time"
+    from diffusers.models.resnet import ResnetBlock2D
+    return [m for m in side.modules() if isinstance(m, ResnetBlock2D)]
+
 def _timed_blocks(net, first):
     "The first blocks of the way down and of the way up that hear the time"
-    from diffusers.models.resnet import ResnetBlock2D
-    sides = [[m for m in side.modules() if isinstance(m, ResnetBlock2D)]
-             for side in (net.down_blocks, net.up_blocks)]
-    return [m for side in sides for m in side[:first]]
+    return _timed(net.down_blocks)[:first] + _timed(net.up_blocks)[:first]
 
 @checked(scale=anything, power=anything, seed=a_number, first=a_number)
 @dataclass(frozen=True)

@@ -96,7 +96,8 @@ def inner(
     dims:tuple=None, # Dimensions to sum over; all but the first by default
 ): # In float64, with dimensions kept
     "Take the inner product of each sample"
-    p, dims = x.double()*y.double(), dims_of(x) if dims is None else dims
+    if dims is None: dims = dims_of(x)
+    p = x.double()*y.double()
     return p.sum(dims, keepdim=True) if dims else p
 
 def std_of(

@@ -13,7 +13,7 @@ from html import escape
 from pathlib import Path
 from fastcore.basics import patch
 from PIL import Image, ImageDraw
-from ..checks import a_count, an_image, checked, dict_with
+from ..checks import a_count, an_image, between, checked, dict_with
 from .controls import curve_svg
 from ..records.folders import sweep_axes, axis_value, left_out_words, read_cells
 from .html import words_html, image_html
@@ -21,14 +21,14 @@ from .html import words_html, image_html
 # %% ../../nbs/widgets/05_browser.ipynb #3e5bb278
 def _check_wipe(a, b, at):
     "Refuse an edge outside of the images, and images of two sizes"
-    if not 0 <= at <= 1: raise ValueError(f'`at` must be 0 to 1; got {at!r}')
+    between('at', at, 0, 1)
     if a.size != b.size: raise ValueError(f'`b` must be as large as `a`, {a.size}; got {b.size}')
 
 def _enlarged(im, width):
     "An image in colours, `width` pixels wide if it is smaller"
     wide = max(width, im.width)
-    shape = wide, round(im.height*wide/im.width)
-    return im.convert('RGB').resize(shape, Image.Resampling.BICUBIC)
+    return im.convert('RGB').resize((wide, round(im.height*wide/im.width)),
+                                    Image.Resampling.BICUBIC)
 
 def _edge(im, x):
     "Draw where one image ends, inside of it"

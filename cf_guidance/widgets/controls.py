@@ -211,8 +211,7 @@ def _ticks_svg(n, lo, hi, x, y, h):
 
 def _path_svg(**look):
     "A line"
-    said = ''.join(f' {k.replace("_", "-")}="{v}"' for k, v in look.items())
-    return f'<path{said}/>'
+    return '<path' + ''.join(f' {k.replace("_", "-")}="{v}"' for k, v in look.items()) + '/>'
 
 def _svg(label, w, h, parts):
     "A picture, with the words for those who do not see it"

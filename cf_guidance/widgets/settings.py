@@ -50,8 +50,8 @@ def with_values(
     vals:list, # A number for each step
 ): # The transform with these as its `g`
     "Give a transform the numbers of another run"
-    fixed = {k: v for k, v in tfm.chosen().items() if k != 'per_sample'}
-    return type(tfm)({**tfm.schedules, 'g': vals}, per_sample=tfm.per_sample, **fixed)
+    fixed = {**tfm.chosen(), 'per_sample': tfm.per_sample}
+    return type(tfm)({**tfm.schedules, 'g': vals}, **fixed)
 
 def decides_on_the_way(
     tfm, # A transform

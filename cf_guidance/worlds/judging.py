@@ -149,6 +149,12 @@ def image_features(
     else: from cf_guidance.worlds.verifier import features as take
     return take(images)
 
+def _score_of(world):
+    "The verifier of a world"
+    if world == 'scenes': from cf_guidance.worlds.scene_verifier import score_scenes as score
+    else: from cf_guidance.worlds.verifier import score
+    return score
+
 @checked(prompts=texts)
 def score_images(
     images, # (n, h, w, 3) uint8, or a list of PIL images, of either world
@@ -156,6 +162,4 @@ def score_images(
 )->list: # A dict for each image: attribute to bool; 'all' for all of them
     "Find which words of the `prompts` came true, by the verifier of their world"
     world = world_of(prompts if isinstance(prompts, str) else next(iter(prompts), ''))
-    if world == 'scenes': from cf_guidance.worlds.scene_verifier import score_scenes as score
-    else: from cf_guidance.worlds.verifier import score
-    return score(images, prompts)
+    return _score_of(world)(images, prompts)

@@ -57,9 +57,11 @@ def _thing(text, prompt):
     if 'shape' not in said: raise _misread(prompt)
     return tuple(said.get(name, '') for name in ASKS)
 
+_ON_FLOOR = re.compile(rf' on (?:an? )?({"|".join(FLOORS)}) floor$')
+
 def _off_floor(text):
     "A text without the floor, and the floor, or ''"
-    m = re.search(rf' on (?:an? )?({"|".join(FLOORS)}) floor$', text)
+    m = _ON_FLOOR.search(text)
     return (text[:m.start()], m[1]) if m else (text, '')
 
 def _parts(text):
