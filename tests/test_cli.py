@@ -42,7 +42,8 @@ def test_examples_of_the_help(line, folders, typed, monkeypatch):
     "They run; a sweep, a race and a search as --dry-run, and the explorer without its server"
     served = []
     monkeypatch.setattr('cf_guidance.cli.explore_command._serve', lambda *args: served.append(args))
-    out, err, said = typed(line + ' --dry-run'*(line.startswith(('cfg_sweep', 'cfg_race', 'cfg_search')) and 'dry-run' not in line))
+    dry = line.startswith(('cfg_sweep', 'cfg_race', 'cfg_search')) and 'dry-run' not in line
+    out, err, said = typed(line + ' --dry-run'*dry)
     assert said is None and (out or served), (said, err)
 
 @pytest.mark.parametrize('name', COMMANDS)

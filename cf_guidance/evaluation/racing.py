@@ -17,8 +17,8 @@ from .calibration import OUT, Calibrated, calibrate, push_of, settings_of
 from .metrics import thumbnail, vendi
 from .named_features import Features, find_features
 from .own_scores import find_scores
-from .race_arms import BASE, RaceArm, RaceCell, race_cells, race_plan, read_arms
-from .race_arms import pairs_of, read_prompt_sets
+from .race_arms import BASE, RaceArm, RaceCell, pairs_of, race_cells
+from .race_arms import race_plan, read_arms, read_prompt_sets
 from .race_log import find_log, open_log
 from .race_walk import Race, walk, write_verdicts
 from .race_rule import LADDER
