@@ -8,7 +8,6 @@ from cf_guidance.pieces import get_sd_pieces, text_embeddings
 from cf_guidance.sampling import sample_latents, begin_run
 from cf_guidance.schedules import Step, constant, cosine, linear
 from cf_guidance.worlds import trees, toy_pieces
-from cf_guidance.transforms import parameters
 from cf_guidance.sampling import start_noise
 
 def _load():
@@ -133,7 +132,7 @@ class ByHand:
         names = self.tfm.needs(step)
         return self.tfm(u if 'u' in names else None, t if 't' in names else None, idx=step)
 
-ALONE = [name for name in TRANSFORMS if 'weak' not in guidance(name).needs(Step(0, N)) and name != 'cads']
+ALONE = [name for name in TRANSFORMS if not guidance(name).weaker and name != 'cads']
 
 @pytest.mark.parametrize('name', ALONE)
 def test_every_transform(name, every):
@@ -323,16 +322,16 @@ def test_memory_advances_once_a_step(name):
     gen = torch.Generator().manual_seed(2)
     pic, c, uc = (torch.randn(2, 4, 8, 8, generator=gen, dtype=torch.float64) for _ in range(3))
     for sampler in SAMPLERS:
-        tfm, seen = guidance(name, **({'beta': -.5} if 'beta' in parameters(TRANSFORMS[name]) else {}),
-                             g=linear(6, 2)), {}
+        tfm, seen = guidance(name, **({'beta': -.5} if name.startswith('apg') else {}), g=linear(6, 2)), {}
         alone = copy.deepcopy(tfm)
         class Watched:
             reset, needs = tfm.reset, tfm.needs
             def __call__(self, u, t, idx): seen.setdefault(int(idx), (u, t, idx)); return tfm(u, t, idx)
         sampled(sampler, GuidedDenoiser(gaussian, Watched(), SIGMAS), 10*pic, cond=c, uncond=uc)
         for u, t, idx in seen.values(): alone(u, t, idx)
-        assert list(seen) == list(range(N)) and same(tfm._kept['after'],
-                                                     alone._kept['after']) and tfm._kept['after'], sampler
+        kept = tfm._kept['after']
+        assert list(seen) == list(range(N)) and same(kept, alone._kept['after']), sampler
+        assert torch.is_tensor(kept) or kept, sampler
 
 def test_feedback_with_heun():
     "Heun's steps with feedback are those of its authors: one scale for a step, and the evidence of the corrected point (FBG, arXiv 2506.06085)"
@@ -358,6 +357,7 @@ def test_feedback_with_heun():
 
 def same(p, q):
     if isinstance(p, torch.Tensor): return torch.equal(p, q)
+    if isinstance(p, (tuple, list)): return len(p) == len(q) and all(map(same, p, q))
     return p.keys() == q.keys() and all(same(p[k], q[k]) for k in p) if isinstance(p, dict) else p == q
 
 def test_samplers_with_levels_of_their_own():
