@@ -205,6 +205,7 @@ def test_reader_that_leaves(option, tmp_path):
     code = f'import sys; sys.argv = ["cfg_sweep", "{option}"]; from cf_guidance.cli import main; main()'
     read, write = os.pipe()
     os.close(read)
-    run = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], stdout=write, stderr=subprocess.PIPE, cwd=tmp_path)
+    run = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], stdout=write, stderr=subprocess.PIPE,
+                         cwd=tmp_path)
     os.close(write)
     assert (run.returncode, run.stderr) == (141, b'')

@@ -131,11 +131,11 @@ def then(at,
 
 def _switch(a, b, switch):
     if not 0 <= switch <= 1:
-        raise ValueError(f'`switch` must be a position, 0 to 1; got {as_text(switch)}')
+        raise ValueError(f'`at` must be a position, 0 to 1; got {as_text(switch)}')
 
 def _then(self, b, at):
-    if 0 <= number('at', at) <= 1: return then(self, b, at)
-    raise ValueError(f'`at` must be a position, 0 to 1; got {as_text(at)}')
+    number('at', at)
+    return then(self, b, at)
 then.check, Schedule.then = _switch, _then
 
 # %% ../../nbs/schedules/01b_operators.ipynb #ad009f9d

@@ -14,8 +14,10 @@ from .controls import first_line
 # %% ../../nbs/widgets/02a_method_menu.ipynb #e7cdac04
 _TITLES = {
     'core': 'plain and norms', 'normalise': 'normalise', 'threshold': 'threshold',
-    'projection': 'project', 'frequency': 'by frequency', 'adaptive': 'adapt on the way',
-    'weak': 'a weak prediction', 'conditions': 'change the prompt', 'video': 'video'}
+    'projection': 'project', 'frequency': 'by frequency', 'bands': 'by frequency',
+    'adaptive': 'adapt on the way', 'earlier_steps': 'adapt on the way',
+    'own_scales': 'adapt on the way', 'weak': 'a weak prediction', 'concepts': 'a weak prediction',
+    'conditions': 'change the prompt', 'video': 'video'}
 _ALL = 'all'
 
 def _group_of(cls):
