@@ -112,7 +112,8 @@ def test_rescaled_out_of_sight(sd, s):
 
 def test_what_would_guide_again_is_refused_by_name():
     pipe, kw = family('ZImagePipeline')
-    with pytest.raises(ValueError, match="`cfg_normalization` .* transform 'cfg_norm' instead; got True"), guided(pipe, cfg):
+    again = "`cfg_normalization` .* transform 'cfg_norm' instead; got True"
+    with pytest.raises(ValueError, match=again), guided(pipe, cfg):
         draw('ZImagePipeline', pipe, kw, 3., cfg_normalization=True)
     pipe, kw = family('HunyuanVideo15Pipeline')
     pipe.guider = df.ClassifierFreeGuidance(guidance_scale=3., guidance_rescale=.7)

@@ -223,8 +223,8 @@ def test_img2img_is_the_end_of_a_run():
 # what a guider does not reach: another text than the prompt and the negative one
 OTHER_TEXTS = 'icg', 'perp_neg', 'compose', 'cads', 'contrastive', 'sld'
 # what predictions in tokens do not have
-PLANES = 'fdg', 'fresca', 'zeresfdg', 'lf_cfg', 'higs'
-CHANNELS = 'cfg_norm', 'token_norm', 'mimic', 'reinhard', 'mahiro', 'samg'
+PLANES = 'fdg', 'fresca', 'zeresfdg', 'higs'
+CHANNELS = 'cfg_norm', 'token_norm', 'mimic', 'reinhard', 'mahiro', 'samg', 'lf_cfg'
 REMEMBER = [name for name, cls in TRANSFORMS.items() if 'state' in inspect.signature(cls.rule).parameters]
 
 def test_every_transform(host, every):
@@ -237,7 +237,8 @@ def test_every_transform(host, every):
         try: guider = ScheduledGuider(guidance(rule), pipe)
         except ValueError as e: assert rule in OTHER_TEXTS and rule in str(e); continue
         no = {'cfg_zero': 'a token of zeros'} if name == 'qwen' else {}
-        if name == 'qwen': no |= dict.fromkeys(PLANES, 'an image plane') | dict.fromkeys(CHANNELS, 'dimension 1 as channels')
+        if name == 'qwen':
+            no |= dict.fromkeys(PLANES, 'an image plane') | dict.fromkeys(CHANNELS, 'dimension 1 as channels')
         if name != 'sdxl':
             no |= dict.fromkeys(
                 ('pag', 'seg', 'slg', 'autoguidance'), '`layers` must be') | dict(tsg='must have a `time_embedding`')

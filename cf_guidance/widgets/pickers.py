@@ -171,7 +171,7 @@ function blank() {
 function render({model, el}) {
   const {svg, line} = blank();
   el.append(svg);
-  let vals = [], last = null;
+  let vals = [], last = null, r = null;
   const draw = () => {
     const hi = model.get('hi'), n = vals.length;
     const points = vals.flatMap((v, i) => [i, i + 1].map(k => `${W*k/n},${H*(1 - v/hi)}`));
@@ -183,8 +183,7 @@ function render({model, el}) {
     draw();
   };
   const place = e => {
-    const r = svg.getBoundingClientRect(), n = vals.length;
-    const i = clamp(Math.floor((e.clientX - r.left)/r.width*n), n - 1);
+    const n = vals.length, i = clamp(Math.floor((e.clientX - r.left)/r.width*n), n - 1);
     return {i, v: clamp(1 - (e.clientY - r.top)/r.height, 1)*model.get('hi')};
   };
   const move = e => {
@@ -200,6 +199,7 @@ function render({model, el}) {
   };
   svg.addEventListener('pointerdown', e => {
     svg.setPointerCapture(e.pointerId);
+    r = svg.getBoundingClientRect();      // a page that moves while you draw bends no curve
     move(e);
   });
   svg.addEventListener('pointermove', e => { if (last) move(e); });
