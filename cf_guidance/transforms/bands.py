@@ -14,15 +14,13 @@ from ..checks import a_tensor, between, checked, GUIDANCE, Usual
 from .core import GuidanceTfm, transform
 from .projection import along
 from .rules import cfg, rule
-from .tensors import dims_of, divided, length_along
+from .tensors import dims_of, divided, image_of, length_along
 from .tensors import norm_of, push_of, std_of, to_size, wide_of
 
 # %% ../../nbs/transforms/05a_bands.ipynb #9e80c1a7
 def _planes(x):
-    "The planes of images in float32 or wider, (n, 1, h, w); an error without"
-    if x.ndim > 3: return wide_of(x).reshape(-1, 1, *x.shape[-2:])
-    raise ValueError('predictions must have an image plane, as in (b, c, h, w): this rule splits '
-                     f'it; got the shape {tuple(x.shape)}')
+    "The planes of images, (n, 1, h, w)"
+    return image_of(x).reshape(-1, 1, *x.shape[-2:])
 
 def _bell(like):
     "The weights of the blur in one direction"

@@ -14,8 +14,8 @@ from .core import GuidanceTfm, transform
 from .projection import along
 from .rules import cfg, rule
 from .signatures import known_of
-from .tensors import check_pair, inner, norm_of, to_size
-from .tensors import unit_of, wide_of
+from .tensors import check_pair, image_of, inner, norm_of
+from .tensors import to_size, unit_of, wide_of
 
 # %% ../../nbs/transforms/07a_earlier_steps.ipynb #5eceaf65
 def _plain(u, t, g):
@@ -64,12 +64,6 @@ def _passes(x, cutoff, steep):
     rows, cols = (_frequencies(n, x) for n in x.shape[-2:])
     return (steep*(torch.hypot(rows[:, None], cols) - cutoff)).sigmoid()
 
-def _image(x):
-    "An image in float32 or wider; an error without a plane"
-    if x.ndim > 3: return wide_of(x)
-    raise ValueError('predictions must have an image plane, as in (b, c, h, w): this rule '
-                     f'takes their high frequencies; got the shape {tuple(x.shape)}')
-
 @checked(x=a_tensor, cutoff=a_number, steep=a_number)
 def high_waves(
     x, # Image, (b, c, h, w) or more dimensions
@@ -77,7 +71,7 @@ def high_waves(
     steep:float=50., # How suddenly the filter rises there
 ): # High part, same shape, in float32 or wider
     "Take the high frequencies of an image, by a cosine transform"
-    x = _image(x)
+    x = image_of(x)
     rows, cols = (_waves(n, x) for n in x.shape[-2:])
     return rows.T @ ((rows @ x @ cols.T)*_passes(x, cutoff, steep)) @ cols
 

@@ -13,15 +13,9 @@ import torch.nn.functional as F
 from ..checks import a_number, a_tensor, checked, GUIDANCE, Scale, Usual, whole
 from .core import GuidanceTfm, transform
 from .rules import cfg, rule
-from .tensors import check_pair, push_of, wide_of
+from .tensors import image_of, push_of, wide_of
 
 # %% ../../nbs/transforms/05_frequency.ipynb #d72195ae
-def _plane(x):
-    "Refuse predictions without an image plane"
-    if x.ndim < 4:
-        raise ValueError('predictions must have an image plane, as in (b, c, h, w): this rule '
-                         f'splits it into frequencies; got the shape {tuple(x.shape)}')
-
 def _blur(x):
     "Weights 1, 4, 6, 4, 1 in each direction, mirrored at the edge; (n, 1, h, w)"
     k = torch.tensor([1., 4., 6., 4., 1.], dtype=x.dtype, device=x.device)/16
@@ -43,9 +37,9 @@ def low_part(
     levels:int=2, # Levels of the pyramid, 2 or more
 ): # Low part, same shape, in float32 or wider
     "Take the low part of an image: the smallest level of its pyramid, enlarged"
-    _plane(x)
+    y = image_of(x)
     (h, w), steps = x.shape[-2:], _halvings(levels, x)
-    y = wide_of(x).reshape(-1, 1, h, w)
+    y = y.reshape(-1, 1, h, w)
     y = F.pad(y, (0, -w % 2**steps, 0, -h % 2**steps), 'reflect')
     for _ in range(steps): y = F.avg_pool2d(_blur(y), 2)
     for _ in range(steps): y = _blur(F.interpolate(y, scale_factor=2, mode='bilinear'))
@@ -104,8 +98,7 @@ def fresca(
     "Guide low and high frequencies by `g*low` and `g*high` (FreSca; Huang et al., arXiv 2504.02154)"
     _check_cutoff(cutoff, unit)
     if g == 0 or low == high: return cfg(u, t, g*low)
-    check_pair(u, t); _plane(t)
-    d = push_of(u, t)
+    d = image_of(push_of(u, t))
     m = high + (low - high)*_is_low(d, cutoff, unit).to(d.dtype)
     return (wide_of(u) + g*torch.fft.ifft2(torch.fft.fft2(d)*m).real).to(u.dtype)
 
