@@ -5,7 +5,7 @@ from pathlib import Path
 root = Path(__file__).parent.parent
 sys.path[:0] = [str(root), str(root/'tests')]
 from hosts import FLAGS, chromium, free_port, notebook, served, slider
-from test_browser import EXPLORER, code, finished, opened, run_cells
+from test_browser import EXPLORER, code, finished, opened, run_cell
 from playwright.sync_api import sync_playwright
 
 WATCH = """() => {
@@ -61,7 +61,7 @@ def main():
     (d/'a.ipynb').write_text(notebook(EXPLORER))
     with served(args, port, d/'log', d/'home') as url, sync_playwright() as p:
         page = opened(p.chromium.launch(executable_path=chromium(), args=FLAGS), f'{url}/lab/tree/a.ipynb')
-        run_cells(page, 0)
+        run_cell(page, 0, EXPLORER)
         page.wait_for_selector('path.curve')
         finished(page)
         moves = redraws(page)

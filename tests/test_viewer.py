@@ -219,6 +219,18 @@ def test_grid_and_page_agree(show, tmp_path):
     assert ax.images[0].get_interpolation() == 'bicubic' and box.width/4/(box.height/3) == pytest.approx(2)
     plt.close('all')
 
+def test_row_and_page_agree(show, tmp_path):
+    "Images along a single axis, too"
+    from cf_guidance.sweeps import Sweep
+    import matplotlib.pyplot as plt
+    sweep = Sweep(schedule=[cosine(9), constant(12), constant(7.5)], steps=2, prompt='a red cone')
+    page = show(write_viewer(sweep.run(folder=tmp_path, progress=False) and tmp_path))
+    axes, = sweep.pages()
+    titles = [re.sub(r'\s', '', ax.get_title()) for ax in np.ravel(axes) if ax.images]
+    there = [re.sub(r'\s', '', t) for t in page.locator('#grid td').all_inner_texts()]
+    assert titles == ['constant(7.5)', 'constant(12)', 'cosine(max_val=9)'] == there
+    plt.close('all')
+
 def test_two_side_by_side(show, sweep):
     "A click is A, with shift B; the difference of equal images is black, of others it is what the pixels say, times the gain"
     page = show(sweep.page)

@@ -140,8 +140,15 @@ def _drawn_row(names, cells, blank, size):
     from cf_guidance.plots.image_grids import image_grid       # which brings matplotlib
     return image_grid(images, -(-len(cells)//5), titles, _curves(cells), 1.4*size)
 
+def _in_a_row(sweep):
+    "The name and the cell of each place; along a single axis in the order of its values"
+    pairs, axes = list(zip(sweep.names(), sweep.cells)), sweep.axes
+    if len(axes) != 1: return pairs
+    (axis, vals), = axes.items()
+    place = {v: i for i, v in enumerate(in_order(vals))}
+    return [pair for _, pair in sorted(zip(sweep.places, pairs), key=lambda p: place[p[0][axis]])]
+
 def _row(sweep, size, most):
     "Pages of images with their titles, each with its curve"
     blank = _blank(sweep.cells)
-    parts = _cut(sweep.names(), 2*most), _cut(sweep.cells, 2*most)
-    for names, cells in zip(*parts): yield _drawn_row(names, cells, blank, size)
+    for part in _cut(_in_a_row(sweep), 2*most): yield _drawn_row(*zip(*part), blank, size)
