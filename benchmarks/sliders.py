@@ -5,7 +5,7 @@ from pathlib import Path
 root = Path(__file__).parent.parent
 sys.path[:0] = [str(root), str(root/'tests')]
 from hosts import FLAGS, chromium, free_port, notebook, served, slider
-from test_browser import EXPLORER, code, finished, opened, run_cell
+from test_browser import EXPLORER, finished, opened, run_cell
 from playwright.sync_api import sync_playwright
 
 WATCH = """() => {
@@ -64,6 +64,7 @@ def main():
         run_cell(page, 0, EXPLORER)
         page.wait_for_selector('path.curve')
         finished(page)
+        page.locator('figure.plain img').wait_for()
         moves = redraws(page)
         page.get_by_text('20 steps in').wait_for()
         whole, said = renders(page)

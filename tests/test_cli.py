@@ -1,6 +1,5 @@
 "The commands as a newcomer types them: help, examples, wishes"
 import json, os, shlex, subprocess, sys, warnings
-from pathlib import Path
 import pytest
 from cf_guidance import cli
 from cf_guidance.cli.help_pages import help_page
@@ -199,13 +198,14 @@ def test_what_a_sweep_loads(tmp_path):
         assert not any(m.startswith(('diffusers.pipelines.', 'diffusers.models.transformers.transformer_flux'))
                        for m in theirs)
 
+@pytest.mark.parametrize('unbuffered', ['', '1'])
 @pytest.mark.parametrize('option', ['--help', '--list', '--dry-run'])
-def test_reader_that_leaves(option, tmp_path):
+def test_reader_that_leaves(option, unbuffered, tmp_path):
     "A pipe that is closed, as by `| head -1`, ends a command without a word"
     code = f'import sys; sys.argv = ["cfg_sweep", "{option}"]; from cf_guidance.cli import main; main()'
     read, write = os.pipe()
     os.close(read)
     run = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], stdout=write, stderr=subprocess.PIPE,
-                         cwd=tmp_path)
+                         cwd=tmp_path, env={**os.environ, 'PYTHONUNBUFFERED': unbuffered})
     os.close(write)
     assert (run.returncode, run.stderr) == (141, b'')

@@ -1,5 +1,5 @@
 "Races on the built-in model and in a pipeline: killed, gone on with, and held against their images"
-import json, os, random, time, warnings
+import json, random, time, warnings
 from pathlib import Path
 import numpy as np, pytest
 from test_engines import told

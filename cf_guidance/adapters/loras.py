@@ -6,7 +6,7 @@
 __all__ = ['parse_lora', 'known_loras', 'add_loras']
 
 # %% ../../nbs/adapters/15c_loras.ipynb #38a24505
-import logging, math, warnings
+import logging, math, threading, warnings
 from contextlib import contextmanager
 from importlib.util import find_spec
 import torch
@@ -42,14 +42,14 @@ def known_loras(
     "Read LoRAs before a model is loaded; a file that is not there, or is pickled, is an error"
     said = [parse_lora(text) for text in loras]
     for name, _ in said: _check_file(name)
+    if said and find_spec('peft') is None:
+        raise ValueError("`lora` wants the package peft: pip install 'cf_guidance[lora]'")
     return said
 
 def _check_takes(pipe):
-    "Refuse a pipeline that takes no LoRA, and an environment that has none"
+    "Refuse a pipeline that takes no LoRA"
     if not hasattr(pipe, 'load_lora_weights'):
         raise ValueError(f'`lora` must be left out, since {type(pipe).__name__} takes none')
-    if find_spec('peft') is None:
-        raise ValueError("`lora` wants the package peft: pip install 'cf_guidance[lora]'")
 
 # %% ../../nbs/adapters/15c_loras.ipynb #45cf0b4e
 def _count_held(pipe, name, how):
@@ -77,20 +77,20 @@ def _check_arrived(pipe, name, held, there):
         warnings.warn(f'{left} of the {held} weights of the LoRA {name!r} fit nothing in {cls}, and '
                       'are left out', stacklevel=2)
 
+_QUIET = threading.Lock()            # only one LoRA at a time is loaded quietly
 _TALKS = 'diffusers.loaders', 'transformers.integrations.peft'
 
 @contextmanager
 def _hushed():
     "In this block, no remark on weights of other parts and other LoRAs, which are not in the file"
-    logs = [logging.getLogger(k) for k in _TALKS]
-    levels = [log.level for log in logs]
-    for log in logs: log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', message='Already found a `peft_config`')
-            yield
-    finally:
-        for log, level in zip(logs, levels): log.setLevel(level)
+    with _QUIET, warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='Already found a `peft_config`')
+        logs = [logging.getLogger(k) for k in _TALKS]
+        levels = [log.level for log in logs]
+        for log in logs: log.setLevel(logging.ERROR)
+        try: yield
+        finally:
+            for log, level in zip(logs, levels): log.setLevel(level)
 
 def _given(pipe, path, adapter, how):
     "Load the weights of a LoRA, and count those that it holds"

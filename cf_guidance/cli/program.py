@@ -45,7 +45,7 @@ _INSTEAD = {
     'resume continue': ('out', 'the same command goes on where it stopped'),
     'overwrite force': ('out', 'finished images are used again, and another --out begins anew'),
     'eta clip_skip': ('call', "--engine hosted --call 'NAME=VALUE'"),
-    'list_samplers list_schedules list_transforms list_methods': ('list', '--list')}
+    'list_schedules list_transforms list_methods': ('list', '--list')}
 _INSTEAD = {name: told for names, told in _INSTEAD.items() for name in names.split()}
 
 def _today(name, known):
@@ -162,6 +162,6 @@ def call_typed(
 ):
     "Run `f` with the words of the command line; what is refused ends the program in one line"
     try:
-        _run(f, _typed(f))
-        sys.stdout.flush()
+        try: _run(f, _typed(f))
+        finally: sys.stdout.flush()                                 # --help ends before it comes here
     except BrokenPipeError: _reader_gone()

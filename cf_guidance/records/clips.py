@@ -47,7 +47,7 @@ def _small_enough(frames, most):
     small = max(1, int(w*by)), max(1, int(h*by))
     return [f.convert('RGB').resize(small, Image.Resampling.LANCZOS) for f in frames]
 
-@checked(frames=list_of(an_image, 1), most=a_count(MAX_FRAMES))
+@checked(frames=list_of(an_image, 1), most=a_count(MAX_FRAMES, MAX_PIXELS))
 def strip_of(
     frames:list, # PIL images, all of one size
     most:int=MAX_PIXELS, # Pixels of the image, 10,000 or more; larger frames are made smaller

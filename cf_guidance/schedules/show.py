@@ -13,11 +13,11 @@ from .core import Schedule
 # Stable Diffusion's range, for pictures of schedules that read sigma
 NOMINAL_SIGMAS = (14.6, .03)
 
-@checked(n=a_count())
 def _even(n):
     "`n` numbers from 0 to 1, evenly spaced"
     return [i/max(1, n - 1) for i in range(n)]
 
+@checked(n=a_count())
 def nominal_sigmas(
     n:int, # Number of steps, 1 or more
 )->list: # `n` floats, from high to low

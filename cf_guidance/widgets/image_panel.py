@@ -142,7 +142,7 @@ def _put_beside(self:ImagePanel, film, g, key):
 @patch
 def _seek_beside(self:ImagePanel, k):
     "Show what the network took the constant's image for at the same step"
-    if self.beside is None: return
-    image, where = _seen(self.beside, k)
-    said = _plainly(self.made_of[-1])
+    film, key = self.beside, self.made_of           # another thread may take them away
+    if None in (film, key) or len(film.frames) != len(self.film.frames): return
+    (image, where), said = _seen(film, k), _plainly(key[-1])
     self.plain.value = _figure(image_html(image, f'{said}, {where}'), said, 'plain')
