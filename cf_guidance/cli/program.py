@@ -163,5 +163,5 @@ def call_typed(
     "Run `f` with the words of the command line; what is refused ends the program in one line"
     try:
         try: _run(f, _typed(f))
-        finally: sys.stdout.flush()                                 # --help ends before it comes here
+        finally: sys.stdout.flush()         # --help ends the program, too
     except BrokenPipeError: _reader_gone()

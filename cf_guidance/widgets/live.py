@@ -142,6 +142,7 @@ def _weights(unet):
     marks = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in unet.parameters()]
     return hash(tuple(marks))
 
+@checked(most=a_count(0, 2**50))
 class Remembered:
     "Asks a network nothing twice, while its weights stay; the `network` of `generate`"
     def __init__(self,
