@@ -131,10 +131,12 @@ def then(at,
 
 def _switch(a, b, switch):
     if not 0 <= switch <= 1:
-        raise ValueError(f'`at` must be a position, 0 to 1; got {as_text(switch)}')
+        raise ValueError(f'`switch` must be a position, 0 to 1; got {as_text(switch)}')
 
 def _then(self, b, at):
     number('at', at)
+    if not 0 <= at <= 1:
+        raise ValueError(f'`at` must be a position, 0 to 1; got {as_text(at)}')
     return then(self, b, at)
 then.check, Schedule.then = _switch, _then
 
