@@ -223,7 +223,8 @@ def calls(w):
         step_at=dict(sigma=1.), GuidedDenoiser=dict(model=lambda x, sigma, cond: x), PiecesDenoiser={},
         # sweeps
         engine_of=dict(model=w.pieces), pages_of=dict(sweep=w.sweep),
-        grid_points=dict(axes=dict(a={'1': 1, '2': 2})), usual_g={}, count_calls={}, Plan={}, duration=dict(s=3.),
+        grid_points=dict(axes=dict(a={'1': 1, '2': 2})), usual_g={}, count_calls={},
+        count_waves=dict(waves=[[0]]), Plan={}, duration=dict(s=3.),
         Cell={}, kept_folder={}, missing={}, fill=dict(progress=False, images=sweeps.Plan.images), cos_harness={},
         minimum_pairs=dict(sweep=dict(max_val=[1, 2])),
         run=dict(schedules=[dict(schedule=3., title='3')], guide_tfm=transforms.GuidanceTfm, pieces=w.pieces, steps=1,

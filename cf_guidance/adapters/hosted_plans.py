@@ -24,7 +24,7 @@ from ..pieces.edits import words_at
 from ..records.clips import strip_of
 from ..sampling.costs import by_trunk, count_calls, duration, said_of_calls
 from ..sampling.costs import said_of_failed, show_calls, without_frames
-from ..sampling.runs import script
+from ..sampling.runs import alike_but_seed, script
 
 # %% ../../nbs/adapters/14_hosted_plans.ipynb #e33328f7
 _LENT, _LENDING = set(), threading.Lock()      # ids of pipelines and networks that are lent
@@ -130,7 +130,7 @@ class HostedPlan:
         self.engine, self.runs, self.warn, self.record = engine, list(runs), warn, record
         self.scripts, self.failed, self.said = {}, {}, set()
         self.made = self.done = 0              # calls made so far, and without sharing
-        for i, run in enumerate(self.runs): self._read(i, run)
+        for same in alike_but_seed(self.runs): self._read(same)
         self.order = self._ordered()
         self.most, self.alone = self._counted()
     saved = property(lambda self: self.done - self.made)
@@ -139,18 +139,18 @@ class HostedPlan:
 
     def _tree_of(self, i): return _tree(self.runs[i])
 
-    def _read(self, i, run):
-        "Read the script of a run, or note what is wrong with it"
-        steps = self.engine.steps
+    def _read(self, same):
+        "Read the script of runs that are alike but for the seed, or note what is wrong with it"
+        run, steps = self.runs[same[0]], self.engine.steps
         try:
             _check_words(run, steps)
-            self.scripts[i] = script(run, steps)
-        except Exception as e: self.failed[i] = e
+            self.scripts |= dict.fromkeys(same, script(run, steps))
+        except Exception as e: self.failed |= dict.fromkeys(same, e)
 
     def _ordered(self):
         "Numbers of the runs, those of one noise and prompt together, the longest trunks side by side"
         trees = {}
-        for i in self.scripts:
+        for i in sorted(self.scripts):
             r = self.runs[i]
             trees.setdefault(_tree(r), []).append(i)
         return [i for tree in trees.values() for i in by_trunk(tree, self.scripts)]
@@ -168,8 +168,10 @@ class HostedPlan:
         "Network calls at most, and one by one; two more may find the order of the predictions"
         order, sight = self.order, self.engine.sight
         if not order: return 0, 0
-        runs = [self.runs[i] for i in order]
-        most, alone = count_calls(runs, [self._asked(i) for i in order], self.engine.calls)
+        runs, own = [self.runs[i] for i in order], {id(self.scripts[i]): i for i in order}
+        asked = {k: self._asked(i) for k, i in own.items()}
+        said = [asked[id(self.scripts[i])] for i in order]
+        most, alone = count_calls(runs, said, self.engine.calls)
         if sight.why: most = alone
         most += sight.before*len(set(map(_tree, runs))) + 2
         return most, alone + sight.before*len(runs) + 2*self.engine.settings.exact

@@ -19,5 +19,5 @@ __getattr__, __dir__, __all__ = lazy(__name__,
     rows='in_batches all_texts embed',
     predictions='not_finite',
     loop='Wave text_at',
-    costs='count_calls by_trunk duration',
+    costs='count_calls count_waves by_trunk duration',
     images='sample_latents generate Traced')

@@ -96,7 +96,9 @@ class Sweep:
 
     def _place(self, how):
         "Put the values together, with a cell for each place"
-        self.places = grid_points(self.values, how)
+        texts = [t for t in self.values['transform'].values() if isinstance(t, str)]
+        self.labelled = any('(' in t for t in texts)
+        self.places, self.kept = grid_points(self.values, how), {}
         self.cells = [self._cell(p) for p in self.places]
         self.open = self._open()
 
@@ -139,8 +141,7 @@ def _steps_counted(vals, hosted):
 @patch
 def _has_label(self:Sweep, transform):
     "Whether a transform is told by its label: a class, or where one comes with parameters"
-    texts = [t for t in self.values['transform'].values() if isinstance(t, str)]
-    return not isinstance(transform, str) or any('(' in t for t in texts)
+    return not isinstance(transform, str) or self.labelled
 
 @patch
 def _labels(self:Sweep, place, vals):
@@ -171,11 +172,20 @@ def _own_seed(vals, label):
     return own_seed(prompt, vals['seed'])
 
 @patch
+def _transform(self:Sweep, place, vals):
+    "The transform of a place and the title of its schedule; one object for the same labels"
+    steps = _steps_counted(vals, is_pipeline(self.pipe))
+    own = steps, *[place[k] for k in ('transform', 'schedule', *self.params)]
+    if own in self.kept: return self.kept[own]
+    made = transform_of({**vals, 'steps': steps}, self.params, self.taken)
+    if hasattr(made[0], 'key'): self.kept[own] = made      # others may hold what cannot be copied
+    return made
+
+@patch
 def _cell(self:Sweep, place):
     "The cell of a place"
     vals = self._values_of(place)
-    counted = {**vals, 'steps': _steps_counted(vals, is_pipeline(self.pipe))}
-    tfm, title = transform_of(counted, self.params, self.taken)
+    tfm, title = self._transform(place, vals)
     if self.own_noise: vals = {**vals, 'seed': _own_seed(vals, place['prompt'])}
     if not _is_named(vals['schedule']): title = str(place['schedule'])
     return Cell(_run_of(vals, tfm), self._labels(place, vals), title)
@@ -190,17 +200,17 @@ def _one_model(self:Sweep, pieces):
     if len(said) > 1: raise ValueError(f'{said[0]} and {said[1]} cannot both be given')
 
 @patch
-def _common(self:Sweep, cell):
-    "The axes on which all cells of a plan with this one must agree"
-    begun = () if cell.run.image is None else BEGUN
-    return dict.fromkeys([*SAMPLED, *begun, *self.told])
+def _common(self:Sweep, begun):
+    "The axes on which all cells of a plan must agree, with an initial image or without"
+    return list(dict.fromkeys([*SAMPLED, *(BEGUN if begun else ()), *self.told]))
 
 @patch
 def _alike(self:Sweep):
     "Cells that are made in one plan, by the labels of what they have in common"
-    groups = {}
+    groups, axes = {}, {begun: self._common(begun) for begun in (False, True)}
     for p, c in zip(self.places, self.cells):
-        groups.setdefault(tuple((k, p[k]) for k in self._common(c)), []).append(c)
+        common = tuple([(k, p[k]) for k in axes[c.run.image is not None]])
+        groups.setdefault(common, []).append(c)
     return groups
 
 @patch

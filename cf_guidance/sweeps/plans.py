@@ -25,8 +25,8 @@ from ..sampling.settings import Settings
 from ..sampling.beginnings import built_in
 from ..sampling.loop import Wave
 from ..sampling.rows import all_texts, embed, in_batches
-from ..sampling.runs import Run, script, unheard_of
-from ..sampling.costs import by_trunk, count_calls, duration, said_of_calls
+from ..sampling.runs import Run, alike_but_seed, script, unheard_of
+from ..sampling.costs import by_trunk, count_waves, duration, said_of_calls
 from ..sampling.costs import said_of_failed, show_calls, without_frames
 
 # %% ../../nbs/sweeps/02_plans.ipynb #8aa23feb
@@ -132,7 +132,15 @@ class Plan:
         "Put the runs into waves, and count the passes of each"
         self.waves = _waves(self.runs, self.scripts, self.batch_size, self.tokens)
         self.calls = self.course.calls
-        self.counts = [count_calls(*self._of(wave), self.calls) for wave in self.waves]
+        runs, scripts, waves = self._renumbered()
+        self.counts = count_waves(runs, scripts, self.calls, waves)
+
+    def _renumbered(self):
+        "The runs that can be made, their scripts, and the waves by their numbers among these"
+        new = {i: k for k, i in enumerate(self.scripts)}
+        runs, scripts = self._of(self.scripts)
+        return runs, scripts, [[new[i] for i in wave] for wave in self.waves]
+
     def _rows(self, asked):
         "Rows that the network is given at a time"
         if self.settings.exact:
@@ -144,20 +152,29 @@ class Plan:
         return max(2, min(64, 65536//(self.size[0]*self.size[1])))
 
     def _read(self):
-        "Read the script of each run, or note what is wrong with it"
+        "Read the script of each run, or note what is wrong; runs alike but for the seed, once"
         self.scripts, self.failed, self.tokens, kept = {}, {}, {}, {}
-        for i, run in enumerate(self.runs):
-            try: self.scripts[i] = self._script(i, run, kept)
-            except Exception as e: self.failed[i] = e
+        self.alike = alike_but_seed(self.runs)
+        for same in self.alike:
+            self._read_one(same[0], kept)
+            for told in (self.scripts, self.failed, self.tokens):
+                if same[0] in told: told |= dict.fromkeys(same, told[same[0]])
+        self.scripts = dict(sorted(self.scripts.items()))
 
-    def _script(self, i, run, kept):
-        "The script of a run; what it asks for at a step is one object with what is equal in `kept`"
-        self._check(i, run)
-        return [kept.setdefault(s, s) for s in script(run, self.course.steps)]
+    def _read_one(self, i, kept):
+        "Read a run; what it asks for at a step is one object with what is equal in `kept`"
+        run = self.runs[i]
+        try:
+            check_image(run.image, self.pieces, self.size, self.settings.strength)
+            self.tokens[i] = count_tokens([*run.prompts, run.negative_prompt], self.pieces)
+            said = script(run, self.course.steps)
+            self.scripts[i] = [kept.setdefault(s, s) for s in said]
+        except Exception as e: self.failed[i] = e
 
-    def _check(self, i, run):
-        check_image(run.image, self.pieces, self.size, self.settings.strength)
-        self.tokens[i] = count_tokens([*run.prompts, run.negative_prompt], self.pieces)
+    def _unlike(self):
+        "Numbers of the runs that can be made, one of those that differ in their seed alone"
+        return [same[0] for same in self.alike if same[0] in self.scripts]
+
     def _of(self, wave): return [self.runs[i] for i in wave], [self.scripts[i] for i in wave]
 
 # %% ../../nbs/sweeps/02_plans.ipynb #84268303
@@ -213,10 +230,11 @@ def _told(sets):
 
 @patch
 def _by_negative(self:Plan):
-    "For each negative prompt, the remarks on settings without effect, one set a run"
+    "For each negative prompt, the remarks on settings without effect, a set for runs alike"
     by = {}
-    for i, said in self.scripts.items():
-        by.setdefault(self.runs[i].negative_prompt, []).append(set(unheard_of(self.runs[i], said)))
+    for i in self._unlike():
+        run = self.runs[i]
+        by.setdefault(run.negative_prompt, []).append(set(unheard_of(run, self.scripts[i])))
     return by.values()
 
 @patch
@@ -227,7 +245,7 @@ def _unheard(self:Plan):
 @patch
 def _remarks(self:Plan):
     "The remarks on the prompts, before any of them is read"
-    texts = all_texts([self.runs[i] for i in self.scripts], self.course.steps)
+    texts = all_texts([self.runs[i] for i in self._unlike()], self.course.steps)
     plain = [text for text in texts if not isinstance(text, Embedded)]
     return [*self._unheard(), *(text_remarks(plain, self.pieces) if plain else [])]
 
@@ -299,7 +317,7 @@ def _walk(self:Plan, wave, bar):
 def texts(self:Plan)->dict: # Embedding of each text, (tokens, dim)
     "Read every text once, and warn about prompts that have no effect"
     for words in self._unheard(): (self.warn or partial(warnings.warn, stacklevel=4))(words)
-    return embed([self.runs[i] for i in self.scripts], self.pieces, self.batch_size, self.warn,
+    return embed([self.runs[i] for i in self._unlike()], self.pieces, self.batch_size, self.warn,
                  self.course.steps)
 
 def _let_go(tfm):
