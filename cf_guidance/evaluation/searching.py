@@ -6,21 +6,21 @@
 __all__ = ['MEASURES', 'CONSTANTS', 'Search', 'Found', 'search']
 
 # %% ../../nbs/evaluation/09d_search.ipynb #7fd578b4
-import time
+import math, time, warnings
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
-from ..adapters.engine import is_pipeline
 from ..checks import a_count, a_dict, a_flag, a_number, a_text, a_word, any_of
 from ..checks import known_path, list_of, look_at, made_of, near, number, positive
 from .compared_scores import compare_scores
 from .named_features import find_features
+from .own_scores import one_score
 from .scores import Score
 from .search_spaces import Arm, Space, typed_space
 from .search_trials import OPTIMIZERS, PRUNERS, Trial, Trials
 from .search_workers import Worker, one_at_a_time
-from .tried_arms import Bench, NoImage, one_score, prompt_means
+from .tried_arms import Bench, NoImage, prompt_means
 from ..pieces.inputs import read_prompts
 from ..schedules.core import constant
 from ..sweeps.cells import kept_folder
@@ -162,18 +162,16 @@ def _places(self, pipe, sampler, other_model, other_sampler):
         self.places[_place_name('model', other_model)] = bench(other_model, sampler)
 
 def _can_measure(self):
-    "Refuse what the model cannot tell, before anything is made"
-    asked = {self.also, *self.limits}
-    if 'displacement' in asked and is_pipeline(self.bench.pipe):
-        raise ValueError('`displacement` must be left out for a pipeline: our own loop alone '
-                         'measures it')
-    if 'diversity' in asked and len(self.bench.seeds) < 2:
+    "Refuse what the noises cannot tell, before anything is made"
+    if 'diversity' in {self.also, *self.limits} and len(self.bench.seeds) < 2:
         raise ValueError(f'`seeds` must be two or more for diversity; got {self.bench.seeds}')
 
 def _mark(self):
     "What the search is, plain data"
+    asked = {self.also, *self.limits}
     return dict(self.bench.mark(self.chosen[0]), space=self.space.told(), prompts=self.chosen,
-                also=self.also, limits=self.limits, looks=self.looks)
+                also=self.also, limits=self.limits, looks=self.looks,
+                features=self.features.name if 'diversity' in asked else '')
 
 def _directions(self):
     "Which way is better, for each objective"
@@ -197,6 +195,8 @@ def _measured(self, bench, names, arm, prompts):
     for k in dict.fromkeys(names):
         more = [self.features]*(k == 'diversity')
         found[k] = getattr(bench, k)(arm, prompts, *more)
+        if not math.isfinite(found[k]):
+            raise NoImage(f'{k} must be finite; got {found[k]} for {arm.name}')
     return found
 
 def _excess(limits, noted):
@@ -212,11 +212,20 @@ def _best(self, means):
     "The name of the best of some means"
     return (max if self.score.higher else min)(means, key=means.get)
 
+def _constants(self, bench):
+    "The images of each constant; one that has none is left out"
+    found, lost = {}, []
+    for arm in self.constants:
+        try: found[arm] = bench.pictures(arm, self.chosen)
+        except NoImage as e: lost.append(e)
+    if not found: raise lost[0]
+    for e in lost: warnings.warn(f'a constant is left out: {e}', stacklevel=2)
+    return found
+
 def _baseline(self, bench):
     "The best constant of a place, and the mean score of each"
-    with one_at_a_time(self.folder/'constants.lock'):
-        found = {arm: bench.pictures(arm, self.chosen) for arm in self.constants}
-    _not_constant([p for ps in found.values() for p in ps], self.score)
+    with one_at_a_time(self.folder/'constants.lock'): found = _constants(self, bench)
+    if bench is self.bench: _not_constant([p for ps in found.values() for p in ps], self.score)
     means = {arm: float(np.mean([*prompt_means(ps, self.score.name).values()]))
              for arm, ps in found.items()}
     fit = {arm: v for arm, v in means.items() if _keeps(self, bench, arm)} or means
@@ -295,9 +304,14 @@ class Found:
     notes:list=field(default_factory=list) # What is to be said of it
 
     def __repr__(self):
-        told = '; '.join(f'{k}, beside {c.baseline}: {h.words}, {h.verdict.effect}'
-                         for k, c in self.reports.items() for h in list(c.against.values())[:1])
+        told = '; '.join(_told(self.arm.name, k, c) for k, c in self.reports.items())
         return f'Found({self.arm.name}, {self.score.name} {self.best.values[0]:.3g}; {told})'
+
+def _told(name, place, res):
+    "How a winner compares in a place, in words"
+    held = res.against.get(name)
+    if held is None: return f'{place}, the best constant'
+    return f'{place}, beside {res.baseline}: {held.words}, {held.verdict.effect}'
 
 def _done(self, trials):
     "The trials that count, or a `ValueError` where there are none"
@@ -354,7 +368,9 @@ def _reports(self, base, arms):
 def _result(self, trials, base, constants):
     "What was found: the winner, or the front, and how it compares"
     rows, fit = _done(self, trials)
-    best, front = max(fit, key=lambda r: _signed(self, r)[0]), _front(self, fit)
+    front = _front(self, fit)
+    # of equal scores the first, or that of the front, which is the better one by the second aim
+    best = front[0] if front else max(fit, key=lambda r: _signed(self, r)[0])
     arms = [self.space.arm(r.params) for r in (_spread(front) or [best])]
     with one_at_a_time(self.folder/'report.lock'): reports, notes = _reports(self, base, arms)
     return Found(self.score, self.space, rows, best, self.space.arm(best.params), front, constants,
