@@ -9,7 +9,8 @@ __all__ = ['is_function', 'function_score', 'TableScore', 'is_table', 'table_sco
 import csv, hashlib, math, re
 from dataclasses import dataclass, field
 from pathlib import Path
-from ..checks import a_word, checked, kind, known_path, list_of, near
+from ..checks import a_function, a_word, any_of, checked, kind, known_path, list_of
+from ..checks import made_of, near
 from .scores import Score
 from ..records.identity import code_mark
 
@@ -177,6 +178,7 @@ def _of_function(rate):
     name = getattr(rate, '__name__', type(rate).__name__)
     return Score(f'{name}@{code_mark(rate)}', rate, higher=getattr(rate, 'higher', True))
 
+@checked(score=any_of(a_word, made_of(Score), a_function))
 def one_score(
     score, # A `Score`, a name as for `find_scores`, or a function of images and prompts
 )->Score:
