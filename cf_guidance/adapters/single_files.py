@@ -99,7 +99,8 @@ _CLIP = 'cond_stage_model.', 'conditioner.', 'text_encoders.clip_'
 # by library and class of a part, how the names of its weights begin in one file
 _BEGINS = {
     ('diffusers', 'AutoencoderKL'): ('first_stage_model.', 'vae.'),
-    ('transformers', 'CLIPTextModel'): _CLIP, ('transformers', 'CLIPTextModelWithProjection'): _CLIP,
+    ('transformers', 'CLIPTextModel'): _CLIP,
+    ('transformers', 'CLIPTextModelWithProjection'): _CLIP,
     ('transformers', 'T5EncoderModel'): ('text_encoders.t5xxl.',)}
 
 def _known_part(name, v):

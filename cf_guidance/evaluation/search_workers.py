@@ -23,7 +23,8 @@ def _locked(fd, wait, path):
     except OSError as e:
         if not wait and e.errno in _HELD: return False
         raise ValueError('`folder`, and `storage` where it is a path, must be on a file system '
-                         f'that can lock files, such as a local disk; got {str(path)!r}: {e.strerror}') from e
+                         f'that can lock files, such as a local disk; got {str(path)!r}: '
+                         f'{e.strerror}') from e
     return True
 
 def _opened(path):
