@@ -315,7 +315,8 @@ class Found:
 
     def __repr__(self):
         told = '; '.join(_told(self.arm.name, k, c) for k, c in self.reports.items())
-        return f'Found({self.arm.name}, {self.score.name} {self.best.values[0]:.3g}; {told})'
+        name = self.score.name.partition('@')[0]              # without the mark of its code
+        return f'Found({self.arm.name}, {name} {self.best.values[0]:.3g}; {told})'
 
 def _told(name, place, res):
     "How a winner compares in a place, in words"
