@@ -145,8 +145,9 @@ def near(
     "Raise an error for an unknown name, with the nearest known one"
     known = list(known)
     nearest = _nearest(val, known)
-    among = f'{len(known)} names' if nearest and len(known) > _MANY else known
-    raise ValueError(f'{name} must be one of {among}; got {val!r:.120}{nearest}')
+    if not nearest: raise ValueError(f'{name} must be one of {known}; got {val!r:.120}')
+    told = '' if len(known) > _MANY else f'; all are {known}'
+    raise ValueError(f'{name} must be one of {len(known)} names; got {val!r:.120}{nearest}{told}')
 
 def known_path(
     name:str, # Name of the parameter, for the error

@@ -1,4 +1,4 @@
-"Jupyter servers, Voila and a Chromium to open them with"
+"What several tests share: Jupyter servers, Voila, a Chromium to open them with, waiting and comparing"
 import json, os, shutil, signal, socket, subprocess, sys, time
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,3 +72,9 @@ def drag(page, handle, dx, moves=10, held=lambda: None):
     got = held()
     page.mouse.up()
     return got
+
+def same(p, q):
+    "Whether two states are equal to the bit: tensors, and lists and dicts of them"
+    if hasattr(p, 'equal'): return p.equal(q)
+    if isinstance(p, (tuple, list)): return len(p) == len(q) and all(map(same, p, q))
+    return p.keys() == q.keys() and all(same(p[k], q[k]) for k in p) if isinstance(p, dict) else p == q

@@ -5,7 +5,6 @@ from diffusers import hooks
 from diffusers.models.attention_processor import AttnProcessor2_0
 from cf_guidance.adapters import guided, guidance_callback, ScheduledGuider
 from cf_guidance.transforms import guidance
-from cf_guidance.schedules import constant
 from modular import HOSTS
 from test_families import FAMILIES, draw, loaded, whole
 

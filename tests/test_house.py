@@ -1,5 +1,5 @@
 "The rooms of the package: who imports whom, what is there whatever came first, and what was written before there were rooms"
-import ast, json, pickle, re, shutil, statistics, subprocess, sys, warnings
+import ast, json, pickle, re, shutil, statistics
 from pathlib import Path
 import pytest
 

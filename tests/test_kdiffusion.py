@@ -9,6 +9,7 @@ from cf_guidance.sampling import sample_latents, begin_run
 from cf_guidance.schedules import Step, constant, cosine, linear
 from cf_guidance.worlds import trees, toy_pieces
 from cf_guidance.sampling import start_noise
+from hosts import same
 
 def _load():
     "Its modules `sampling` and `external`; the whole package also wants skimage, CLIP and a torchvision, which have no part in them"
@@ -354,11 +355,6 @@ def test_feedback_with_heun():
     got = K.sample_heun(GuidedDenoiser(perfect, guidance('feedback', g=top), SIGMAS), noise, SIGMAS, extra_args=both,
                         disable=True)
     assert (got - x).abs().max() < 1e-6 and max(map(torch.max, scales)) > 2*min(map(torch.min, scales))
-
-def same(p, q):
-    if isinstance(p, torch.Tensor): return torch.equal(p, q)
-    if isinstance(p, (tuple, list)): return len(p) == len(q) and all(map(same, p, q))
-    return p.keys() == q.keys() and all(same(p[k], q[k]) for k in p) if isinstance(p, dict) else p == q
 
 def test_samplers_with_levels_of_their_own():
     "`dpm_fast` and `dpm_adaptive` are looked up by level; one run is reset once, also where steps are rejected"

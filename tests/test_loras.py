@@ -119,7 +119,7 @@ def test_command(homes, tmp_path, capsys):
     home, path = a_lora(homes, tmp_path)
     def run(lora):
         cfg_sweep(model=home, prompt=PROMPT, schedule='3', steps='2', device='cpu', lora=lora, out=str(tmp_path/'out'))
-    for lora in (f'{path}:.5', f'{path}:.5||{path}:.25', ''): run(lora)
+    for told in (f'{path}:.5', f'{path}:.5||{path}:.25', ''): run(told)
     marks = {mark(home, f'{path}:.5'), mark(home, f'{path}:.5', f'{path}:.25'), plain(home)[1]}
     assert models_in(tmp_path/'out') == marks and len(marks) == 3
 

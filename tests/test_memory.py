@@ -9,6 +9,7 @@ from cf_guidance.schedules import linear
 from cf_guidance.worlds import trees, toy_pieces
 from cf_guidance.sampling import Run, Wave, embed
 from PIL import Image
+from hosts import same
 from modular import sdxl
 from test_families import FAMILIES, draw
 
@@ -49,11 +50,6 @@ class Watched:
             assert all(call[3] is kept and same(kept['before'], before) for call in later)
             before = self.alone._kept['after']
             assert same(kept['after'], before) and (torch.is_tensor(before) or before)
-
-def same(p, q):
-    if isinstance(p, torch.Tensor): return torch.equal(p, q)
-    if isinstance(p, (tuple, list)): return len(p) == len(q) and all(map(same, p, q))
-    return p.keys() == q.keys() and all(same(p[k], q[k]) for k in p) if isinstance(p, dict) else p == q
 
 @pytest.mark.parametrize('name', RULES)
 @pytest.mark.parametrize('sampler', TWO[:-1])

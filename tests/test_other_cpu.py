@@ -1,7 +1,7 @@
 "The switch `--other-cpu` does what it says: other bits, a few ulp away, the same for the same batch"
 import json, os, subprocess, sys
 from pathlib import Path
-import pytest, torch
+import torch
 
 HERE = str(Path(__file__).parent/'other_cpu')
 ASK = '''

@@ -7,8 +7,8 @@ from PIL.PngImagePlugin import PngInfo
 from cf_guidance.records import sweep_cells, sweep_failures
 from cf_guidance.transforms import guidance
 from cf_guidance.pieces import get_sd_pieces
-from cf_guidance.records import former_images, image_id, open_folder, read_recipe, recipe, rerun, save_image
-from cf_guidance.records import write_failures, write_metadata
+from cf_guidance.records import former_images, open_folder, read_recipe, recipe, rerun, save_image
+from cf_guidance.records import write_metadata
 from cf_guidance.records import KEY, write_whole
 from cf_guidance.sampling import generate
 from cf_guidance.schedules import MAX_LEVELS, MAX_NESTED, Schedule, linear
@@ -105,8 +105,8 @@ def test_edited_recipes(good, pieces, tmp_path, alone):
     "Each field, missing, of another type, absurd, unknown or nested: a `ValueError` that names it, within a second"
     assert len(EDITS) > 100
     # all is imported
-    for given in (dict(), dict(pieces=pieces)):
-        refused(edited(good, tmp_path/'a.png', {'sampler': 'x'}), 'sampler', **given)
+    for more in (dict(), dict(pieces=pieces)):
+        refused(edited(good, tmp_path/'a.png', {'sampler': 'x'}), 'sampler', **more)
     known = set(sys.modules)
     for k, v, names in EDITS:
         path = edited(good, tmp_path/'a.png', {k: v})

@@ -1,6 +1,4 @@
 "An image of a call inside of `guided` holds the recipe that a sweep writes, and is made again from it, to the bit"
-import warnings
-from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
 from cf_guidance.adapters import HostedEngine, as_pipeline, call_recipe, guided, save_call, takes

@@ -3,21 +3,28 @@ import json, os, signal, subprocess, sys
 from pathlib import Path
 import pytest
 pytest.importorskip('optuna')
-from cf_guidance.evaluation import Search, search
+from cf_guidance.evaluation import Arm, Search, search
+from cf_guidance.pieces import get_sd_pieces
+from cf_guidance.worlds import scene_prompts
 from hosts import until
 from test_engines import told
 
-# a search whose score notes each image that it rates, and waits for ever before the batch number `stop`
+# a search whose score notes each image that it rates, and waits for ever before the batch number `stop`; in its
+# first trial it waits for as many workers as there are to be. It has a name of its own, since what it reads differs
 SRC = '''
 import sys, time
 from pathlib import Path
-from cf_guidance.evaluation import curve_space, search
+from cf_guidance.evaluation import Score, curve_space, search
 from cf_guidance.evaluation.own_scores import find_scores
 from cf_guidance.pieces import get_sd_pieces
 from cf_guidance.worlds import scene_prompts
-folder, stop, trials = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+folder, (stop, trials, workers) = Path(sys.argv[1]), map(int, sys.argv[2:])
 verifier, asked = find_scores('verifier:share')[0], []
+def at_work():
+    journal = folder/'search.journal'
+    return len({line for line in journal.read_text().splitlines() if '"worker"' in line}) if journal.exists() else 0
 def rated(images, prompts):
+    while 0 < at_work() < workers: time.sleep(.05)                 # before any trial, during the constants, none is
     asked.append(prompts)
     if len(asked) == stop:
         (folder/'waits').touch()
@@ -27,15 +34,16 @@ def rated(images, prompts):
     return verifier(images, prompts)
 texts = [p.text for p in scene_prompts('dev')[::6][:12]]
 weak = get_sd_pieces('scenes-weak', device='cpu')
-found = search(curve_space('linear', start=(1, 15), end=(1, 15)), rated, texts, 'ddim', pipe=weak, steps=3,
-               folder=folder, trials=trials, first=3, constants=(2, 6), progress=False)
+found = search(curve_space('linear', start=(1, 15), end=(1, 15)), Score('rated', rated), texts, 'ddim', pipe=weak,
+               steps=3, folder=folder, trials=trials, first=3, constants=(2, 6), progress=False)
 print(found)
 '''
 
-def begun(folder, stop=0, trials=6):
-    "Begin a worker"
+def begun(folder, stop=0, trials=6, workers=1):
+    "Begin a worker; with several, none ends its first trial before each has one"
     folder.mkdir(parents=True, exist_ok=True)
-    return subprocess.Popen([sys.executable, '-W', 'ignore', '-c', SRC, str(folder), str(stop), str(trials)],
+    args = map(str, (folder, stop, trials, workers))
+    return subprocess.Popen([sys.executable, '-W', 'ignore', '-c', SRC, *args],
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                             env={**os.environ, 'OMP_NUM_THREADS': '1'})
 
@@ -80,7 +88,7 @@ def test_killed_and_resumed(tmp_path):
 def test_two_workers(tmp_path):
     "Both try points, each its own; both end with the same words, and there are as many trials as were asked for"
     folder = tmp_path/'c/out'
-    procs = [begun(folder, trials=8) for _ in range(2)]
+    procs = [begun(folder, trials=8, workers=2) for _ in range(2)]
     one, other = map(ended, procs)
     assert one == other and len(trials_of(folder)) == 8
     assert len({json.dumps(p) for p, _ in trials_of(folder)}) == 8
@@ -104,8 +112,32 @@ def test_pipeline(tmp_path):
     again = search('linear start=1-9 end=1-9', light, texts, **how)
     assert repr(again) == repr(found) and again.trials == found.trials
     assert {p.name: p.stat().st_mtime_ns for p in (tmp_path/'images').glob('*.png')} == there
-    with pytest.raises(ValueError, match='`displacement` must be left out for a pipeline'):
-        Search('linear', light, texts, **{**how, 'also': 'displacement'})
+
+def test_displacement_of_a_pipeline(tmp_path):
+    "It is measured in a pipeline, too: none for `t` alone, more for a greater scale, and a limit holds"
+    pipe, call, texts = told('StableDiffusionXLPipeline')
+    how = dict(pipe=pipe, call=call, steps=2, constants=(1.5, 4), folder=tmp_path, progress=False, prune='none')
+    todo = Search('linear', light, [*texts, 'a blue ring', 'a green cross'][:4], **how)
+    none, some, more = (todo.bench.displacement(Arm(g), todo.chosen) for g in (1., 2., 4.))
+    assert abs(none) < 1e-4*some < 1e-4*more
+    begin = [dict(start=1., end=1.), dict(start=15., end=15.)]
+    found = search('linear start=1-15 end=1-15', light, todo.chosen + todo.held, trials=2, begin=begin,
+                   limits=dict(displacement=more), **how)
+    assert [r.fits for r in found.trials] == [True, False] and found.best.number == 0
+
+def test_a_function_of_the_same_name_is_another_score(tmp_path):
+    "Its old numbers do not count, and the storage is that of another search; the same function goes on"
+    def score(k):
+        def light(images, prompts): return k*images.mean((1, 2, 3))
+        return light
+    texts, weak = [p.text for p in scene_prompts('dev')[:4]], get_sd_pieces('scenes-weak', device='cpu')
+    how = dict(pipe=weak, steps=2, trials=2, constants=(1.5, 4), folder=tmp_path, progress=False)
+    found = search('linear start=1-9', score(1), texts, **how)
+    assert repr(search('linear start=1-9', score(1), texts, **how)) == repr(found)
+    with pytest.raises(ValueError, match='belongs to another, which differs in score'):
+        search('linear start=1-9', score(2), texts, **how)
+    other = search('linear start=1-9', score(2), texts, name='two', **how)
+    for (k, v), w in zip(found.constants.items(), other.constants.values()): assert abs(w - 2*v) < 1e-6*abs(v)
 
 def test_command_on_a_pipeline(tmp_path, monkeypatch, capsys):
     "`cfg_search` with a scorer by file on a folder that holds a tiny SDXL"

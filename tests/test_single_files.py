@@ -1,11 +1,11 @@
 "One file of SDXL, SD3 and Flux, in the names of the programs that trained them"
 import shutil
 from functools import partial
-import numpy as np, pytest, torch
+import pytest, torch
 from safetensors.torch import load_file, save_file
 from cf_guidance.adapters import layout_of, load_pipeline, pipeline_fingerprint
 from cf_guidance.records import read_recipe
-from foreign import CALL, MODELS, again, flux_weights, one_file, under, vae_weights
+from foreign import CALL, MODELS, again, flux_weights, one_file
 
 PROMPT = 'a red circle above a blue square'
 

@@ -1,6 +1,6 @@
 "Four threads on one model: each image is as it is alone, and the network stays as it was"
 import threading
-import numpy as np, pytest, torch
+import numpy as np, torch
 from transformers import CLIPTokenizer
 from cf_guidance.adapters import as_pipeline, guided
 from cf_guidance.transforms import guidance

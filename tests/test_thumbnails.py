@@ -1,6 +1,6 @@
 "A folder of large images: its page and its report hold no image that they do not look at"
 import os
-import numpy as np, pytest
+import numpy as np
 from PIL import Image
 from cf_guidance.records import save_image, thumbnail_file, write_metadata, write_viewer
 from cf_guidance.schedules import constant

@@ -13,7 +13,7 @@ import torch
 from ..checks import a_pipeline, checked, some_names
 from .batches import unwrapped
 from .memo import tensor_bytes
-from ..pieces.fingerprint import plain_numbers
+from ..pieces.fingerprint import adapter_strengths, plain_numbers
 from ..records.identity import code_identity
 
 # %% ../../nbs/adapters/12_fingerprints.ipynb #5b053a48
@@ -136,21 +136,10 @@ def _config(x):
     kept = {k: v for k, v in said.items() if k[:1] != '_' and k not in _NOTES}
     return plain_numbers(kept)
 
-_OF_ADAPTERS = 'scaling', 'active_adapters', 'merged_adapters', 'disable_adapters'
-
-def _strengths(layer):
-    "How strong the adapters of a layer are, and which are switched on"
-    return plain_numbers([getattr(layer, k, None) for k in _OF_ADAPTERS])
-
-def _adapters(net):
-    "The same for every layer that has some, by its name"
-    return {k: _strengths(m) for k, m in net.named_modules()
-            if isinstance(getattr(m, 'scaling', None), dict)}
-
 def _of_network(net):
     "Class, settings, adapters, parts and weights of a network"
     net = getattr(net, '_orig_mod', net)         # a compiled network counts as the original
-    said = [type(net).__name__, _config(net), _adapters(net), _parts(net)]
+    said = [type(net).__name__, _config(net), adapter_strengths(net), _parts(net)]
     return json.dumps(said, sort_keys=True).encode() + _weights_once(net)
 
 def _of_other(x):

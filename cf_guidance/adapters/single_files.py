@@ -8,7 +8,9 @@ __all__ = ['is_single_file', 'check_numbers', 'likely_config', 'config_of', 'par
 # %% ../../nbs/adapters/15a_single_files.ipynb #47340325
 import threading
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib import import_module
+from pathlib import Path
 import torch
 from .fetching import is_full, one_line
 from ..checks import checked, known_path
@@ -39,15 +41,22 @@ def check_numbers(
         raise ValueError(f'`{name}` must be a .safetensors file, which holds numbers alone; got '
                          f'{str(path)!r}, which could run any code')
 
+@lru_cache(maxsize=4)
+def _header(path, *state):
+    "The name and the shape of each weight in a file, which is read once while its state stays"
+    from safetensors import safe_open
+    with safe_open(path, 'pt') as f: return {k: f.get_slice(k).get_shape() for k in f.keys()}
+
 def _shapes(path):
     "The names of the weights in a file, each with its shape, as tensors without numbers"
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
     try:
-        with safe_open(path, 'pt') as f:
-            return {k: torch.empty(f.get_slice(k).get_shape(), device='meta') for k in f.keys()}
+        told = Path(path).stat()
+        shapes = _header(str(path), told.st_ino, told.st_size, told.st_mtime_ns)
     except (OSError, SafetensorError) as e:
         raise ValueError(
             f'`model` must be a .safetensors file that is whole; got {str(path)!r}: {e}') from None
+    return {k: torch.empty(shape, device='meta') for k, shape in shapes.items()}
 
 def _check_is_model(path, shapes):
     "Refuse a file of a few weights that are added to a model, such as a LoRA"
@@ -87,9 +96,19 @@ def config_of(
 
 # %% ../../nbs/adapters/15a_single_files.ipynb #ed365f85
 _CLIP = 'cond_stage_model.', 'conditioner.', 'text_encoders.clip_'
-# by the class of a part, how the names of its weights begin in one file
-_BEGINS = {'AutoencoderKL': ('first_stage_model.', 'vae.'), 'CLIPTextModel': _CLIP,
-           'CLIPTextModelWithProjection': _CLIP, 'T5EncoderModel': ('text_encoders.t5xxl.',)}
+# by library and class of a part, how the names of its weights begin in one file
+_BEGINS = {
+    ('diffusers', 'AutoencoderKL'): ('first_stage_model.', 'vae.'),
+    ('transformers', 'CLIPTextModel'): _CLIP,
+    ('transformers', 'CLIPTextModelWithProjection'): _CLIP,
+    ('transformers', 'T5EncoderModel'): ('text_encoders.t5xxl.',)}
+
+def _known_part(name, v):
+    "Library and class of a part that may stand beside a file; `None` for any other entry"
+    if not isinstance(v, (list, tuple)) or len(v) != 2: return None
+    library = next((k for k, cls in _BEGINS if cls == v[1]), None)
+    if library in (None, v[0]): return library and (library, v[1])
+    raise ValueError(f'`config` must take {v[1]} for the {name} from {library}; got {v[0]!r:.80}')
 
 @checked()
 def parts_beside(
@@ -98,8 +117,8 @@ def parts_beside(
 )->dict: # Library and class by the name of a part
     "Find the parts of a model that a file holds no weight of"
     names = list(_shapes(path))
-    parts = {k: tuple(v) for k, v in said.items() if isinstance(v, list) and v[1] in _BEGINS}
-    return {k: v for k, v in parts.items() if not _any_begins(names, _BEGINS[v[1]])}
+    parts = {k: what for k, v in said.items() if (what := _known_part(k, v))}
+    return {k: what for k, what in parts.items() if not _any_begins(names, _BEGINS[what])}
 
 def _any_begins(names, with_): return any(k.startswith(with_) for k in names)
 
@@ -150,6 +169,8 @@ def _check_whole(lost, path):
 
 def _of_config(name, library, cls, config, dtype, local):
     "A part that the file does not hold, from the model that gives the config"
+    if (library, cls) not in _BEGINS:          # no other module is imported by its name
+        raise ValueError(f'`beside` must be from `parts_beside`; got {library}.{cls} for {name}')
     how = dict(subfolder=name, dtype=dtype, local_files_only=local, use_safetensors=True)
     try: return getattr(import_module(library), cls).from_pretrained(config, **how)
     except Exception as e:

@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 from ..checks import a_count, checked
 from .catalogue import catalogue, check_transform
+from .typed import typed_numbers, usual_unit
 from .values import parse_params, parse_values
 
 # %% ../../nbs/cli/02_options.ipynb #c73b006a
@@ -33,12 +34,6 @@ def _check_single(name, vals):
     if len(vals) > 1:
         raise ValueError(
             f'`base` must have one number for each parameter; got {len(vals)} for {name}')
-
-def _unit(transform):
-    "The usual scale of a transform, where that of plain guidance is 1"
-    from cf_guidance.sweeps.axes import usual_g
-    from cf_guidance.transforms.methods import transform_class
-    return usual_g(transform_class(transform))/7.5
 
 def _in_unit(name, val, unit):
     "A parameter of 2022, in the unit of a transform where it is a guidance scale"
@@ -78,7 +73,7 @@ def experiments(
 )->list: # Dicts of `title` and `schedule`, the constant baseline first
     "The schedules of a sweep: constant guidance, then one change at a time"
     from cf_guidance.sweeps.pairs import minimum_pairs
-    usual, swept = _usual_2022(_unit(transform))
+    usual, swept = _usual_2022(usual_unit(transform))
     tried, own = _asked_2022(sweep, base)
     params = {**usual, 'num_steps': steps, **own}
     return [_baseline(params['max_val'], steps), *minimum_pairs(tried or _fitting(swept, steps),
@@ -91,7 +86,7 @@ def said_of_2022(
 )->str:
     "Say from where to where the schedules of 2022 fall, and where the curve `cosine` ends"
     from cf_guidance.schedules.core import cosine
-    unit = _unit(transform)
+    unit = usual_unit(transform)
     ends = {**_usual_2022(unit)[0], **_asked_2022('', base)[1]}
     floor = _in_unit('min_val', cosine()(1), unit)
     top, low = ends['max_val'], ends['min_val']
@@ -201,11 +196,6 @@ def _whole_of(transforms):
 
 def _words(text): return parse_values(text, words=True)
 
-def _whole_numbers(name, text):
-    "Whole numbers and ranges; an error names the option"
-    try: return parse_values(text, whole=True)
-    except ValueError as e: raise ValueError(f'`{name}`: {e}') from None
-
 def _models(text):
     "The axis of the models, if it is given; the built-in one alone needs no label"
     if not text: return {}
@@ -241,7 +231,7 @@ def _check_typed(text):
 def _counts(steps):
     "Numbers of steps"
     from cf_guidance.checks import whole
-    return [whole('steps', n, 1) for n in _whole_numbers('steps', steps)]
+    return [whole('steps', n, 1) for n in typed_numbers('steps', steps, whole=True)]
 
 def _schedules(text):
     "The axis of the schedules: numbers, ranges, names and formulas"
@@ -280,7 +270,7 @@ def typed_axes(
 )->dict: # Lists of values by the names of the axes, as `Sweep` takes them
     "Read the axes of a `Sweep` from the words of the command line"
     scheds = _schedules(schedule)
-    axes = dict(seed=_whole_numbers('seed', seed), steps=_counts(steps),
+    axes = dict(seed=typed_numbers('seed', seed, whole=True), steps=_counts(steps),
                 transform=[check_transform(t) for t in _transforms(transform)])
     axes |= _models(model)
     axes |= _prompts(prompt, prompts) | _begun(image, strength, pos_by)

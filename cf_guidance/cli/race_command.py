@@ -10,7 +10,8 @@ import re, sys
 from ..checks import a_count, a_text, positive
 from .help_pages import command
 from .program import call_typed, say
-from .values import parse_params, parse_values
+from .typed import how_loaded, own_prompts, single_values, typed_numbers
+from .values import parse_values
 
 # %% ../../nbs/cli/08_race_command.ipynb #8cff8e70
 @command({
@@ -78,7 +79,8 @@ def cfg_race(
     how = _checked(budget, margin, constants, noises, batch_size, workers, ray)
     prompts, cells = _prompts(model, choose, report), _axes(model, sampler, stress, steps)
     how |= dict(score=score, folder=out, negative_prompt=negative_prompt, size=size or None,
-                call=_call(call), load=_load(engine, config, dtype, device, lora),
+                call=single_values('call', call),
+                load=how_loaded(engine, dtype, device, config=config, lora=lora),
                 features='' if features == 'none' else features)
     _run(_arms(arms), prompts, cells, dry_run, how)
 
@@ -86,8 +88,7 @@ def cfg_race(
 def _checked(budget, margin, constants, noises, batch_size, workers, ray):
     "Numbers, looked at before anything heavy is imported"
     for name, val in dict(batch_size=batch_size, workers=workers).items(): a_count(0)(name, val)
-    try: scales = parse_values(constants)
-    except ValueError as e: raise ValueError(f'`constants`: {e}') from None
+    scales = typed_numbers('constants', constants)
     return dict(budget=positive('budget', budget), margin=positive('margin', margin),
                 constants=scales, noises=a_count()('noises', noises),
                 batch_size=batch_size or None, workers=workers or None, ray=ray or None)
@@ -104,35 +105,10 @@ def _words(text): return [str(v) for v in parse_values(text, words=True)] if tex
 
 def _axes(model, sampler, stress, steps):
     "Models, samplers and steps as lists"
-    try: counts = parse_values(steps, whole=True)
-    except ValueError as e: raise ValueError(f'`steps`: {e}') from None
     return dict(model=_words(model), sampler=_words(sampler) or [None], stress=_words(stress),
-                steps=counts)
-
-def _call(text):
-    "Arguments of a pipeline's call"
-    said = parse_params(text) if text else {}
-    if many := [k for k, v in said.items() if len(v) > 1]:
-        raise ValueError(f'`call` must give each argument one value; got several for {many[0]!r}')
-    return {k: v[0] for k, v in said.items()}
-
-def _load(engine, config, dtype, device, lora):
-    "How a model is loaded, where that is otherwise than usual"
-    loras = parse_values(lora, words='whole') if lora else []
-    said = dict(engine=engine, config=config or None, dtype=dtype, device=device or None,
-                lora=loras)
-    usual = dict(engine='auto', config=None, dtype='auto', device=None, lora=[])
-    return {k: v for k, v in said.items() if v != usual[k]}
+                steps=typed_numbers('steps', steps, whole=True))
 
 # %% ../../nbs/cli/08_race_command.ipynb #f1659981
-def _own_prompts(model, part):
-    "The prompts of a built-in model"
-    if model.startswith('scenes'):
-        from cf_guidance.worlds.scene_words import scene_prompts
-        return [p.text for p in scene_prompts(part)]
-    from cf_guidance.worlds.prompts import prompt_set
-    return [p.text for p in prompt_set(part)]
-
 def _prompts(model, choose, report):
     "The two sets of prompts"
     if bool(choose) != bool(report):
@@ -140,8 +116,8 @@ def _prompts(model, choose, report):
     if choose:
         from cf_guidance.pieces.inputs import read_prompts
         return read_prompts(choose), read_prompts(report)
-    if re.fullmatch(r'(scenes|shapes)[\w-]*', model.strip()):
-        return _own_prompts(model, 'dev'), _own_prompts(model, 'test')
+    own = [own_prompts(model.strip(), part) for part in ('dev', 'test')]
+    if None not in own: return own
     raise ValueError(f'`choose` and `report` must be files of prompts for another model than the '
                      f'built-in one; got none for {model!r}')
 

@@ -7,10 +7,11 @@ __all__ = ['cfg_search', 'main_search']
 
 # %% ../../nbs/cli/09_search_command.ipynb #ad140660
 import sys
-from ..checks import a_count, a_text, near, positive, whole
+from ..checks import a_count, a_text, positive, whole
 from .help_pages import command
 from .program import call_typed, say
-from .values import parse_params, parse_values
+from .typed import how_loaded, one_word, own_prompts, single_values
+from .typed import typed_numbers, usual_unit
 
 # %% ../../nbs/cli/09_search_command.ipynb #dd01f717
 @command({
@@ -34,11 +35,13 @@ def cfg_search(
     # A transform whose numbers are searched too, such as 'rescale phi=0-1'; --space '' leaves its
     # schedule constant
     transform:str='',
-    # The built-in model ('scenes'), a folder, a .safetensors file, or a hub name
+    # The built-in model, scenes; a folder, a .safetensors file, or a hub name
     model:str='scenes',
-    # File with a prompt on each line, to choose on; for the built-in model 40 of its world
+    # File with a prompt on each line, to choose on; for a built-in model 20 of its world's
+    # development set
     prompts:str='',
-    # File with prompts to report on; every other one of --prompts by default
+    # File with prompts to report on; every other one of --prompts by default, and for a built-in
+    # model 20 of its world's test set
     held_out:str='',
     negative_prompt:str='', # What the images should not show
     seed:str='1', # Which noises each prompt has, such as 1-4
@@ -77,21 +80,16 @@ def cfg_search(
 
     The winner is chosen on some prompts and reported on held-out ones, beside the best constant."""
     todo = _todo(locals())
-    if dry_run: return _foretell(todo)
-    _report(todo, out)
+    if dry_run: return _foretell(**todo)
+    _report(_laid_out(**todo), out)
 
 # %% ../../nbs/cli/09_search_command.ipynb #59424910
-def _one_of(name, val, known):
-    "One of some words"
-    if val not in known: near(f'`{name}`', val, known)
-
-def _checked(space, optimizer, prune, engine, also, steps, trials, first, margin):
+def _checked(space, optimizer, prune, also, steps, trials, first, margin):
     "The space, after a look at what can be known of the rest; `None` where there is none"
     from cf_guidance.evaluation.search_spaces import typed_space
-    _one_of('optimizer', optimizer, ['tpe', 'cmaes', 'gp', 'random'])
-    _one_of('prune', prune, ['', 'wilcoxon', 'halving', 'median', 'none'])
-    _one_of('engine', engine, ['auto', 'hosted'])
-    _one_of('also', also, ['', 'displacement', 'diversity', 'calls'])
+    one_word('optimizer', optimizer, ['tpe', 'cmaes', 'gp', 'random'])
+    one_word('prune', prune, ['', 'wilcoxon', 'halving', 'median', 'none'])
+    one_word('also', also, ['', 'displacement', 'diversity', 'calls'])
     for name, val in dict(steps=steps, first=first).items(): a_count()(name, val)
     a_count(2)('trials', trials), positive('margin', margin)
     return typed_space(space, steps=steps) if a_text('space', space).strip() else None
@@ -102,40 +100,23 @@ def _how(given):
     "How is searched, and how the images are made"
     names = 'trials', 'optimizer', 'prune', 'first', 'also', 'features', 'name', 'margin'
     how = {k: given[k] for k in (*names, 'negative_prompt', 'steps')}
-    return dict(how, **_plainly(given, 'storage', 'size'), folder=given['out'],
-                held_out=_file(given['held_out']), limits=_single('limits', given['limits']),
-                constants=_numbers('constants', given['constants']),
-                rng=whole('rng', given['rng'], 0), seeds=_whole_numbers('seed', given['seed']),
-                call=_single('call', given['call']) or None)
+    seeds = typed_numbers('seed', given['seed'], whole=True)
+    return dict(how, **_plainly(given, 'storage', 'size', 'sampler', 'other_sampler'),
+                folder=given['out'], limits=single_values('limits', given['limits']),
+                constants=typed_numbers('constants', given['constants']),
+                rng=whole('rng', given['rng'], 0), seeds=[whole('seed', v, 0) for v in seeds],
+                call=single_values('call', given['call']) or None)
 
-_LOOKED_AT = ('space', 'optimizer', 'prune', 'engine', 'also', 'steps', 'trials', 'first',
-              'margin')
+_LOOKED_AT = 'space', 'optimizer', 'prune', 'also', 'steps', 'trials', 'first', 'margin'
 
 def _todo(given):
-    "The search that was typed"
+    "What is typed, looked at"
     typed = _checked(**{k: given[k] for k in _LOOKED_AT})
-    how = _how(given)
-    space = _with_transform(typed, given['space'], given['transform'], given['steps'])
-    load = dict({k: given[k] for k in ('engine', 'dtype')}, **_plainly(given, 'device'))
-    prompts, models = _prompts(given['prompts'], given['model']), (given['model'],
-                                                                  given['other_model'])
-    return _laid_out(space, given['score'], prompts, given['sampler'], models,
-                     given['other_sampler'], load, how)
-
-def _numbers(name, text):
-    "Numbers with commas between them"
-    vals = parse_values(text)
-    if vals and all(isinstance(v, (int, float)) for v in vals): return vals
-    raise ValueError(f'`{name}` must be numbers with commas between them; got {text!r}')
-
-def _whole_numbers(name, text): return [whole(name, v, 0) for v in _numbers(name, text)]
-
-def _single(name, text):
-    "Parameters of one value each"
-    found = parse_params(text) if text else {}
-    if many := [k for k, vals in found.items() if len(vals) != 1]:
-        raise ValueError(f'`{name}` must have one value for each; got several for {many[0]}')
-    return {k: vals[0] for k, vals in found.items()}
+    load, how = how_loaded(given['engine'], given['dtype'], given['device']), _how(given)
+    space = _with_transform(typed, given['space'], given['transform'].strip(), given['steps'])
+    prompts, held = _prompts(given['prompts'], given['held_out'], given['model'])
+    return dict(space=space, score=given['score'], prompts=prompts, held_out=held, load=load,
+                model=given['model'], other_model=given['other_model'], how=how)
 
 def _file(text):
     "A file of prompts, or nothing"
@@ -146,47 +127,47 @@ def _with_transform(typed, space, transform, steps):
     "The space with the numbers of a transform"
     from cf_guidance.evaluation.search_spaces import typed_space
     if not transform: return typed or typed_space('')
-    return typed_space(space, transform, steps, _unit(transform))
+    return typed_space(space, transform, steps, usual_unit(transform.split()[0]))
 
-def _unit(transform):
-    "The usual scale of a transform, where that of plain guidance is 1"
-    from cf_guidance.sweeps.axes import usual_g
-    from cf_guidance.transforms.methods import TRANSFORMS
-    return usual_g(TRANSFORMS.get(transform.split()[0], TRANSFORMS['cfg']))/7.5
-
-def _prompts(text, model):
-    "The prompts to choose on"
-    if text: return _file(text)
-    if model == 'scenes':
-        from cf_guidance.worlds.scene_words import scene_prompts
-        return [p.text for p in scene_prompts('dev')[::2][:40]]
-    raise ValueError(f'`prompts` must be a file with a prompt on each line; got none for {model!r}')
+def _prompts(prompts, held_out, model):
+    "The prompts to choose on, and those to report on"
+    if prompts: return _file(prompts), _file(held_out)
+    chosen = own_prompts(model, 'dev', 20)
+    if chosen is None:
+        raise ValueError('`prompts` must be a file with a prompt on each line; got none for '
+                         f'{model!r}')
+    return chosen, _file(held_out) or own_prompts(model, 'test', 20)
 
 # %% ../../nbs/cli/09_search_command.ipynb #f7d29383
-def _model(name, engine, **how):
-    "A model for our own loop, or else a pipeline"
-    from cf_guidance.adapters.loading import OWN_LAYOUT, layout_of, load_pieces, load_pipeline
-    own = engine == 'auto' and layout_of(name) == OWN_LAYOUT
-    return (load_pieces if own else load_pipeline)(name, **how)
-
-def _laid_out(space, score, prompts, sampler, models, other_sampler, load, how):
+def _laid_out(space, score, prompts, held_out, load, model, other_model, how):
     "The search"
+    from cf_guidance.evaluation.own_scores import one_score
     from cf_guidance.evaluation.searching import Search
-    from cf_guidance.evaluation.tried_arms import one_score
-    score, (own, other) = one_score(score), models
-    pipe = _model(own, **load)
-    return Search(space, score, prompts, sampler or None, pipe=pipe,
-                  other_sampler=other_sampler or None,
-                  other_model=_model(other, **load) if other else None, **how)
+    from cf_guidance.sweeps.core import load_model
+    score = one_score(score)                            # refused before a model is loaded
+    other = load_model(other_model, **load) if other_model else None
+    return Search(space, score, prompts, pipe=load_model(model, **load), held_out=held_out,
+                  other_model=other, **how)
 
-def _foretell(todo):
-    "Say what would be searched"
-    n, held = len(todo.chosen), len(todo.held)
-    most = (todo.most + len(todo.constants))*n*len(todo.bench.seeds)
-    say('\n'.join(f'{k}: {s.lo:g} to {s.hi:g}' for k, s in todo.space.spans.items()))
-    say(f'{todo.most} trials on {n} prompts, looked at after '
-        f'{", ".join(map(str, todo.looks))}; {most} images at most, and those of {held} held-out '
-        'prompts.\nNothing made (--dry-run).')
+def _known_names(score, how):
+    "Refuse names that nothing has, without a model"
+    from cf_guidance.evaluation.own_scores import one_score
+    from cf_guidance.evaluation.searching import known_limits
+    from cf_guidance.pieces.schedulers import get_scheduler
+    one_score(score), known_limits(how['also'], how['limits'])
+    for k in ('sampler', 'other_sampler'):
+        if how[k] is not None: get_scheduler(how[k])
+
+def _foretell(space, score, prompts, held_out, how, **of_models):
+    "Say what would be searched; no model is loaded for that"
+    from cf_guidance.evaluation.searching import look_sizes, prompt_sets
+    _known_names(score, how)
+    chosen, held = prompt_sets(prompts, held_out)
+    n, looks = len(chosen), ', '.join(map(str, look_sizes(how['first'], len(chosen))))
+    most = (how['trials'] + len(how['constants']))*n*len(how['seeds'])
+    say('\n'.join(f'{k}: {s.lo:g} to {s.hi:g}' for k, s in space.spans.items()))
+    say(f'{how["trials"]} trials on {n} prompts, looked at after {looks}; {most} images at most, '
+        f'and those of {len(held)} held-out prompts.\nNothing made (--dry-run).')
 
 def _found(todo, out):
     "What is found, or the end of the program where a reader interrupts"

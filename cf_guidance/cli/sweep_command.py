@@ -8,7 +8,8 @@ __all__ = ['cfg_sweep', 'main']
 # %% ../../nbs/cli/05_sweep_command.ipynb #91a34a71
 import sys
 from ..checks import a_count
-from .values import parse_params, parse_values
+from .typed import how_loaded, one_word
+from .values import parse_params
 from .options import listing, said_of_2022, typed_axes
 from .help_pages import command
 from .program import call_typed, say
@@ -128,7 +129,8 @@ def cfg_sweep(
     Commas stand between values, and || between texts. Ranges are written 1-5, 1-10 (+3) or 0-1 [5]. A second run makes only the images that are missing."""
     if version or list: return _say_about(version)
     _check_typed(workers, how)
-    load = _how_loaded(engine, dtype, device, offload, lora, compile, config)
+    load = how_loaded(engine, dtype, device, config=config, lora=lora, offload=offload,
+                      compile=compile)
     axes = typed_axes(model, prompt, negative_prompt, seed, sampler, steps, size, transform,
                       schedule, sweep, base, prompts, image, strength, pos_by)
     todo = _planned(how, axes, call, load, own_noise)
@@ -140,7 +142,7 @@ def cfg_sweep(
 def _check_typed(workers, how):
     "Refuse what needs no other option to be wrong"
     a_count(0)('workers', workers)
-    _chosen('how', how, ['grid', 'pairs', 'list'])
+    one_word('how', how, ['grid', 'pairs', 'list'])
 
 def _of_2022(axes, transform, base):
     "What there is to say of the schedules of 2022, where these are made"
@@ -151,32 +153,10 @@ def _say_about(version):
     from cf_guidance import __version__
     print(f'cfg_sweep {__version__}' if version else listing())
 
-def _chosen(name, val, known):
-    "One of some words"
-    from cf_guidance.checks import near
-    if val not in known: near(f'`{name}`', val, known)
-    return val
-
-# precisions as other programs call them
-_PRECISIONS = dict(fp16='float16', half='float16', bf16='bfloat16', fp32='float32', float='float32')
-
 def _check_device(device):
     "Refuse a device that is not here, before more than torch is imported"
     from cf_guidance.pieces.devices import known_device
     known_device(device)
-
-def _how_loaded(engine, dtype, device, offload, lora, compile, config=''):
-    "How a model is to be loaded, where that is otherwise than usual"
-    _chosen('engine', engine, ['auto', 'hosted'])
-    dtype = _PRECISIONS.get(dtype, dtype)
-    _chosen('dtype', dtype, ['auto', 'float32', 'float16', 'bfloat16'])
-    _chosen('offload', offload, ['none', 'model', 'sequential'])
-    loras = parse_values(lora, words='whole') if lora else []
-    said = dict(engine=engine, dtype=dtype, device=device or None, offload=offload, lora=loras,
-                compile=compile, config=config or None)
-    usual = dict(engine='auto', dtype='auto', device=None, offload='none', lora=[], compile=False,
-                 config=None)
-    return {k: v for k, v in said.items() if v != usual[k]}
 
 def _workers(workers, ray):
     "What makes the images, where that is not this process"

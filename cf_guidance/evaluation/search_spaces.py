@@ -22,11 +22,13 @@ def _rounded(val):
     "A number with six digits"
     return float(f'{val:.{_DIGITS}g}')
 
-def _ends(lo, hi, log):
+def _ends(lo, hi, log, is_whole):
     "Refuse ends that are no range"
     if not number('lo', lo) < number('hi', hi):
         raise ValueError(f'`lo` must be below `hi`, or there is one point; got {lo:g} and {hi:g}')
     if log and lo <= 0: raise ValueError(f'`lo` must be above 0 where `log`; got {lo:g}')
+    if is_whole and (odd := [v for v in (lo, hi) if v != int(v)]):
+        raise ValueError(f'`lo` and `hi` must be whole where `whole`; got {odd[0]:g}')
 
 @checked(lo=a_number, hi=a_number, whole=a_flag, log=a_flag)
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Span:
     whole:bool=False # Whether it is a whole number
     log:bool=False # Whether each doubling counts the same
 
-    def __post_init__(self): _ends(self.lo, self.hi, self.log)
+    def __post_init__(self): _ends(self.lo, self.hi, self.log, self.whole)
 
     def take(self,
         name:str, # What the number is called, for the error
@@ -47,7 +49,7 @@ class Span:
         near_by = 1e-9*max(1, abs(self.lo), abs(self.hi))           # what rounding may add
         if not self.lo - near_by <= number(name, val) <= self.hi + near_by:
             raise ValueError(f'`{name}` must be {self.lo:g} to {self.hi:g}; got {val!r}')
-        if self.whole: return whole(name, int(val) if val == int(val) else val, math.ceil(self.lo))
+        if self.whole: return whole(name, int(val) if val == int(val) else val, int(self.lo))
         return min(max(_rounded(val), self.lo), self.hi)
 
 # %% ../../nbs/evaluation/09_search_spaces.ipynb #916832de
@@ -183,7 +185,10 @@ def curve_space(
 # %% ../../nbs/evaluation/09_search_spaces.ipynb #528e71ee
 def _to_end(knots, parts, end):
     "Knots that go towards an end, each by its part of the way that is left"
-    for part in parts: knots = [*knots, _rounded(knots[-1] + part*(end - knots[-1]))]
+    for part in parts:
+        last = knots[-1]
+        to = _rounded(last + part*(end - last))             # which may round past either end
+        knots = [*knots, sorted((last, to, end))[1]]
     return knots
 
 def _spline(own, fixed):
@@ -216,7 +221,8 @@ def spline_space(
 def _interval(own, fixed):
     vals = {**fixed, **own}
     hi = vals['sigma_hi']
-    return constant(vals['g']).within((_rounded(hi/2**vals['octaves']), hi))
+    lo = max(_rounded(hi/2**vals['octaves']), vals['sigma_lo'])
+    return constant(vals['g']).within((lo, hi))
 _KINDS['interval'] = _interval
 
 _RANGE_OF = kind('a range, such as (1, 9)', lambda val: len(val) == 2 and val[0] < val[1]
@@ -230,9 +236,10 @@ def interval_space(
     "Search an interval of noise levels and the guidance scale inside"
     lo, hi = sigma
     width = math.log2(hi/positive('sigma', lo))
+    least = min(.5, width/2)
     spans, fixed = _sorted_out(dict(g=g), {})
-    return Space('interval', {**spans, 'sigma_hi': Span(lo, hi, log=True),
-                              'octaves': Span(min(.5, width/2), width)}, fixed)
+    return Space('interval', {**spans, 'sigma_hi': Span(lo*2**least, hi, log=True),
+                              'octaves': Span(least, width)}, dict(fixed, sigma_lo=float(lo)))
 
 def _steps(own, fixed): return from_list(tuple(own.values()))
 _KINDS['steps'] = _steps

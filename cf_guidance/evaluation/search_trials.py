@@ -96,7 +96,8 @@ def _plain(mark): return json.loads(json.dumps(mark))
 
 def _differs(kept, mark):
     "In what two marks differ"
-    return [k for k in {**kept, **mark} if kept.get(k) != mark.get(k)]
+    said = lambda m, k: json.dumps(m.get(k), sort_keys=True)      # in which NaN equals NaN
+    return [k for k in {**kept, **mark} if said(kept, k) != said(mark, k)]
 
 def _own(study, mark, name):
     "Refuse a study of another search; mark a new one"
@@ -188,22 +189,30 @@ def _state(t, states):
     return {states.COMPLETE: 'done', states.PRUNED: 'pruned', states.RUNNING: 'running'}.get(
         t.state, '')
 
-def _values(t):
-    "The values of a trial; of a pruned one the mean so far"
-    return tuple(t.values or ()) or tuple(t.user_attrs.get('values', ()))
+_ENDED = 'done', 'pruned'
 
-def _as_trial(t, state):
-    "A trial of Optuna as ours"
+def _looked_at(space, said, state):
+    "The numbers of a trial, and what is wrong with it"
+    if 'refused' in said: return said.get('params', {}), said['refused']
+    if state in _ENDED and not {'params', 'values'} <= {*said}:
+        return {}, 'its values were told to the storage, and no image was made'
+    try: return space.take(said['params']) if 'params' in said else {}, ''
+    except ValueError as e: return {}, f'{e}'
+
+def _as_trial(space, t, state):
+    "A trial of Optuna as ours; its values are those that `end` noted"
     said = t.user_attrs
-    return Trial(t.number, said.get('params', {}), state, _values(t), said.get('seen', 0),
-                 said.get('noted', {}), said.get('refused', ''),
-                 all(v <= 0 for v in t.constraints.values()))
+    params, why = _looked_at(space, said, state)
+    # Optuna's own value of a pruned trial is what was reported last: one prompt, for Wilcoxon
+    vals = () if why else tuple(said.get('values', ()))
+    return Trial(t.number, params, 'refused' if why else state, vals, said.get('seen', 0),
+                 said.get('noted', {}), why, all(v <= 0 for v in t.constraints.values()))
 
 def _rows(self)->list: # A `Trial` for each that counts
     "List the trials"
     states = self.optuna.trial.TrialState
     with _quietly(self.optuna): found = self.study.get_trials(deepcopy=False)
-    return [_as_trial(t, s) for t in found if (s := _state(t, states))]
+    return [_as_trial(self.space, t, s) for t in found if (s := _state(t, states))]
 
 def _dead(self, t, states):
     "Whether a trial is of a worker that is gone"

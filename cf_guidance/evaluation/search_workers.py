@@ -6,7 +6,7 @@
 __all__ = ['FileLock', 'one_at_a_time', 'Worker', 'is_alive']
 
 # %% ../../nbs/evaluation/09a_search_workers.ipynb #1dfe1d37
-import os, uuid
+import errno, os, uuid
 from contextlib import contextmanager, suppress
 from pathlib import Path
 try: import fcntl
@@ -14,12 +14,17 @@ except ImportError: fcntl = None             # Windows, where one process at a t
 from ..checks import a_word, checked, known_path
 
 # %% ../../nbs/evaluation/09a_search_workers.ipynb #fa160054
-def _locked(fd, wait):
+_HELD = errno.EAGAIN, errno.EACCES           # what says that another has the lock
+
+def _locked(fd, wait, path):
     "Lock a file that is open; `False` where another has the lock, and we do not wait"
     if fcntl is None: return True
     try: fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError: return False
-    except OSError: pass                              # a file system without locks
+    except OSError as e:
+        if not wait and e.errno in _HELD: return False
+        raise ValueError('`folder`, and `storage` where it is a path, must be on a file system '
+                         f'that can lock files, such as a local disk; got {str(path)!r}: '
+                         f'{e.strerror}') from e
     return True
 
 def _opened(path):
@@ -36,7 +41,11 @@ class FileLock:
     def acquire(self)->bool:
         "Wait for the lock"
         fd = _opened(self.path)
-        self.fd = fd if _locked(fd, True) else None
+        try: _locked(fd, True, self.path)
+        except BaseException:
+            os.close(fd)
+            raise
+        self.fd = fd
         return True
 
     def release(self):
@@ -62,23 +71,23 @@ class Worker:
     def __init__(self,
         folder, # The folder of the search
     ):
-        self.folder, self.name, self.fd = known_path('folder', folder), uuid.uuid4().hex[:12], None
+        self.folder, self.name = known_path('folder', folder), uuid.uuid4().hex[:12]
 
     def __enter__(self):
         path = _place(self.folder, self.name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.fd = _opened(path)
-        _locked(self.fd, True)
+        self.lock = FileLock(path)
+        self.lock.acquire()
         return self
 
     def __exit__(self, *error):
         with suppress(OSError): _place(self.folder, self.name).unlink()
-        os.close(self.fd)
+        self.lock.release()
 
 def _is_free(path):
     "Whether nobody holds a file that is there"
     fd = os.open(path, os.O_RDWR)
-    try: return _locked(fd, False)
+    try: return _locked(fd, False, path)
     finally: os.close(fd)
 
 @checked(name=a_word)

@@ -10,7 +10,7 @@ from ..rooms import lazy
 
 # %% ../../nbs/records/00_records.ipynb #15a051d2
 __getattr__, __dir__, __all__ = lazy(__name__,
-    identity='library_version code_identity',
+    identity='library_version code_identity code_mark',
     schema='''
         MAX_STEPS MAX_SIDE MAX_TEXT MAX_BRACKETS MAX_COUNT MAX_NUMBER DTYPES sound_recipe
         known_sampler known_recipe''',

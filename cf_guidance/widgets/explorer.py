@@ -21,7 +21,7 @@ from .image_panel import ImagePanel
 from .live import Latest, Remembered
 from .method_menu import MethodMenu
 from .pickers import Picker, close_widgets, control_widget
-from .pickers import says_html, show_controls
+from .pickers import says_html, show_controls, widget_look
 from .settings import decides_on_the_way, menu_name, run_course
 from .settings import slider_numbers, sorted_out, with_values
 
@@ -121,20 +121,14 @@ def _make_inputs(self:ScheduleExplorer, transform, prompt, negative, seed, steps
     self.methods = MethodMenu(transform, self._rule)
     self.menu = self.methods.list
     self.does, self.own, self.reads = W.HTML(), W.VBox(), {}
-    self.prompt = W.Text(prompt, continuous_update=False, **_look('prompt'))
-    self.negative = W.Text(negative, continuous_update=False, **_look('negative'))
-    self.seed = W.BoundedIntText(seed, 0, 2**31 - 1, **_look('seed'))
-    self.steps = W.BoundedIntText(steps, 1, 200, **_look('steps'))
+    self.prompt = W.Text(prompt, continuous_update=False, **widget_look('prompt'))
+    self.negative = W.Text(negative, continuous_update=False, **widget_look('negative'))
+    self.seed = W.BoundedIntText(seed, 0, 2**31 - 1, **widget_look('seed'))
+    self.steps = W.BoundedIntText(steps, 1, 200, **widget_look('steps'))
     sampler, g = self.first
     names = _samplers(self.pieces, sampler)
-    self.sampler = W.Dropdown(options=names, value=sampler, **_look('sampler'))
-    self.against = W.BoundedFloatText(g, min=0, max=100, step=.5, **_look('constant g'))
-
-def _look(name, **layout):
-    "What a widget is called, and how wide it is"
-    import ipywidgets as W
-    return dict(description=name, layout=W.Layout(width='340px', max_width='100%', **layout),
-                style={'description_width': '95px'})
+    self.sampler = W.Dropdown(options=names, value=sampler, **widget_look('sampler'))
+    self.against = W.BoundedFloatText(g, min=0, max=100, step=.5, **widget_look('constant g'))
 
 def _samplers(pieces, first):
     "Samplers by their names in the menu: the model's own, and those that have a short name"
@@ -150,7 +144,7 @@ def _make_outputs(self:ScheduleExplorer):
     beside = dict(layout=W.Layout(width='50%', max_width='260px', min_width='0'))
     self.image, self.plain = W.HTML(**beside), W.HTML(**beside)
     self.fit = W.Button(description='Scale to fit', layout=W.Layout(display='none'))
-    self.seek = W.IntSlider(0, 0, 0, **_look('seen at step', display='none'))
+    self.seek = W.IntSlider(0, 0, 0, **widget_look('seen at step', display='none'))
 
 @patch
 def _scale(self:ScheduleExplorer, _=None):

@@ -10,6 +10,7 @@ import atexit, sys, threading, weakref
 from ..checks import a_count, a_function, a_number, checked, list_of
 from ..adapters.memo import Memo, digest
 from ..pieces.decoding import image_from_latents
+from ..pieces.parts import weight_marks
 from ..sampling.images import generate
 from ..transforms.spaces import convert, tells
 
@@ -137,11 +138,6 @@ def film(
     return None if res.image is None else res
 
 # %% ../../nbs/widgets/03_live.ipynb #380cbb4d
-def _weights(unet):
-    "What changes with the weights of a network"
-    marks = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in unet.parameters()]
-    return hash(tuple(marks))
-
 @checked(most=a_count(0, 2**50))
 class Remembered:
     "Asks a network nothing twice, while its weights stay; the `network` of `generate`"
@@ -150,7 +146,7 @@ class Remembered:
     ):
         self.memo, self.made = Memo(most), 0
     def __call__(self, unet, x, timestep, emb):
-        key = digest([id(unet), _weights(unet), x, timestep, emb])
+        key = digest([id(unet), repr(weight_marks(unet)), x, timestep, emb])
         known = None if key is None else self.memo.get(key)
         return self._made(key, unet, x, timestep, emb) if known is None else known
     def _made(self, key, unet, x, timestep, emb):

@@ -10,6 +10,7 @@ from fastcore.basics import patch
 from ..checks import a_function, checked, near
 from ..transforms.methods import TRANSFORMS
 from .controls import first_line
+from .pickers import widget_look
 
 # %% ../../nbs/widgets/02a_method_menu.ipynb #e7cdac04
 _TITLES = {
@@ -66,17 +67,11 @@ class MethodMenu:
     def _build(self, name):
         "Make the widgets"
         import ipywidgets as W
-        self.group = W.Dropdown(options=[_ALL, *method_groups()], **_look('methods'))
-        self.typed = W.Text(placeholder='type to narrow the list', **_look('filter'))
-        self.list = W.Dropdown(options=methods_like(), value=name, **_look('transform'))
+        self.group = W.Dropdown(options=[_ALL, *method_groups()], **widget_look('methods'))
+        self.typed = W.Text(placeholder='type to narrow the list', **widget_look('filter'))
+        self.list = W.Dropdown(options=methods_like(), value=name, **widget_look('transform'))
         self.found = W.HTML()
         self.widget = W.VBox([self.group, self.typed, self.list, self.found])
-
-def _look(name):
-    "What a widget is called, and how wide it is"
-    import ipywidgets as W
-    return dict(description=name, layout=W.Layout(width='340px', max_width='100%'),
-                style={'description_width': '95px'})
 
 # %% ../../nbs/widgets/02a_method_menu.ipynb #5fdc6a2a
 @patch
