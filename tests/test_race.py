@@ -1,5 +1,5 @@
 "Races on the built-in model and in a pipeline: killed, gone on with, and held against their images"
-import json, random, time, warnings
+import json, random, subprocess, sys, time, warnings
 from pathlib import Path
 import numpy as np
 from test_engines import told
@@ -9,6 +9,7 @@ from cf_guidance.evaluation.race_log import find_log
 from cf_guidance.pieces import get_sd_pieces
 from cf_guidance.worlds import scene_prompts
 
+ROOT = Path(__file__).parents[1]
 ARMS = ['cosine', 'apg', 'autoguidance']
 CHOOSE, REPORT = [[p.text for p in scene_prompts(part)[::9]] for part in ('dev', 'test')]
 
@@ -81,6 +82,12 @@ def test_verdicts_do_not_depend_on_the_order(tmp_path):
         two = race(arms[::-1], (CHOOSE[::-1], REPORT[::-1]), cells, folder=tmp_path/folder, **how)
         assert [s.arm for r in two.rounds for s in r['standings']] == [s.arm for part in decided for s in part]
         assert one.words == two.words and one.images == two.images == check_images(tmp_path/folder)
+    # packed without the names of images, the log says the same
+    done = subprocess.run([sys.executable, ROOT/'tools/race.py', tmp_path/'one', tmp_path/'packed'], check=True,
+                          capture_output=True, text=True)
+    packed = read_race(tmp_path/'packed')
+    assert packed.words == one.words and packed.images == one.images and 'best constant: ' in done.stdout
+    assert not {*tmp_path.glob('packed/*.csv')} - {tmp_path/'packed/verdicts.csv'}
     # the new folder has the rows of the first, and the first was not touched
     assert rows_of(tmp_path/'two', *files) == rows_of(tmp_path/'one', *files) and told_of(tmp_path/'one') == before
 

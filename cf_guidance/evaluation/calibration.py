@@ -10,8 +10,8 @@ __all__ = ['MATCHED', 'CURVE', 'OUT', 'OWN_FACTORS', 'push_of', 'matched_factors
 import copy, math
 from dataclasses import dataclass
 import numpy as np
-from ..checks import a_count, a_flag, a_function, a_list, a_number, a_text, a_whole, a_word
-from ..checks import any_of, checked, kind, list_of, number, or_none, positive
+from ..checks import a_count, a_flag, a_function, a_list, a_number, a_text, a_whole
+from ..checks import a_word, any_of, checked, kind, list_of, number, or_none, positive
 from .displacements import Displaced, aside, displaced, displacement
 from .race_arms import RaceArm
 from .strength import scaled

@@ -6,7 +6,7 @@
 __all__ = ['write_text', 'csv_text', 'plain_data', 'RaceLog', 'read_data', 'open_log', 'find_log']
 
 # %% ../../nbs/evaluation/08d_race_log.ipynb #3996bb20
-import csv, io, json
+import csv, gzip, io, json
 from dataclasses import asdict
 import numpy as np
 from fastcore.basics import patch
@@ -38,9 +38,15 @@ def csv_text(
 # bytes that are no UTF-8 become a sign that no name has
 _UTF = dict(encoding='utf-8', errors='replace')
 
+def _table(folder, name):
+    "The file of a table, packed or not; `None` where there is none"
+    paths = folder/f'{name}.csv', folder/f'{name}.csv.gz'
+    return next((p for p in paths if p.is_file()), None)
+
 def _lines(path, heads):
     "The rows of a CSV as dicts"
-    with open(path, newline='', **_UTF) as f: rows = list(csv.DictReader(f, restval=''))
+    opened = gzip.open if path.suffix == '.gz' else open
+    with opened(path, 'rt', newline='', **_UTF) as f: rows = list(csv.DictReader(f, restval=''))
     if not rows or {*heads} <= {*rows[0]}: return rows
     raise ValueError(f'`folder` must have the columns {list(heads)} in {path.name}; got '
                      f'{[*rows[0]]}')
@@ -145,8 +151,7 @@ def table(self:RaceLog,
     jobs:dict, # The pairs of each (cell, arm, setting)
 ): # A table of scores, or `None` where the phase is not at its end
     "Read the scores of a phase"
-    path = self.folder/f'{phase}.csv'
-    if not path.is_file(): return None
+    if (path := _table(self.folder, phase)) is None: return None
     return _as_asked(_by_job(_lines(path, _HEADS), path), jobs, path.name)
 
 @patch
@@ -164,8 +169,8 @@ def rows(self:RaceLog,
     phase:str, # As in `table`
 )->list: # Dicts of cell, arm, setting, prompt, noise, score and file
     "Read the rows of a phase"
-    path = self.folder/f'{phase}.csv'
-    read = _lines(path, _HEADS) if path.is_file() else ()
+    path = _table(self.folder, phase)
+    read = _lines(path, _HEADS) if path else ()
     whole = lambda r: {k: _number(r[k], path, int) for k in ('setting', 'noise')}
     return [{**r, **whole(r), 'score': _number(r['score'], path)} for r in read]
 
@@ -173,13 +178,13 @@ def rows(self:RaceLog,
 def phases(self:RaceLog)->list: # Names
     "Name the phases that are at their end"
     rounds = [f'round-{i + 1}' for i in range(len(self.plan.rounds))]
-    return [k for k in ('constants', *rounds, 'report') if (self.folder/f'{k}.csv').is_file()]
+    return [k for k in ('constants', *rounds, 'report') if _table(self.folder, k)]
 
 @patch
 def diversity(self:RaceLog)->dict: # For each (cell, arm, setting) the figure of each prompt
     "Read the diversity on the prompts to report on; `None` where it is not there yet"
-    path, found = self.folder/'diversity.csv', {}
-    if not path.is_file(): return None
+    path, found = _table(self.folder, 'diversity'), {}
+    if path is None: return None
     for r in _lines(path, _VARIED):
         found.setdefault(_key(r, path), {})[r['prompt']] = _number(r['vendi'], path)
     return found

@@ -185,6 +185,7 @@ def better_by(
     cell:str='', # Name of a cell; all that decide by default
 )->Designed: # Its value is above 0 where the arm is better, also where less of the score is
     "Say by how much an arm is better than the best constant, with the interval"
+    if cell and cell not in report.cells: near('`cell`', cell, report.cells)
     res = report.cells[cell] if cell else report.pooled
     if arm not in res.against: near('`arm`', arm, res.against)
     e = res.against[arm].verdict.effect

@@ -226,14 +226,16 @@ def _reported(walk, best, last):
     arms = {s.arm: 1 if s.setting is None else s.setting
             for s in last['standings'] if s.arm in last['kept']}
     unfit = _looked_at(walk, best, arms)
-    jobs = _report_jobs(log, arms, [*log.ranks, *(c for c, why in unfit.items() if not why)])
+    jobs = _report_jobs(log, arms, [*log.ranks, *_fit(unfit)])
     table = walk.scores('report', jobs)
     left, varied = _whole(table, arms, log.ranks), _varied(walk, jobs)
-    unfit |= _whole_cells(table, left, [c for c, why in unfit.items() if not why])
-    said = race_report(table, varied, left, log.ranks, [c for c, w in unfit.items() if not w],
-                       log.info['margin'], log.info['higher'], log.info['score'])
+    unfit |= _whole_cells(table, left, _fit(unfit))
+    said = race_report(table, varied, left, log.ranks, _fit(unfit),
+                       **{k: log.info[k] for k in ('margin', 'higher', 'score')})
     said.notes.extend(_lost_words(arms, left, unfit))
     return said
+
+def _fit(unfit): return [c for c, why in unfit.items() if not why]
 
 def _lost_words(arms, left, unfit):
     "What is to be said of arms that were lost, and of cells under stress"

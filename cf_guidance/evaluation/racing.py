@@ -94,7 +94,8 @@ class _Maker:
         if cell.file is None: return None, ''
         val = vals.get(cell.file.name, math.nan)
         if math.isfinite(val): return val, cell.file.relative_to(folder).as_posix()
-        if where not in self.log.ranks: return None, ''          # what breaks down there ends no race
+        # what breaks down under stress ends no race
+        if where not in self.log.ranks: return None, ''
         raise ValueError(f'`score` {self.score.name!r} must give a finite number for each image; '
                          f'got {val} for {cell.file.name}')
 
@@ -233,9 +234,9 @@ def _told(arms):
 
 def _asked(arms, sets, marks, plan, score, margin, constants, features, **how):
     "What is asked, as plain data"
-    return dict(arms=_told(arms), choosing=sets[0], reporting=sets[1], cells=marks, score=score.name,
-                higher=score.higher, plan=asdict(plan), margin=positive('margin', margin),
-                constants=constants, features=features.name if features else '',
+    return dict(arms=_told(arms), choosing=sets[0], reporting=sets[1], cells=marks,
+                score=score.name, higher=score.higher, plan=asdict(plan),
+                margin=positive('margin', margin), constants=constants, features=features.name if features else '',
                 **{k: repr(v) for k, v in how.items()})
 
 def _images_by(workers, ray):
