@@ -236,7 +236,8 @@ def _asked(arms, sets, marks, plan, score, margin, constants, features, **how):
     "What is asked, as plain data"
     return dict(arms=_told(arms), choosing=sets[0], reporting=sets[1], cells=marks,
                 score=score.name, higher=score.higher, plan=asdict(plan),
-                margin=positive('margin', margin), constants=constants, features=features.name if features else '',
+                margin=positive('margin', margin), constants=constants,
+                features=features.name if features else '',
                 **{k: repr(v) for k, v in how.items()})
 
 def _images_by(workers, ray):
