@@ -1,13 +1,15 @@
 "Races on the built-in model and in a pipeline: killed, gone on with, and held against their images"
-import json, random, time, warnings
+import json, random, subprocess, sys, time, warnings
 from pathlib import Path
-import numpy as np, pytest
+import numpy as np
 from test_engines import told
 from cf_guidance import cli
-from cf_guidance.evaluation import check_images, race, race_cells, read_race
+from cf_guidance.evaluation import better_by, check_images, race, race_cells, read_race
+from cf_guidance.evaluation.race_log import find_log
 from cf_guidance.pieces import get_sd_pieces
 from cf_guidance.worlds import scene_prompts
 
+ROOT = Path(__file__).parents[1]
 ARMS = ['cosine', 'apg', 'autoguidance']
 CHOOSE, REPORT = [[p.text for p in scene_prompts(part)[::9]] for part in ('dev', 'test')]
 
@@ -63,23 +65,47 @@ def test_killed(tmp_path, forks, every):
         assert ours.info == theirs.info and ours.images == theirs.images
         assert check_images(folder) == ours.images
 
+def rows_of(folder, *names):
+    "The rows of some files, in any order, but for the names of images"
+    rows = [line for name in names for line in (Path(folder)/name).read_text().splitlines()]
+    return sorted(line.rpartition(',')[0] for line in rows)
+
 def test_verdicts_do_not_depend_on_the_order(tmp_path):
-    "The same arms and prompts in another order are the same race"
+    "The same arms and prompts in another order are the same race, in a new folder and in the same one"
     pieces = get_sd_pieces('scenes-weak', device='cpu')
-    how = dict(score='verifier:share', budget=.02, constants=(2, 5), noises=2, progress=False)
-    cells = race_cells(pieces, 'ddim', 2)
-    one = race(['cosine', 'apg'], (CHOOSE, REPORT), cells, folder=tmp_path, **how)
-    two = race(['cosine', 'apg'], (CHOOSE[::-1], REPORT[::-1]), cells, folder=tmp_path, **how)
-    assert one.words == two.words and one.images == two.images == check_images(tmp_path)
+    how = dict(score='verifier:share', budget=.02, constants=(2, 5), noises=2, progress=False, batch_size=2)
+    cells, arms = race_cells(pieces, 'ddim', 2), ['cosine', 'apg', 'rescale', 'linear']
+    one = race(arms, (CHOOSE, REPORT), cells, folder=tmp_path/'one', **how)
+    files = 'constants.csv', 'round-1.csv', 'report.csv', 'diversity.csv'
+    before, decided = told_of(tmp_path/'one'), [r['standings'] for r in one.rounds]
+    for folder in ('two', 'one'):
+        two = race(arms[::-1], (CHOOSE[::-1], REPORT[::-1]), cells, folder=tmp_path/folder, **how)
+        assert [s.arm for r in two.rounds for s in r['standings']] == [s.arm for part in decided for s in part]
+        assert one.words == two.words and one.images == two.images == check_images(tmp_path/folder)
+    # packed without the names of images, the log says the same
+    done = subprocess.run([sys.executable, ROOT/'tools/race.py', tmp_path/'one', tmp_path/'packed'], check=True,
+                          capture_output=True, text=True)
+    packed = read_race(tmp_path/'packed')
+    assert packed.words == one.words and packed.images == one.images and 'best constant: ' in done.stdout
+    assert not {*tmp_path.glob('packed/*.csv')} - {tmp_path/'packed/verdicts.csv'}
+    # the new folder has the rows of the first, and the first was not touched
+    assert rows_of(tmp_path/'two', *files) == rows_of(tmp_path/'one', *files) and told_of(tmp_path/'one') == before
 
 def test_an_arm_that_is_the_constant(tmp_path):
-    "It has the constant's images to the bit, and so is no different; its images are made once"
+    "It has the images of the best constant, each made once, and no effect at all"
     pieces = get_sd_pieces('scenes-weak', device='cpu')
-    found = race({'plain': 3., 'also plain': 6.}, (CHOOSE, REPORT), race_cells(pieces, 'ddim', 3),
-                 'verifier:share', .02, tmp_path, constants=(2, 3), noises=2, progress=False)
-    cell, = found.constants
-    if found.constants[cell] == 3.: assert found.calibrated[cell, 'plain'].factors[1] == 1.
-    for held in found.report.pooled.against.values(): assert abs(held.verdict.effect.value) < .1
+    arms = {'two': 2., 'three': 3.}
+    found = race(arms, (CHOOSE, REPORT), race_cells(pieces, 'ddim', 3), 'verifier:share', .02, tmp_path,
+                 constants=(2, 3), noises=2, progress=False, features='')
+    (cell, best), = found.constants.items()
+    same, other = sorted(arms, key=lambda a: arms[a] != best)
+    assert found.calibrated[cell, same].factors[1] == 1. != found.calibrated[cell, other].factors[1]
+    rows = find_log(tmp_path).rows('report')
+    images = {a: {(r['prompt'], r['noise']): r['image'] for r in rows if r['arm'] == a and r['setting'] == 1}
+              for a in (same, 'best constant')}
+    assert images[same] == images['best constant'] and len({*images[same].values()}) == len(images[same]) > 1
+    assert {*found.report.pooled.against[same].diffs.values()} == {0.}
+    assert better_by(found.report, same).value == 0. and 'better' not in found.words[same]
 
 SCORER = '''
 def brightness(images, prompts): return images.mean((1, 2, 3))

@@ -6,9 +6,10 @@
 __all__ = ['cfg_race', 'main_race']
 
 # %% ../../nbs/cli/08_race_command.ipynb #3cdb9e3e
-import re, sys
+import sys
 from ..checks import a_count, a_text, positive
 from .help_pages import command
+from .options import outer_parts
 from .program import call_typed, say
 from .typed import how_loaded, own_prompts, single_values, typed_numbers
 from .values import parse_values
@@ -37,11 +38,12 @@ def cfg_race(
     arms:str='all',
     # One score: verifier, clip, my.py:reward ...; cfg_eval --score list shows all
     score:str='verifier',
-    budget:float=1., # Factor of the numbers of prompts; 1 reports on 200
+    budget:float=1., # Factor of the numbers of prompts; 1 reports on 200, if there are as many
     margin:float=.02, # The smallest difference that matters
     # Constant scales, with commas, from which each cell takes its best, each above 1
     constants:str='1.5,2,3,4,5,7.5,10',
-    # Models, with commas: scenes, which is built in; a folder or a hub name of any diffusers model
+    # Models, with commas: scenes and scenes-weak, which are built in; a folder or a hub name of any
+    # diffusers model
     model:str='scenes',
     sampler:str='', # Samplers, with commas; by default the model's own
     stress:str='', # Samplers, with commas, that are looked at and decide nothing
@@ -77,7 +79,8 @@ def cfg_race(
     if list: return _say_arms()
     if read: return _say_again(out)
     how = _checked(budget, margin, constants, noises, batch_size, workers, ray)
-    prompts, cells = _prompts(model, choose, report), _axes(model, sampler, stress, steps)
+    cells = _axes(model, sampler, stress, steps)
+    prompts = _prompts(cells['model'], choose, report)
     how |= dict(score=score, folder=out, negative_prompt=negative_prompt, size=size or None,
                 call=single_values('call', call),
                 load=how_loaded(engine, dtype, device, config=config, lora=lora),
@@ -93,11 +96,9 @@ def _checked(budget, margin, constants, noises, batch_size, workers, ray):
                 constants=scales, noises=a_count()('noises', noises),
                 batch_size=batch_size or None, workers=workers or None, ray=ray or None)
 
-_OUTER = re.compile(r'(?:[^,(]|\((?:[^()]|\([^()]*\))*\))+')      # commas in brackets part nothing
-
 def _arms(text):
     "The arms that are typed; every one where none is"
-    if a_text('arms', text).strip() != 'all': return [p.strip() for p in _OUTER.findall(text)]
+    if a_text('arms', text).strip() != 'all': return outer_parts(text)
     from cf_guidance.evaluation.race_arms import every_arm
     return every_arm()
 
@@ -109,17 +110,28 @@ def _axes(model, sampler, stress, steps):
                 steps=typed_numbers('steps', steps, whole=True))
 
 # %% ../../nbs/cli/08_race_command.ipynb #f1659981
-def _prompts(model, choose, report):
+def _own_prompts(world):
+    "The two sets of prompts of a built-in world; two hundred of each to report on"
+    choose, report = own_prompts(world, 'dev'), own_prompts(world, 'test')
+    if world == 'shapes': return choose, report
+    from cf_guidance.worlds.scene_words import new_scene_prompts
+    return choose, [*report, *[p.text for p in new_scene_prompts()]]
+
+def _world(models):
+    "The world of built-in models"
+    from cf_guidance.pieces.core import SHIPPED
+    worlds = {m.partition('-')[0] if m in SHIPPED else m for m in models}
+    if len(worlds) == 1 and {*models} <= {*SHIPPED}: return worlds.pop()
+    raise ValueError('`choose` and `report` must be files of prompts for other models than the '
+                     f'built-in ones of one world; got none for {", ".join(models)}')
+
+def _prompts(models, choose, report):
     "The two sets of prompts"
     if bool(choose) != bool(report):
         raise ValueError('`choose` and `report` must both be given, or neither')
-    if choose:
-        from cf_guidance.pieces.inputs import read_prompts
-        return read_prompts(choose), read_prompts(report)
-    own = [own_prompts(model.strip(), part) for part in ('dev', 'test')]
-    if None not in own: return own
-    raise ValueError(f'`choose` and `report` must be files of prompts for another model than the '
-                     f'built-in one; got none for {model!r}')
+    if not choose: return _own_prompts(_world(models))
+    from cf_guidance.pieces.inputs import read_prompts
+    return read_prompts(choose), read_prompts(report)
 
 def _say_arms():
     "List the arms that race by default"
@@ -133,33 +145,33 @@ def _say_again(out):
     text = race_text(read_race(out))
     say(f'{text}\n{check_images(out):,} images are those of the log, which adds up.')
 
-def _round_counts(plan, arms, each):
+def _round_counts(plan, arms, made):
     "The images of each round, in words"
-    said, seen = [], 0
-    for i, (keep, n) in enumerate(plan.rounds, 1):
-        made = each*(arms + 1)*(n - seen)
-        said.append(f'round {i}: {made:,} images of {arms} arms, of which {keep} stay')
-        arms, seen = keep, n
+    said = []
+    for i, (keep, _) in enumerate(plan.rounds, 1):
+        said.append(f'round {i}: {made[f"round-{i}"]:,} images of {arms} arms, of which {keep} '
+                    'stay')
+        arms = keep
     return said
 
 def _counts(plan, arms, cells, scales):
     "The images of each phase, in words"
-    from cf_guidance.evaluation.race_arms import SETTINGS
-    n, ranks = plan.rounds[0][1], sum(c.ranks for c in cells)
-    ladder, runs = scales*len(cells)*n, 5*plan.calibration*(arms + 1)*ranks
-    left = plan.rounds[-1][0]
-    total = SETTINGS*len(cells)*(left + 1)*plan.report*plan.noises
-    return [f'constants: {ladder:,} images of {scales} scales, in {len(cells)} cells',
+    ranks, left = sum(c.ranks for c in cells), plan.rounds[-1][0]
+    made = plan.phases(arms, ranks, len(cells) - ranks, scales)
+    runs = 5*plan.calibration*((arms + 1)*ranks + (left + 1)*(len(cells) - ranks))
+    return [f'constants: {made["constants"]:,} images of {scales} scales, in {len(cells)} cells',
             f'calibration: about {runs:,} runs that keep no image',
-            *_round_counts(plan, arms, SETTINGS*ranks),
-            f'report: {total:,} images of {left} arms on {plan.report} prompts']
+            *_round_counts(plan, arms, made),
+            f'report: {made["report"]:,} images of {left} arms on {plan.report} prompts',
+            f'together: {sum(made.values()):,} images']
 
 def _foretell(arms, prompts, cells, how):
     "Say what a race would make"
-    from cf_guidance.evaluation.race_arms import race_plan, read_arms, read_prompt_sets
-    arms, sets = read_arms(arms, cells[0].steps), read_prompt_sets(prompts)
-    plan = race_plan(len(arms), len(sets[1]), how['budget'], how['noises'])
-    said = _counts(plan, len(arms), cells, len(how['constants']))
+    from cf_guidance.evaluation.race_arms import arms_by_steps, race_plan, read_prompt_sets
+    made, sets = arms_by_steps(arms, cells), read_prompt_sets(prompts)
+    n = len(made[cells[0].steps])
+    plan = race_plan(n, len(sets[1]), how['budget'], how['noises'])
+    said = _counts(plan, n, cells, len(how['constants']))
     say('\n'.join([*said, 'Nothing made (--dry-run).']))
 
 def _run(arms, prompts, axes, dry_run, how):

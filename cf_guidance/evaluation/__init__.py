@@ -38,10 +38,11 @@ __getattr__, __dir__, __all__ = lazy(__name__,
     equal_push='folder_pushes nearest_constants compare_at_one_push',
     score_report='plot_forest plot_quality score_html',
     race_arms='''
-        RaceArm read_arms every_arm RaceCell race_cells read_prompt_sets pairs_of RacePlan race_plan''',
-    calibration='push_of matched_factors Calibrated calibrate settings_of',
+        RaceArm read_arms every_arm RaceCell race_cells arms_by_steps read_prompt_sets pairs_of
+        RacePlan race_plan''',
+    calibration='push_of matched_factors Calibrated left_out calibrate settings_of',
     race_rule='best_scale Standing standings survivors',
-    race_verdicts='Reading read_at RaceReport race_report race_report_text',
+    race_verdicts='Reading read_at RaceReport race_report better_by race_report_text',
     race_log='RaceLog', race_walk='Race read_race race_text',
     racing='race check_images',
     search_spaces='''

@@ -6,10 +6,11 @@
 __all__ = ['write_text', 'csv_text', 'plain_data', 'RaceLog', 'read_data', 'open_log', 'find_log']
 
 # %% ../../nbs/evaluation/08d_race_log.ipynb #3996bb20
-import csv, io, json
+import csv, gzip, io, json
 from dataclasses import asdict
+import numpy as np
 from fastcore.basics import patch
-from ..checks import checked, dict_with, known_path
+from ..checks import a_dict, checked, dict_with, known_path
 from .calibration import Calibrated
 from .race_arms import RacePlan
 from ..records.files import write_whole
@@ -34,18 +35,30 @@ def csv_text(
     csv.writer(f, lineterminator='\n').writerows([heads, *(map(_cell_text, r) for r in rows)])
     return f.getvalue()
 
+# bytes that are no UTF-8 become a sign that no name has
+_UTF = dict(encoding='utf-8', errors='replace')
+
+def _table(folder, name):
+    "The file of a table, packed or not; `None` where there is none"
+    paths = folder/f'{name}.csv', folder/f'{name}.csv.gz'
+    return next((p for p in paths if p.is_file()), None)
+
 def _lines(path, heads):
     "The rows of a CSV as dicts"
-    with open(path, encoding='utf-8', newline='') as f: rows = list(csv.DictReader(f))
+    opened = gzip.open if path.suffix == '.gz' else open
+    with opened(path, 'rt', newline='', **_UTF) as f: rows = list(csv.DictReader(f, restval=''))
     if not rows or {*heads} <= {*rows[0]}: return rows
     raise ValueError(f'`folder` must have the columns {list(heads)} in {path.name}; got '
                      f'{[*rows[0]]}')
 
-def _cell_text(val): return '' if val is None else repr(val) if isinstance(val, float) else val
+def _cell_text(val):
+    "A value in a cell; a float as Python writes it, also one of numpy's"
+    if isinstance(val, (float, np.floating)): return repr(float(val))
+    return '' if val is None else val
 
-def _number(text, path):
+def _number(text, path, of=float):
     "The number in a cell of a table, `None` where there is none"
-    try: return float(text) if text else None
+    try: return of(text) if text else None
     except ValueError:
         raise ValueError(f'`folder` must have numbers in {path.name}; got {text!r}') from None
 
@@ -74,7 +87,7 @@ def read_data(
     path, # A JSON of the folder
 ):
     "Read what a race has written"
-    try: return json.loads(path.read_text())
+    try: return a_dict('info', json.loads(path.read_text(encoding='utf-8')))
     except ValueError as e:
         raise ValueError(f'`folder` must have a {path.name} that can be read; {e}') from e
 
@@ -91,12 +104,12 @@ def open_log(
     folder, # The folder of the race, which need not be there
     info:dict, # What is asked
 )->RaceLog:
-    "Begin the log of a race, or go on with it; the folder of another race is refused"
+    "Begin the log of a race, or go on with what it says; the folder of another race is refused"
     log = RaceLog(folder, info)
     path = log.folder/'race.json'
     if path.is_file():
-        _check_same(log.folder, log.info, read_data(path))
-        return log
+        _check_same(log.folder, log.info, theirs := read_data(path))
+        return RaceLog(log.folder, theirs)                # whose arms have the order of the first
     if log.folder.is_dir() and any(log.folder.iterdir()):
         raise ValueError(f'`folder` must be empty, or that of a race; got {str(log.folder)!r}')
     log.folder.mkdir(parents=True, exist_ok=True)
@@ -116,9 +129,11 @@ def _by_job(rows, path):
     "The rows of a phase as a table of scores"
     table = {}
     for r in rows:
-        key = r['cell'], r['arm'], int(r['setting'])
-        table.setdefault(key, {})[r['prompt'], int(r['noise'])] = _number(r['score'], path)
+        pair = r['prompt'], _number(r['noise'], path, int)
+        table.setdefault(_key(r, path), {})[pair] = _number(r['score'], path)
     return table
+
+def _key(row, path): return row['cell'], row['arm'], _number(row['setting'], path, int)
 
 def _as_asked(table, jobs, name):
     "Refuse rows that are not those of the images which were to be made"
@@ -127,7 +142,8 @@ def _as_asked(table, jobs, name):
     if odd := [k for k in {**want, **have} if want.get(k) != have.get(k)]:
         raise ValueError(f'`folder` must have in {name} a row for each image that was asked for, '
                          f'and no other; {len(odd)} entries differ, such as {odd[0]}')
-    return table
+    # in the order of what was asked, whatever that of the file
+    return {k: {p: table[k][p] for p in pairs} for k, pairs in jobs.items()}
 
 @patch
 def table(self:RaceLog,
@@ -135,8 +151,7 @@ def table(self:RaceLog,
     jobs:dict, # The pairs of each (cell, arm, setting)
 ): # A table of scores, or `None` where the phase is not at its end
     "Read the scores of a phase"
-    path = self.folder/f'{phase}.csv'
-    if not path.is_file(): return None
+    if (path := _table(self.folder, phase)) is None: return None
     return _as_asked(_by_job(_lines(path, _HEADS), path), jobs, path.name)
 
 @patch
@@ -144,7 +159,9 @@ def write(self:RaceLog,
     phase:str, # As in `table`
     rows:list, # Tuples of cell, arm, setting, prompt, noise, score and file
 ):
-    "Write the scores of a phase"
+    "Write the scores of a phase; what followed from others is no longer there"
+    for name in ('verdicts.json', 'verdicts.csv', *['diversity.csv']*(phase == 'report')):
+        (self.folder/name).unlink(missing_ok=True)
     write_text(self.folder/f'{phase}.csv', csv_text(_HEADS, rows))
 
 @patch
@@ -152,25 +169,24 @@ def rows(self:RaceLog,
     phase:str, # As in `table`
 )->list: # Dicts of cell, arm, setting, prompt, noise, score and file
     "Read the rows of a phase"
-    path = self.folder/f'{phase}.csv'
-    read = _lines(path, _HEADS) if path.is_file() else ()
-    return [{**r, 'setting': int(r['setting']), 'noise': int(r['noise']),
-             'score': _number(r['score'], path)} for r in read]
+    path = _table(self.folder, phase)
+    read = _lines(path, _HEADS) if path else ()
+    whole = lambda r: {k: _number(r[k], path, int) for k in ('setting', 'noise')}
+    return [{**r, **whole(r), 'score': _number(r['score'], path)} for r in read]
 
 @patch
 def phases(self:RaceLog)->list: # Names
     "Name the phases that are at their end"
     rounds = [f'round-{i + 1}' for i in range(len(self.plan.rounds))]
-    return [k for k in ('constants', *rounds, 'report') if (self.folder/f'{k}.csv').is_file()]
+    return [k for k in ('constants', *rounds, 'report') if _table(self.folder, k)]
 
 @patch
 def diversity(self:RaceLog)->dict: # For each (cell, arm, setting) the figure of each prompt
     "Read the diversity on the prompts to report on; `None` where it is not there yet"
-    path, found = self.folder/'diversity.csv', {}
-    if not path.is_file(): return None
+    path, found = _table(self.folder, 'diversity'), {}
+    if path is None: return None
     for r in _lines(path, _VARIED):
-        key = r['cell'], r['arm'], int(r['setting'])
-        found.setdefault(key, {})[r['prompt']] = _number(r['vendi'], path)
+        found.setdefault(_key(r, path), {})[r['prompt']] = _number(r['vendi'], path)
     return found
 
 @patch
@@ -184,16 +200,16 @@ def write_diversity(self:RaceLog,
 # %% ../../nbs/evaluation/08d_race_log.ipynb #f413c804
 def _line(text):
     "A line of the calibration, `None` where it is torn"
-    try: said = json.loads(text)
-    except ValueError: return None
-    lists = {k: tuple(said[k]) for k in ('factors', 'pushes')}
-    return Calibrated(**{**said, **lists})
+    try:
+        said = json.loads(text)
+        return Calibrated(**{**said, **{k: tuple(said[k]) for k in ('factors', 'pushes')}})
+    except (ValueError, TypeError, KeyError): return None
 
 @patch
 def calibrated(self:RaceLog)->dict: # A `Calibrated` by (cell, arm)
     "Read what was calibrated"
     path = self.folder/'calibration.jsonl'
-    found = map(_line, path.read_text(encoding='utf-8').split('\n')) if path.is_file() else ()
+    found = map(_line, path.read_text(**_UTF).split('\n')) if path.is_file() else ()
     return {(c.cell, c.arm): c for c in found if c}
 
 @patch

@@ -8,6 +8,7 @@ __all__ = ['Race', 'walk', 'write_verdicts', 'read_race', 'race_text']
 # %% ../../nbs/evaluation/08e_race_walk.ipynb #9e533162
 import json, math
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 import numpy as np
 from ..checks import a_dict, a_list, checked, made_of
@@ -15,8 +16,10 @@ from .calibration import CURVE, OUT
 from .race_arms import BASE, SETTINGS, pairs_of
 from .race_log import RaceLog, csv_text, find_log, plain_data, read_data
 from .race_log import write_text
-from .race_rule import LADDER, best_scale, merged, standings, survivors
-from .race_verdicts import RaceReport, race_report, race_report_text
+from .race_rule import LADDER, NO_IMAGE, best_scale, merged
+from .race_rule import standings, survivors
+from .race_verdicts import RaceReport, better_by, race_report
+from .race_verdicts import race_report_text
 
 # %% ../../nbs/evaluation/08e_race_walk.ipynb #86ad8208
 def _ladder_jobs(log):
@@ -58,25 +61,42 @@ class Race:
     words = property(lambda self: {**self._gone(), **self.report.words})
     def _gone(self):
         "What is to be said of the arms that are not reported"
-        gone = {a: f'out: {c.why}' for (_, a), c in self.calibrated.items() if c.kind == OUT}
+        gone = {c.arm: f'out: {c.why}' for c in self.out()}
         for i, r in enumerate(self.rounds, 1):
             gone |= {s.arm: s.why or f'left after round {i}'
                      for s in r['standings'] if s.arm not in r['kept']}
-        return gone
+        # of those that stayed to the end, if an image was lost then
+        return dict.fromkeys(self.rounds[-1]['kept'], NO_IMAGE) | gone
+
+    def out(self)->list: # `Calibrated`s
+        "List the arms that a cell which decides cannot run"
+        ranks = {c['name'] for c in self.info['cells'] if c['ranks']}
+        return [c for (cell, _), c in self.calibrated.items() if c.kind == OUT and cell in ranks]
 
 def _missing(log, what):
     raise ValueError(f'`folder` must hold a race that is at its end; {what} is missing in '
                      f'{str(log.folder)!r}')
 
+def _lost(scores): return None in scores.values()
+
 class _Walk:
     "A walk through a race"
     def __init__(self, log, maker):
-        self.log, self.maker, self.known, self.images = log, maker, log.calibrated(), 0
+        self.log, self.maker, self.images = log, maker, 0
+        self.known = {at: c for at, c in log.calibrated().items() if not (maker and c.passing)}
+
+    def there(self, phase, jobs):
+        "The scores that the log has; `None` where they are to be made, or lost ones tried again"
+        try: found = self.log.table(phase, jobs)
+        except ValueError:
+            if self.maker is None: raise
+            return None                             # rows of other arms, of which some failed then
+        return None if found and self.maker and any(map(_lost, found.values())) else found
 
     def scores(self, phase, jobs):
         "The scores of a phase"
         if not jobs: return {}
-        found = self.log.table(phase, jobs)
+        found = self.there(phase, jobs)
         if found is None:
             if self.maker is None: _missing(self.log, f'{phase}.csv')
             self.log.write(phase, self.maker.scores(phase, jobs, self.known))
@@ -105,9 +125,9 @@ class _Walk:
 # %% ../../nbs/evaluation/08e_race_walk.ipynb #c0233cda
 _NO_CONSTANT = '`cells` must be ones that make constants; an image could not be made'
 
-def _told_apart(ladder, name):
-    "Refuse a score that says the same of everything"
-    vals = [v for scores in ladder.values() for v in scores.values()]
+def _told_apart(ladder, name, cells):
+    "Refuse a score that says the same of everything in the cells that decide"
+    vals = [v for (c, *_), scores in ladder.items() if c in cells for v in scores.values()]
     if None in vals: raise ValueError(_NO_CONSTANT)
     if not np.isfinite(vals).all(): raise ValueError(f'`score` {name!r} must be finite; got NaN')
     if len({*vals}) > 1: return
@@ -126,9 +146,10 @@ def _begun(walk):
     "The constants, and the arms that every cell can run"
     log = walk.log
     ladder = walk.scores('constants', _ladder_jobs(log))
-    _told_apart(ladder, log.info['score'])
+    _told_apart(ladder, log.info['score'], log.ranks)
     scales, higher = log.info['constants'], log.info['higher']
-    best = {c: best_scale(ladder, c, scales, higher) for c in log.every}
+    lost = {c for (c, *_), scores in ladder.items() if _lost(scores)}
+    best = {c: best_scale(ladder, c, scales, higher) for c in log.every if c not in lost}
     _calibrate_base(walk, best, log.ranks)
     arms = [*log.info['arms']]
     for c in log.ranks: arms = walk.entrants(arms, c)
@@ -139,6 +160,7 @@ def _round(walk, arms, i, tables):
     log = walk.log
     phase, (keep, n) = f'round-{i + 1}', log.plan.rounds[i]
     tables.append(walk.scores(phase, _round_jobs(log, arms, i)))
+    if _lost_arms(tables[-1], [BASE], log.ranks): raise ValueError(_NO_CONSTANT)
     curves = {a: walk.known[log.ranks[0], a].kind == CURVE for a in arms}
     found = standings(_seen(merged(tables), log, n), curves, log.ranks, log.info['higher'])
     return dict(pairs=n, standings=found, kept=survivors(found, keep))
@@ -147,6 +169,11 @@ def _seen(table, log, n):
     "The scores of the pairs that a round has seen"
     pairs = pairs_of(log.info['choosing'], n)
     return {k: {p: v[p] for p in pairs} for k, v in table.items() if all(p in v for p in pairs)}
+
+def _lost_arms(table, arms, cells):
+    "The arms that lack an image in a cell"
+    lost = {a for (c, a, _), scores in table.items() if c in cells and _lost(scores)}
+    return [a for a in arms if a in lost]
 
 _NO_ARM = '`arms` must have one whose images can be made; all have failed'
 
@@ -160,15 +187,17 @@ def _rounds(walk, base, arms):
     return found
 
 # %% ../../nbs/evaluation/08e_race_walk.ipynb #fdbffc5d
+def _unfit(walk, best, arms, cell):
+    "Why a cell under stress is not looked at, or ''"
+    if cell not in best: return 'a constant could not be made'
+    curve = {a: walk.known[walk.log.ranks[0], a].kind == CURVE for a in arms}
+    base = walk.calibration(cell, BASE, scale=best[cell])
+    made = (walk.calibration(cell, a, curve=k) for a, k in curve.items())
+    return next((f'{c.arm} is out: {c.why}' for c in chain([base], made) if c.kind == OUT), '')
+
 def _looked_at(walk, best, arms):
-    "The cells under stress that can run all that are left"
-    found = []
-    for c in (c for c in walk.log.every if c not in walk.log.ranks):
-        base = walk.calibration(c, BASE, scale=best[c])
-        rest = [walk.calibration(c, a, curve=walk.known[walk.log.ranks[0], a].kind == CURVE)
-                for a in arms if base.kind != OUT]
-        if rest and all(r.kind != OUT for r in rest): found.append(c)
-    return found
+    "Why a cell under stress cannot run all that are left; '' where it can"
+    return {c: _unfit(walk, best, arms, c) for c in walk.log.every if c not in walk.log.ranks}
 
 def _varied(walk, jobs):
     "The diversity on the prompts to report on; none where nobody asked"
@@ -179,28 +208,44 @@ def _varied(walk, jobs):
     walk.log.write_diversity(walk.maker.diversity(jobs))
     return walk.log.diversity()
 
-def _whole(table, arms):
-    "The arms whose images could all be made, and what is to be said of the others"
-    lost = {k[1] for k, v in table.items() if None in v.values()}
-    if BASE in lost: raise ValueError(_NO_CONSTANT)
-    said = [f'{a}: an image could not be made' for a in arms if a in lost]
-    return {a: s for a, s in arms.items() if a not in lost}, said
+def _whole(table, arms, cells):
+    "The arms whose images could all be made in the cells that decide"
+    if _lost_arms(table, [BASE], cells): raise ValueError(_NO_CONSTANT)
+    left = {a: s for a, s in arms.items() if a not in _lost_arms(table, arms, cells)}
+    if not left: raise ValueError(_NO_ARM)
+    return left
+
+def _whole_cells(table, arms, stress):
+    "Of the cells under stress why one is left out, where an image of it could not be made"
+    lost = {c: _lost_arms(table, [BASE, *arms], [c]) for c in stress}
+    return {c: f'{a[0]}: {NO_IMAGE}' for c, a in lost.items() if a}
 
 def _reported(walk, best, last):
     "The report of the arms that are left"
     log = walk.log
     arms = {s.arm: 1 if s.setting is None else s.setting
             for s in last['standings'] if s.arm in last['kept']}
-    stress = _looked_at(walk, best, arms)
-    jobs = _report_jobs(log, arms, [*log.ranks, *stress])
+    unfit = _looked_at(walk, best, arms)
+    jobs = _report_jobs(log, arms, [*log.ranks, *_fit(unfit)])
     table = walk.scores('report', jobs)
-    varied = _varied(walk, jobs)
-    left, notes = _whole(table, arms)
-    if not left: raise ValueError(_NO_ARM)
-    said = race_report(table, varied, left, log.ranks, stress, log.info['margin'],
-                       log.info['higher'], log.info['score'])
-    said.notes.extend(notes)
+    left, varied = _whole(table, arms, log.ranks), _varied(walk, jobs)
+    unfit |= _whole_cells(table, left, _fit(unfit))
+    said = race_report(table, varied, left, log.ranks, _fit(unfit),
+                       **{k: log.info[k] for k in ('margin', 'higher', 'score')})
+    said.notes.extend(_lost_words(arms, left, unfit))
     return said
+
+def _fit(unfit): return [c for c, why in unfit.items() if not why]
+
+def _lost_words(arms, left, unfit):
+    "What is to be said of arms that were lost, and of cells under stress"
+    return [*(f'{a}: {NO_IMAGE}' for a in arms if a not in left),
+            *(f'{c} is not looked at, since {why}' for c, why in unfit.items() if why)]
+
+def _in_order(log, known):
+    "What was calibrated, in the order of cells and arms, whatever that of the file"
+    asked = [(c, a) for c in log.every for a in (BASE, *log.info['arms'])]
+    return {at: known[at] for at in asked if at in known}
 
 @checked()
 def walk(
@@ -214,7 +259,8 @@ def walk(
     best, base, arms = _begun(way)
     rounds = _rounds(way, base, arms)
     said = _reported(way, best, rounds[-1])
-    return Race(log.folder, log.info, best, way.known, rounds, said, way.images)
+    known = _in_order(log, way.known)
+    return Race(log.folder, log.info, best, known, rounds, said, way.images)
 
 # %% ../../nbs/evaluation/08e_race_walk.ipynb #5efb23dd
 def _round_data(r): return {**r, 'standings': [*map(asdict, r['standings'])]}
@@ -223,7 +269,7 @@ def _effect(report, arm):
     "Effect of an arm with its interval, and both p, as plain data"
     if arm not in report.words: return {}
     held = report.pooled.against[arm]
-    e = held.verdict.effect
+    e = better_by(report, arm)
     ends = {k: None if math.isnan(v) else v for k, v in dict(lo=e.lo, hi=e.hi).items()}
     return dict(effect=e.value, **ends, p=held.corrected, p_everywhere=report.everywhere[arm])
 
@@ -277,5 +323,5 @@ def race_text(
     for i, r in enumerate(race.rounds, 1):
         said.append(f'round {i}: {len(r["kept"])} of {begun} arms stay after {r["pairs"]} pairs')
         begun = len(r['kept'])
-    out = [f'- {a} is out: {c.why}' for (_, a), c in race.calibrated.items() if c.kind == OUT]
+    out = [f'- {c.arm} is out: {c.why}' for c in race.out()]
     return '\n'.join([*said, race_report_text(race.report), *out])

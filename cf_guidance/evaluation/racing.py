@@ -13,16 +13,16 @@ import numpy as np
 from ..checks import a_count, a_dict, a_flag, a_function, a_list, a_text, any_of, checked
 from ..checks import list_of, made_of, or_none, positive, some_numbers
 from .any_images import Picture
-from .calibration import OUT, Calibrated, calibrate, push_of, settings_of
+from .calibration import calibrate, settings_of
 from .metrics import thumbnail, vendi
 from .named_features import Features, find_features
 from .own_scores import find_scores
-from .race_arms import BASE, RaceArm, RaceCell, pairs_of, race_cells
-from .race_arms import race_plan, read_arms, read_prompt_sets
+from .race_arms import BASE, RaceArm, RaceCell, arms_by_steps, pairs_of
+from .race_arms import race_cells, race_plan, read_prompt_sets
 from .race_log import find_log, open_log
 from .race_walk import Race, walk, write_verdicts
 from .race_rule import LADDER
-from .score_file import read_scores
+from .score_file import read_scores, unchanged
 from .scored_folders import folder_features, score_folder
 from .scores import Score, as_uint8
 from ..pieces.core import BUILT_IN, SHIPPED
@@ -48,21 +48,26 @@ def _jobs_of(jobs, cell):
 class _Maker:
     "Makes what is not in the log of a race"
     def __init__(self, log, arms, engines, score, features, **how):
-        self.log, self.arms, self.engines, self.score = log, {**arms, BASE: _PLAIN}, engines, score
+        self.log, self.arms, self.engines, self.score = log, arms, engines, score
         self.features, self.negative = features, how.pop('negative_prompt')
         self.progress, self.images, self.how = how['progress'], how.pop('images'), how
+
+    def arm(self, cell, name):
+        "An arm, made for the number of steps of a cell"
+        return _PLAIN if name == BASE else self.arms[self.engines[cell].settings.steps][name]
 
     def tfm(self, cell, arm, setting, known):
         "The transform of an arm at a setting"
         if arm == LADDER: return GuidanceTfm({'g': self.log.info['constants'][setting]})
-        return settings_of(self.arms[arm], known[cell, arm])[setting]
+        return settings_of(self.arm(cell, arm), known[cell, arm])[setting]
 
     def places(self, jobs, cell, known):
         "The cells of a sweep, by arm, setting, prompt and noise"
         found = {}
         for (a, s), pairs in _jobs_of(jobs, cell).items():
+            tfm = self.tfm(cell, a, s, known)
             for p, k in pairs:
-                run = Run(p, self.tfm(cell, a, s, known), own_seed(p, k), self.negative)
+                run = Run(p, tfm, own_seed(p, k), self.negative)
                 found[a, s, p, k] = Cell(run, dict(arm=a, setting=s, noise=k), f'{a} ({s})')
         return found
 
@@ -79,23 +84,25 @@ class _Maker:
     def scores(self, phase, jobs, known):
         "Rows of a phase"
         with kept_folder(self.log.folder/phase) as folder: cells = self.filled(folder, jobs, known)
-        _check_constants(phase, cells)
+        if phase == 'constants': _check_constants(cells, self.log.ranks)
         shown = score_folder(folder, [self.score], 64, self.progress)
         vals = {p.path.name: p.scores[self.score.name] for p in shown}
-        return [(*at, *self._row(c, vals, folder)) for at, c in cells.items()]
+        return [(*at, *self._row(at[0], c, vals, folder)) for at, c in cells.items()]
 
-    def _row(self, cell, vals, folder):
+    def _row(self, where, cell, vals, folder):
         "Score and file of an image; of one that could not be made, nothing"
         if cell.file is None: return None, ''
         val = vals.get(cell.file.name, math.nan)
         if math.isfinite(val): return val, cell.file.relative_to(folder).as_posix()
+        # what breaks down under stress ends no race
+        if where not in self.log.ranks: return None, ''
         raise ValueError(f'`score` {self.score.name!r} must give a finite number for each image; '
                          f'got {val} for {cell.file.name}')
 
-def _check_constants(phase, cells):
-    "Refuse cells that cannot even make constants"
-    lost = {at: c.failed for at, c in cells.items() if c.file is None}
-    if phase != 'constants' or not lost: return
+def _check_constants(cells, ranks):
+    "Refuse cells that decide and cannot even make constants"
+    lost = {at: c.failed for at, c in cells.items() if c.file is None and at[0] in ranks}
+    if not lost: return
     (cell, *_), why = next(iter(lost.items()))
     raise ValueError(f'`cells` must be ones that an arm can run; {cell} makes no constant: {why}')
 
@@ -110,9 +117,8 @@ def _where(maker):
 def _base_settings(engine, cell, scale, where):
     "The settings of the best constant, as multiples of the plain arm"
     arm = RaceArm(BASE, GuidanceTfm({'g': float(scale)}))
-    try: far = push_of(engine, arm.tfm, **where)[0]
-    except Exception as e: return Calibrated(cell, BASE, OUT, why=f'{type(e).__name__}: {e}')
-    made = calibrate(arm, cell, engine, [k*far for k in _STRENGTHS], curve=False, **where)
+    targets = lambda far: [k*far for k in _STRENGTHS]
+    made = calibrate(arm, cell, engine, targets, curve=False, **where)
     return replace(made, factors=tuple((scale - 1)*k for k in made.factors))
 
 def _calibrated(maker, cell, arm, known, scale=None, curve=None):
@@ -120,7 +126,7 @@ def _calibrated(maker, cell, arm, known, scale=None, curve=None):
     engine, where = maker.engines[cell], _where(maker)
     if arm == BASE: return _base_settings(engine, cell, scale, where)
     targets = [*known[cell, BASE].pushes]
-    return calibrate(maker.arms[arm], cell, engine, targets, curve=curve, **where)
+    return calibrate(maker.arm(cell, arm), cell, engine, targets, curve=curve, **where)
 
 def _features_of(maker, rows):
     "The features of the images of the report, each once"
@@ -146,7 +152,10 @@ def _opened(model, load):
     if model is None: model = BUILT_IN
     return load_model(model, **load) if isinstance(model, str) else model
 
-def _key(cell): return cell.model if isinstance(cell.model, str) else id(cell.model)
+def _key(cell):
+    "What tells a model from others"
+    model = BUILT_IN if cell.model is None else cell.model
+    return model if isinstance(model, str) else id(model)
 
 def _engines(cells, load, call, size):
     "The engine of each cell"
@@ -217,12 +226,18 @@ def _cells(cells):
     if any(c.ranks for c in found): return found
     raise ValueError('`cells` must have one that ranks; got cells under stress alone')
 
+def _told(arms):
+    "What each arm is, in words; once where it is the same for all numbers of steps"
+    words = [{a: f'{v.tfm!r}, stays {v.stays:g}' for a, v in made.items()}
+             for made in arms.values()]
+    return {a: '; '.join(dict.fromkeys(each[a] for each in words)) for a in words[0]}
+
 def _asked(arms, sets, marks, plan, score, margin, constants, features, **how):
     "What is asked, as plain data"
-    told = {a: f'{v.tfm!r}, stays {v.stays:g}' for a, v in arms.items()}
-    return dict(arms=told, choosing=sets[0], reporting=sets[1], cells=marks, score=score.name,
-                higher=score.higher, plan=asdict(plan), margin=positive('margin', margin),
-                constants=constants, features=features.name if features else '',
+    return dict(arms=_told(arms), choosing=sets[0], reporting=sets[1], cells=marks,
+                score=score.name, higher=score.higher, plan=asdict(plan),
+                margin=positive('margin', margin), constants=constants,
+                features=features.name if features else '',
                 **{k: repr(v) for k, v in how.items()})
 
 def _images_by(workers, ray):
@@ -271,8 +286,8 @@ def race(
 )->Race:
     "Race changes of guidance against the best constant, and say which are better"
     cells, score, sets = _cells(cells), _one_score(score), _sets(prompts)
-    arms = read_arms(arms, cells[0].steps)
-    plan = race_plan(len(arms), len(sets[1]), budget, noises)
+    arms = arms_by_steps(arms, cells)
+    plan = race_plan(len(next(iter(arms.values()))), len(sets[1]), budget, noises)
     engines = _engines(cells, load or {}, call, size)
     features = _some_features(features, engines, sets[2], size)
     info = _asked(arms, sets, _marks(cells, engines, sets), plan, score, margin, _ladder(constants),
@@ -283,15 +298,15 @@ def race(
     return _finished(_Maker(log, arms, engines, score, features, **how))
 
 # %% ../../nbs/evaluation/08f_race.ipynb #b7da5b4b
-def _wrong(path, row, known):
+def _wrong(path, row, known, score):
     "What does not fit between a row and its image, or ''"
     if not path.is_file(): return 'is not there'
+    there = known.get(row['image'])
+    if there is None or there.scores.get(score) != row['score']: return 'has another score'
+    if not unchanged(path, there.state): return 'is not the one that was rated'
     told = read_recipe(path)
-    if told['prompt'] != row['prompt'] or told['seed'] != own_seed(row['prompt'], row['noise']):
-        return 'is of another prompt or noise'
-    there = known.get(f'images/{path.name}')
-    same = there is not None and row['score'] in there.scores.values()
-    return '' if same else 'has another score'
+    same = told['prompt'] == row['prompt'] and told['seed'] == own_seed(row['prompt'], row['noise'])
+    return '' if same else 'is of another prompt or noise'
 
 def _phase_rows(log, phase):
     "The rows of a phase that have an image"
@@ -302,10 +317,11 @@ def check_images(
 )->int: # How many rows were looked at
     "Hold the log of a race against its images"
     log, count = find_log(folder), 0
+    score = log.info['score']
     for phase in log.phases():
         known = read_scores(log.folder/phase)
         for r in _phase_rows(log, phase):
-            if why := _wrong(log.folder/phase/r['image'], r, known):
+            if why := _wrong(log.folder/phase/r['image'], r, known, score):
                 raise ValueError('`folder` must hold the images of its rows; '
                                  f'{phase}/{r["image"]} {why}')
             count += 1

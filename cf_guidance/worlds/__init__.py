@@ -24,7 +24,8 @@ __getattr__, __dir__, __all__ = lazy(__name__,
     solids='FLOORS MATERIALS SOLIDS EYE AT WIDE LAMP AHEAD ABOVE',
     scenes='SIZES FLAT SAYS',
     scene_words='''
-        ASKS SceneDemand parse_scene ScenePrompt scene_prompts reserved_scenes''',
+        ASKS SceneDemand parse_scene ScenePrompt scene_prompts new_scene_prompts
+        reserved_scenes''',
     scene_verifier='''
         PIXELS WAYS SCENE_HEADS new_scene_verifier scene_features read_scenes judge_scene
         score_scenes''',
