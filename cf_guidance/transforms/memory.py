@@ -65,7 +65,7 @@ def keep_at(
     state:dict, # State of a rule, which gets the value; `None` keeps nothing
     name:str, # Name to keep it under
     val, # The value
-    step=None, # Index of the step, or a `Step`; `None` if the rule does not know it
+    step=None, # Index of the step, or a `Step`; `None` if nobody says
 ):
     "Keep a value with its step"
     if state is not None: state[name] = _index(step), val

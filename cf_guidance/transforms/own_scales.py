@@ -84,10 +84,10 @@ def _falling(g, gamma, least, step):
     _known(step)
     return max(least, g*noise_share(step)**gamma)
 
-@rule(space='flow', neutral={'g': 1, 'beta': 1, 'least': 1})
+@rule(space='flow', neutral={'g': 1, 'beta': 1, 'least': 1}, absent={'g': 0, 'least': 0})
 def adamag(
-    u, # Unconditional prediction, (b, ...)
-    t, # Conditional prediction, same shape
+    u, # Unconditional prediction, (b, ...); may be `None` where the rule is `t`
+    t, # Conditional prediction, same shape; may be `None` at `g` and `least` 0
     g:GUIDANCE=5., # Guidance scale on noise alone
     beta:Usual(0, 1)=.1, # Share of the push along the noise to keep
     gamma:Usual(0, 8)=4., # How fast the scale falls with the noise, 0 or more
@@ -96,7 +96,7 @@ def adamag(
 ): # Guided prediction, same shape
     "Guide across the predicted noise, the less the less noise there is (AdaMaG; Esmati et al., arXiv 2605.20079)"
     if not gamma >= 0: raise ValueError(f'`gamma` must be at least 0; got {gamma!r}')
-    if g == beta == least == 1 and t is not None: return t
+    if g == beta == least == 1 or g == least == 0: return cfg(u, t, g)
     d, scale = push_of(u, t), _falling(g, gamma, least, step)
     if beta != 1: d = d - ((1 - beta)*along(d, _noise(t, step))).to(d.dtype)
     return (wide_of(u) + scale*d).to(t.dtype)
