@@ -44,10 +44,10 @@ TABLE = [
     # no cosine is below -1
     plain('cfg_oec', tau=-1.),
     # no image is that long
-    plain('pmc', cap=1e9), plain('vags', kappa=0.), scaled('adamag', G, G, beta=1., gamma=0.),
+    plain('pmc', cap=1e9), scaled('pmc', .5, .5), plain('vags', kappa=0.), scaled('adamag', G, G, beta=1., gamma=0.),
     scaled('adamag', 2., G, beta=1., gamma=0., least=G), plain('samg', low=G),
     plain('zeresfdg', low=1., high=1., phi=0., enter=0., leave=-1.), plain('lf_cfg', rho=1.),
-    plain('apg', eta=1.), plain('apg', eta=1., form='diffusers'), plain('apg', eta=1., space='raw'),
+    plain('apg', eta=1.), plain('apg', eta=1., form='diffusers'), plain('apg', eta=1., rms=1e9, space='raw'),
     scaled('apg', G, G + 1, eta=1., form='comfyui'),
     plain('apg_mix', start=99), plain('apg_mix', late=1.),
     scaled('apg_mix', 3., G, late=G, start=-1, eta=1., r=0., beta=0., space='sample'),

@@ -146,7 +146,8 @@ def calls(w):
         plot_trajectory=dict(what='g', ax=plt.gca()), show_image={},
         # transforms
         tells=dict(space='epsilon'), convert=dict(src='epsilon', dst='sample'), match_norm={}, matched_scale={},
-        rule_params={}, parameters={}, rule_name={}, known_of={}, defaults={}, options={}, space_of={}, axis_of={},
+        rule_params={}, parameters={}, rule_name={}, known_of={}, noise_share={}, defaults={}, options={}, space_of={},
+        axis_of={},
         needs_of={}, put_together=dict(preds=dict(u=tensor(2, 4, 8, 8), t=tensor(2, 4, 8, 8))), how_of=dict(name='u'),
         nested_tfms={}, guided_wide={}, along=dict(onto=tensor(2, 4, 8, 8)), main_part={}, recfg_ratio={},
         low_part={}, soft_part={}, high_waves={}, feedback_evidence=dict(after=tensor(2, 4, 8, 8), s=2., s2=1.),
@@ -387,7 +388,7 @@ EXEMPT = {
     'anything that does something has a mark': 'code_mark',
     'a cluster would start where a value is taken; tests/test_cluster.py': 'ray_images',
     'a transform calls it at a step with what it has checked; tests/test_odd_input.py':
-        'acting_at call_by_name is_blind kept_before pole_of state_at turn_of turned',
+        'acting_at call_by_name is_blind keep_at kept_at kept_before kept_in pole_of state_at turn_of turned',
     'a plan calls it with the numbers of its runs': 'by_trunk',
     '`rerun` calls it with a recipe that it has checked': 'rerun_hosted',
     'it takes the texts of a command line, below': 'cfg_sweep cfg_explore cfg_race cfg_search',

@@ -136,6 +136,14 @@ def _schedules(tfm):
     nums = {k: p.default for k, p in parameters(cls).items() if k not in options(cls)}
     return {k: tfm._lifted.get(k) or constant(v) for k, v in nums.items()}
 
+def _known_there(tfm, scheds):
+    "The schedules that a guider of diffusers has a name for; what it lacks must be as if not there"
+    for k, v in type(tfm).unsaid.items():
+        if _constant(k, scheds.pop(k)) != v:
+            raise ValueError(f'`{k}` must be {v!r}, since a guider of diffusers has none; got '
+                             f'{tfm.schedules[k]!r}: use `ScheduledGuider(tfm, pipe)`')
+    return scheds
+
 def _window(g, off):
     "The scale inside of its window of parts, and the window"
     if g.name != 'within_part': return g, {'start': 0., 'stop': 1.}
@@ -156,7 +164,7 @@ def to_diffusers(
 ): # The guider of diffusers that does the same
     "Turn a transform into a guider of diffusers"
     rule = _known_rule(tfm)
-    chosen, scheds = _known_options(tfm, rule), _schedules(tfm)
+    chosen, scheds = _known_options(tfm, rule), _known_there(tfm, _schedules(tfm))
     original = chosen.get('form') == 'paper'
     g, window = _window(scheds.pop('g'), _off(rule, original))
     known = _numbers(rule, scheds) | _settings(chosen)

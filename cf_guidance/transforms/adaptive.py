@@ -12,10 +12,11 @@ from typing import Literal
 import torch
 from ..checks import a_tensor, checked, GUIDANCE, Scale, some_levels, Usual
 from .core import GuidanceTfm, transform
+from .memory import keep_at, kept_at, kept_in
 from .rules import cfg, rule
 from .signatures import known_of
-from .tensors import alike, check_pair, divided, inner, norm_of
-from .tensors import push_of, unit_of, wide_of
+from .tensors import alike, check_pair, cosine_of, divided, norm_of
+from .tensors import push_of, wide_of
 
 # %% ../../nbs/transforms/07_adaptive.ipynb #1543f230
 @rule(space='flow', neutral={'g': 1, 'k': 0}, absent={'g': 0})
@@ -25,15 +26,17 @@ def smc(
     g:GUIDANCE=7.5, # Guidance scale, as in `cfg`
     lam:Usual(2, 8)=5., # Weight of the earlier error in the choice of the sign
     k:Usual(.01, .8)=.2, # Amount subtracted or added; 0 for plain guidance
+    step=None, # Index of the step; the error counts if it is of the step before
     state=None, # The error of the step before
 ): # Guided prediction, same shape
     "Guide with the error corrected by sliding mode control (SMC-CFG, arXiv 2603.03281)"
     if k < 0: raise ValueError(f'`k` must be at least 0; got {k!r}')
     if (g == 1 and k == 0 and t is not None) or (g == 0 and u is not None): return cfg(u, t, g)
     e = push_of(u, t)
-    before = (state or {}).get('error', e)
+    before = kept_at(state, 'error', step)
+    if before is None: before = e
     e = e - k*((e - before) + lam*before).sign()
-    if state is not None: state['error'] = e
+    keep_at(state, 'error', e, step)
     return (wide_of(u) + g*e).to(t.dtype)
 
 @transform(smc)
@@ -77,17 +80,17 @@ _AT_ONCE = ('adaptive_guidance ends after its first step: `u` and `t` agree ther
             'choose another `space`, or a higher `threshold`')
 
 def _agreed(g, state):
-    done = state.get('done')
+    done = kept_in(state, 'done')
     return g == 1 or (done is not None and bool(done.all()))
 
 def _note_agreed(u, t, threshold, state):
     "Note which samples stop after this step, besides those that have stopped"
     done = state.get('done')
-    agree = inner(unit_of(u), unit_of(t)).flatten().clamp(max=1) > threshold
+    agree = cosine_of(u, t).flatten() > threshold
     if done is None and agree.all(): warnings.warn(_AT_ONCE, stacklevel=3)
     state['done'] = agree if done is None else done | agree
 
-@rule(space='epsilon', neutral={'g': 1},
+@rule(space='epsilon', neutral={'g': 1}, pole='limit',
       reads=lambda g, state: {'t'} if _agreed(g, state) else {'u', 't'})
 def adaptive_guidance(
     # Unconditional prediction, (b, ...); may be `None` once all samples have stopped, and at `g` 1

@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from ..checks import a_tensor, between, checked, GUIDANCE, Usual
 from .core import GuidanceTfm, transform
+from .memory import keep_at, kept_at, kept_in
 from .projection import along
 from .rules import cfg, rule
 from .tensors import dims_of, divided, image_of, length_along
-from .tensors import norm_of, push_of, std_of, to_size, wide_of
+from .tensors import norm_of, of_greatest, push_of, std_of, to_size, wide_of
 
 # %% ../../nbs/transforms/05a_bands.ipynb #9e80c1a7
 def _planes(x):
@@ -42,23 +43,21 @@ def _bands(x, low, high):
     "`low` times the soft part of an image and `high` times the sharp part"
     return high*x if low == high else high*x + (low - high)*soft_part(x)
 
-def _of_greatest(d): return divided(d, d.abs().amax(dims_of(d), keepdim=True))
-
 def _detail(d):
     "Share of the energy of the push that is in its sharp part, (b, 1, ...)"
-    d = _of_greatest(d)
+    d = of_greatest(d)
     soft = soft_part(d)
     low, high = (norm_of(p).square() for p in (soft, d - soft))
     return divided(high, low + high)
 
 def _averaged(now, beta, state):
     "Running mean of the shares"
-    had = state.get('detail')
+    had = kept_in(state, 'detail')
     return now if had is None else beta*had + (1 - beta)*now
 
 def _switched(share, enter, leave, state):
     "Whether each sample goes the second way"
-    on = state.get('sharp')
+    on = kept_in(state, 'sharp')
     return share >= enter if on is None else torch.where(on, share > leave, share >= enter)
 
 def _is_sharp(d, beta, enter, leave, state):
@@ -71,6 +70,11 @@ def _is_sharp(d, beta, enter, leave, state):
 def _check_cap(cap):
     "Refuse a bound below the length itself"
     if cap != 0 and not cap >= 1: raise ValueError(f'`cap` must be 0, or at least 1; got {cap!r}')
+
+def _check_switch(enter, leave):
+    "Refuse a share to return at that is above the share to go at"
+    if not leave <= enter:
+        raise ValueError(f'`leave` must be at most `enter`, {enter!r}; got {leave!r}')
 
 def _capped(p, c, cap):
     "Guided prediction of no more than `cap` times the length of `c`"
@@ -96,7 +100,7 @@ def zeresfdg(
     phi:Usual(0, 1)=.7, # Share of the second way that is rescaled, 0 to 1
     beta:Usual(0, .95)=.8, # Share of the mean that stays at each step, 0 to 1
     enter:Usual(0, 1)=.6, # Share of detail from which the second way is taken
-    leave:Usual(0, 1)=.45, # Share of detail down to which it stays
+    leave:Usual(0, 1)=.45, # Share of detail down to which it stays, at most `enter`
     # Bound on the second way, 1 or more lengths of the prediction that `like` names; 0 for none
     cap:Usual(0, 2)=0.,
     # Take deviation and length of `t` with the filtered push, or of `t`
@@ -104,7 +108,8 @@ def zeresfdg(
     state=None, # The mean of the shares, and which way each sample goes
 ): # Guided prediction, same shape
     "Guide with weighted frequencies, one of two ways by the share of detail (ZeResFDG, arXiv 2510.12954)"
-    between('phi', phi, 0, 1); between('beta', beta, 0, 1); _check_cap(cap)
+    between('phi', phi, 0, 1); between('beta', beta, 0, 1)
+    _check_cap(cap); _check_switch(enter, leave)
     if g == low == high == 1 and t is not None: return t
     d = push_of(u, t)
     u, t_, push = wide_of(u), wide_of(t), _bands(d, low, high)
@@ -119,7 +124,7 @@ class ZeResFDGGuidance(GuidanceTfm):
 # %% ../../nbs/transforms/05a_bands.ipynb #1a3022a7
 def _slow(x, shrink):
     "Low part of an image, shrunk and enlarged again"
-    sides = [max(1, n//shrink) for n in x.shape[-2:]]
+    sides = [max(1, int(n//shrink)) for n in x.shape[-2:]]
     small = F.interpolate(_planes(x), sides, mode='area')
     return F.interpolate(small, x.shape[-2:], mode='bilinear').reshape(x.shape)
 
@@ -143,15 +148,17 @@ def lf_cfg(
     t, # Conditional prediction, same shape
     g:GUIDANCE=7.5, # Guidance scale, as in `cfg`
     rho:Usual(0, 1)=.5, # Share of the settled low part to keep; 1 for plain guidance
-    shrink:Usual(2, 16, int)=8, # How many times the low part shrinks, 1 or more
+    # How many times a side shrinks, 1 or more; the pixels that are left count whole
+    shrink:Usual(2, 16, int)=8,
+    step=None, # Index of the step; the low parts count if they are of the step before
     state=None, # The low parts of the step before
 ): # Guided prediction, same shape
     "Guide as `cfg`, with less of the slow waves that have settled (LF-CFG; Song and Lai, arXiv 2506.21452)"
     if not shrink >= 1: raise ValueError(f'`shrink` must be at least 1; got {shrink!r}')
     if g == 0 and u is not None or g == rho == 1: return cfg(u, t, g)
     d = push_of(u, t)
-    low, before = [_slow(p, int(shrink)) for p in (u, t)], (state or {}).get('low')
-    if state is not None: state['low'] = low
+    low, before = [_slow(p, shrink) for p in (u, t)], kept_at(state, 'low', step)
+    keep_at(state, 'low', low, step)
     return (wide_of(u) + g*(d - (1 - rho)*_settled_push(low, before))).to(t.dtype)
 
 @transform(lf_cfg)

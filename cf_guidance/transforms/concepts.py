@@ -10,6 +10,7 @@ import math
 import torch
 from ..checks import between, Scale, Usual
 from .core import GuidanceTfm, transform
+from .memory import kept_in
 from .other_predictions import OtherText
 from .rules import cfg, rule
 from .tensors import alike, norm_of, push_of, wide_of
@@ -25,10 +26,11 @@ def _three(g, g_away, tau, plain):
     if g_away == 0: return _two(g, 0 if plain else tau)
     return {'u', 'weak'} if g == 0 else {'u', 't', 'weak'}
 
-def _pushed(u, to, g, tau):
+def _pushed(u, g, tau, **to):
     "A push with its scale and its weight; nothing at scale 0"
     if g == 0: return 0
-    d = push_of(u, to)
+    alike(u=u, **to)
+    d = push_of(u, *to.values())
     return g*_weight(d, tau)*d
 
 @rule(space='epsilon', neutral={'g': 1, 'g_away': 0, 'tau': 0}, absent={'g': 0, 'g_away': 0},
@@ -47,7 +49,7 @@ def contrastive(
     near = 0 if plain else tau
     if g_away == 0 and (g == 0 or near == 0): return cfg(u, t, g)
     alike(u=u)
-    return (wide_of(u) + _pushed(u, t, g, near) - _pushed(u, weak, g_away, -tau)).to(u.dtype)
+    return (wide_of(u) + _pushed(u, g, near, t=t) - _pushed(u, g_away, -tau, weak=weak)).to(u.dtype)
 
 @transform(contrastive)
 class ContrastiveGuidance(GuidanceTfm):
@@ -93,7 +95,7 @@ def sld(
     if g == 0 or s == 0 or _idle(step, warmup, momentum): return cfg(u, t, g)
     alike(u=u, t=t, weak=weak)
     gamma = _to_subtract(u, t, weak, s, threshold)
-    gathered = (state or {}).get('gathered', torch.zeros_like(gamma))
+    gathered = kept_in(state, 'gathered', torch.zeros_like(gamma))
     gamma = gamma + momentum*gathered
     if state is not None: state['gathered'] = beta*gathered + (1 - beta)*gamma
     if _early(step, warmup): return cfg(u, t, g)

@@ -11,11 +11,12 @@ from typing import Literal
 import torch
 from ..checks import a_number, a_tensor, between, checked, GUIDANCE, Usual
 from .core import GuidanceTfm, transform
+from .memory import keep_at, kept_at, kept_in
 from .projection import along
 from .rules import cfg, rule
-from .signatures import known_of
-from .tensors import check_pair, image_of, inner, norm_of
-from .tensors import to_size, unit_of, wide_of
+from .signatures import noise_share
+from .tensors import check_pair, cosine_of, image_of, norm_of
+from .tensors import to_size, wide_of
 
 # %% ../../nbs/transforms/07a_earlier_steps.ipynb #5eceaf65
 def _plain(u, t, g):
@@ -40,7 +41,7 @@ def momentum(
     between('beta', beta, 0, 1)
     if alpha == 0 and g in (0, 1): return cfg(u, t, g)
     p = _plain(u, t, g)
-    m = (state or {}).get('mean', p)
+    m = kept_in(state, 'mean', p)
     if state is not None: state['mean'] = (1 - beta)*p + beta*m
     if match: m = to_size(m, norm_of(m), norm_of(p))
     return (p + alpha*(p - m)).to((u if t is None else t).dtype)
@@ -82,15 +83,10 @@ def _check_times(t_min, t_max):
     raise ValueError(f'`t_min` must be at least 0 and below `t_max`, and that at most 1; '
                      f'got {t_min!r} and {t_max!r}')
 
-def _time(step, default):
-    "Share of the noise at a step, or `default` where nobody knows it"
-    a, b = known_of(step, 'a', 'b')
-    return default if a is None or b is None else b/(a + b)
-
 def _weight(w, t_min, t_max, step):
     "Weight of the history at a step; `w` itself where nobody knows the shares"
     _check_times(t_min, t_max)
-    part = (_time(step, t_max) - t_min)/(t_max - t_min)
+    part = (noise_share(step, t_max) - t_min)/(t_max - t_min)
     return w*part**.5 if 0 < part <= 1 else 0
 
 def _averaged(p, alpha, h): return alpha*p if h is None else alpha*p + (1 - alpha)*h
@@ -120,7 +116,7 @@ def higs(
     weight = _weight(w, t_min, t_max, step)
     if w == 0 and g in (0, 1): return cfg(u, t, g)
     p, like = _plain(u, t, g), u if t is None else t
-    h = (state or {}).get('mean')
+    h = kept_in(state, 'mean')
     if state is not None: state['mean'] = _averaged(p, alpha, h)
     if h is None or weight == 0: return p.to(like.dtype)
     return (p + weight*_new_details(p, h, eta, cutoff, steep)).to(like.dtype)
@@ -130,31 +126,30 @@ class HiGSGuidance(GuidanceTfm):
     "Guide as `cfg`, then add the details that earlier steps lack"
 
 # %% ../../nbs/transforms/07a_earlier_steps.ipynb #7e1cf64f
-def _cosine(x, y): return inner(unit_of(x), unit_of(y)).clamp(-1, 1)
-
 def _corrected(u, t, tau, before):
     "`u`, moved along the change of `t` where the two changes part"
     d_u, d_t = u - before[0], t - before[1]
-    s = _cosine(d_u, d_t)
+    s = cosine_of(d_u, d_t)
     return u + ((1 - s)*along(d_u, d_t)).where(s < tau, 0).to(u.dtype)
 
-@rule(space='epsilon', neutral={'g': 1})
+@rule(space='epsilon', neutral={'g': 1}, pole='limit')
 def cfg_oec(
     u, # Unconditional prediction, (b, ...); may be `None` at `g` 1
     t, # Conditional prediction, same shape
     g:GUIDANCE=7.5, # Guidance scale, as in `cfg`
     # Cosine of the two changes below which `u` is corrected; -1 for plain guidance
     tau:Usual(-1, 1)=.5,
+    step=None, # Index of the step; the two predictions count if they are of the step before
     state=None, # The two predictions of the step before
 ): # Guided prediction, same shape
-    "Guide from a `u` whose error is at right angles to that of `t`, in the space of the noise (arXiv 2511.14075)"
+    "Guide from a `u` with less of the error that it has along that of `t`, in the space of the noise (arXiv 2511.14075)"
     if g == 1 and t is not None: return t
     check_pair(u, t)
-    now, before = (wide_of(u), wide_of(t)), (state or {}).get('before')
-    if state is not None: state['before'] = now
+    now, before = (wide_of(u), wide_of(t)), kept_at(state, 'before', step)
+    keep_at(state, 'before', now, step)
     other = now[0] if before is None else _corrected(*now, tau, before)
     return (other + g*(now[1] - other)).to(t.dtype)
 
 @transform(cfg_oec)
 class CFGOECGuidance(GuidanceTfm):
-    "Guide from a `u` whose error is at right angles to that of `t`"
+    "Guide from a `u` with less of the error that it has along that of `t`"

@@ -11,9 +11,9 @@ from ..checks import GUIDANCE, Scale, Usual
 from .core import GuidanceTfm, transform
 from .projection import along
 from .rules import cfg, rule
-from .signatures import known_of
-from .tensors import dims_of, divided, inner
-from .tensors import length_along, norm_of, push_of, unit_of, wide_of
+from .signatures import known_of, noise_share
+from .tensors import cosine_of, dims_of, divided, inner, length_along
+from .tensors import norm_of, of_greatest, push_of, unit_of, wide_of
 
 # %% ../../nbs/transforms/07b_own_scales.ipynb #9fde5afe
 def _root(b, m):
@@ -25,16 +25,16 @@ def _way(t, e, cap):
     "How far one can go from `t` in the direction `e` until `cap` times its length, (b, 1, ...)"
     return _root(inner(t, e), (cap*cap - 1)*norm_of(t).double()**2)
 
-@rule(space='sample', neutral={'g': 1})
+@rule(space='sample', neutral={'g': 1}, absent={'g': 0})
 def pmc(
     u, # Unconditional prediction, (b, ...); may be `None` at `g` 1
-    t, # Conditional prediction, same shape
+    t, # Conditional prediction, same shape; may be `None` at `g` 0
     g:GUIDANCE=7.5, # Guidance scale where the cap is not reached; below 1 the rule is `cfg`
     cap:Usual(1, 1.5)=1.05, # Greatest length of the guided image, in lengths of `t`, 1 or more
 ): # Guided prediction, same shape
     "Guide as `cfg`, but to no more than `cap` times the length of `t` (PMC-CFG; Peng and Ma, arXiv 2609.24287)"
     if not cap >= 1: raise ValueError(f'`cap` must be at least 1; got {cap!r}')
-    if g == 1 and t is not None: return t
+    if g in (0, 1): return cfg(u, t, g)
     d = push_of(u, t)
     e, way = unit_of(d), (g - 1)*norm_of(d)
     return (wide_of(t) + torch.minimum(way, _way(t, e, cap).to(d.dtype))*e).to(t.dtype)
@@ -44,12 +44,9 @@ class PMCGuidance(GuidanceTfm):
     "Guide as `cfg`, but to no more than `cap` times the length of `t`"
 
 # %% ../../nbs/transforms/07b_own_scales.ipynb #fbda5efa
-def _cosine(u, t): return inner(unit_of(u), unit_of(t)).clamp(-1, 1)
-
 def _lean(step):
     "From -1 on noise to 1 on the image; 0 where nobody knows"
-    a, b = known_of(step, 'a', 'b')
-    return 0. if a is None or b is None else (a - b)/(a + b)
+    return 1 - 2*noise_share(step, .5)
 
 @rule(space='flow', neutral={'g': 1, 'kappa': 0}, absent={'g': 0})
 def vags(
@@ -62,7 +59,7 @@ def vags(
     "Guide more the less noise there is, where the velocities agree (VAGS; Luo et al., arXiv 2605.15661)"
     if g == 0 and u is not None or kappa == 0: return cfg(u, t, g)
     d = push_of(u, t)
-    scale = g*(kappa*_lean(step)*_cosine(u, t)).exp()
+    scale = g*(kappa*_lean(step)*cosine_of(u, t)).exp()
     return (wide_of(u) + scale.to(d.dtype)*d).to(t.dtype)
 
 @transform(vags)
@@ -83,13 +80,14 @@ def _noise(t, step):
 
 def _falling(g, gamma, least, step):
     "Scale at a step"
-    x, a, b = (None, 0, 1) if gamma == 0 else _known(step)
-    return max(least, g*(b/(a + b))**gamma)
+    if gamma == 0: return max(least, g)
+    _known(step)
+    return max(least, g*noise_share(step)**gamma)
 
-@rule(space='flow', neutral={'g': 1, 'beta': 1, 'least': 1})
+@rule(space='flow', neutral={'g': 1, 'beta': 1, 'least': 1}, absent={'g': 0, 'least': 0})
 def adamag(
-    u, # Unconditional prediction, (b, ...)
-    t, # Conditional prediction, same shape
+    u, # Unconditional prediction, (b, ...); may be `None` where the rule is `t`
+    t, # Conditional prediction, same shape; may be `None` at `g` and `least` 0
     g:GUIDANCE=5., # Guidance scale on noise alone
     beta:Usual(0, 1)=.1, # Share of the push along the noise to keep
     gamma:Usual(0, 8)=4., # How fast the scale falls with the noise, 0 or more
@@ -98,7 +96,7 @@ def adamag(
 ): # Guided prediction, same shape
     "Guide across the predicted noise, the less the less noise there is (AdaMaG; Esmati et al., arXiv 2605.20079)"
     if not gamma >= 0: raise ValueError(f'`gamma` must be at least 0; got {gamma!r}')
-    if g == beta == least == 1 and t is not None: return t
+    if g == beta == least == 1 or g == least == 0: return cfg(u, t, g)
     d, scale = push_of(u, t), _falling(g, gamma, least, step)
     if beta != 1: d = d - ((1 - beta)*along(d, _noise(t, step))).to(d.dtype)
     return (wide_of(u) + scale*d).to(t.dtype)
@@ -108,12 +106,12 @@ class AdaMaGGuidance(GuidanceTfm):
     "Guide across the predicted noise, the less the less noise there is"
 
 # %% ../../nbs/transforms/07b_own_scales.ipynb #833af465
-def _of_greatest(x): return divided(x, x.amax(dims_of(x), keepdim=True))
-
 def _liveliness(d):
     "Energy of the push at each pixel, 0 at the least of a sample and 1 at the most, (b, 1, ...)"
-    e = _of_greatest(length_along(d, 'channel')).square()
-    return _of_greatest(e - e.amin(dims_of(e), keepdim=True))
+    e = of_greatest(length_along(d, 'channel')).square()
+    e = e - e.amin(dims_of(e), keepdim=True)
+    # so small a spread is rounding
+    return of_greatest(e.where(e.amax(dims_of(e), keepdim=True) > 1e-5, 0))
 
 @rule(neutral={'g': 1, 'low': 1}, absent={'g': 0, 'low': 0}, axis='channel')
 def samg(

@@ -7,6 +7,7 @@ __all__ = ['apg_presets', 'along', 'apg', 'APGGuidance', 'apg_mix', 'APGMixGuida
            'tcfg', 'TCFGGuidance', 'recfg_ratio', 'recfg', 'ReCFGGuidance']
 
 # %% ../../nbs/transforms/04_projection.ipynb #b12c7f15
+import math
 from typing import Literal
 import torch
 from ..checks import a_count, a_tensor, any_of, checked, GUIDANCE, list_of, Scale, Usual
@@ -46,6 +47,11 @@ def _tamed(d, t, eta, r, dims):
     if r: d = d*(r/inner(d, d, dims).sqrt().clamp(min=r)).to(d.dtype)
     return d if eta == 1 else (d.double() - (1 - eta)*along(d, t, dims)).to(d.dtype)
 
+def _limit(r, rms, n):
+    "Greatest length of a push of `n` numbers; 0 for no limit"
+    if not rms >= 0: raise ValueError(f'`rms` must be at least 0, where 0 is no limit; got {rms!r}')
+    return min([v for v in (r, rms*n**.5) if v], default=0)
+
 @rule(space='sample', neutral={'g': 1})
 def apg(
     u, # Unconditional prediction, (b, ...); may be `None` at `g` 1
@@ -60,19 +66,23 @@ def apg(
     over:Literal['sample', 'time']='sample',
     # Where it acts: the predicted image, or what the network predicts
     space:Literal['sample', 'raw']='sample',
+    # Greatest root mean square of the push, the same for images of any size; 0 for no limit
+    rms:Usual(.01, .5)=0.,
     state=None, # Sum of the earlier pushes, by name
 ): # Guided prediction, same shape
     "Guide with the part of the push across `t`, cut in length and damped (Sadat et al., arXiv 2410.02416)"
     if g == 1 and t is not None: return t
     check_pair(u, t)
     dims = (1,) if over == 'time' else dims_of(t)
-    update = _tamed(_pushed(u, t, beta, state), t, eta, r, dims)
+    limit = _limit(r, rms, math.prod(t.shape[k] for k in dims))
+    update = _tamed(_pushed(u, t, beta, state), t, eta, limit, dims)
     base, k = {'paper': (t, g - 1), 'diffusers': (u, g), 'comfyui': (t, g)}[form]
     return (wide_of(base) + k*update).to(t.dtype)
 
 @transform(apg)
 class APGGuidance(GuidanceTfm):
     "Guide with the part of the push across `t`"
+    unsaid = {'rms': 0.}
 
 # %% ../../nbs/transforms/04_projection.ipynb #db41c49e
 # Sadat et al., arXiv 2410.02416, table of hyperparameters

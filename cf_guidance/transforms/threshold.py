@@ -13,7 +13,8 @@ import torch
 from ..checks import GUIDANCE, Scale, Usual, above_zero, between
 from .normalise import guided_wide
 from .tensors import check_pair, dims_of, divided, inner, length_along
-from .tensors import norm_of, push_of, quotient, std_of, unit_of, wide_of
+from .tensors import norm_of, of_greatest, push_of, quotient
+from .tensors import std_of, unit_of, wide_of
 from .core import GuidanceTfm, transform
 from .rules import rule
 from .signatures import known_of
@@ -241,7 +242,7 @@ class ADGGuidance(GuidanceTfm):
 # %% ../../nbs/transforms/03_threshold.ipynb #ecd20def
 def _root(x):
     "Square root of the size, with the sign, of numbers whose greatest is 1"
-    x = divided(x, x.abs().amax(dims_of(x), keepdim=True))
+    x = of_greatest(x)
     return x.sign()*x.abs().sqrt()
 
 def _likeness(a, b):
