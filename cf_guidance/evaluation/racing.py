@@ -10,13 +10,13 @@ import json, math
 from dataclasses import asdict, replace
 from functools import partial
 import numpy as np
-from ..checks import a_count, a_dict, a_flag, a_function, a_list, a_text, any_of, checked
+from ..checks import a_count, a_dict, a_function, a_list, a_text, any_of, checked
 from ..checks import list_of, made_of, or_none, positive, some_numbers
 from .any_images import Picture
 from .calibration import calibrate, settings_of
 from .metrics import thumbnail, vendi
 from .named_features import Features, find_features
-from .own_scores import find_scores
+from .own_scores import one_score
 from .race_arms import BASE, RaceArm, RaceCell, arms_by_steps, pairs_of
 from .race_arms import race_cells, race_plan, read_prompt_sets
 from .race_log import find_log, open_log
@@ -181,18 +181,6 @@ def _mark(cell, engine, prompt):
 
 def _marks(cells, engines, sets): return [_mark(c, engines[c.name], sets[0][0]) for c in cells]
 
-def _one_score(score):
-    "The score of a race"
-    if callable(score) and not isinstance(score, Score):
-        name, higher = getattr(score, '__name__', 'score'), getattr(score, 'higher', True)
-        return Score(name, score, higher=higher)
-    found = find_scores(score)
-    if len(found) != 1: raise ValueError(f'`score` must be one; got {[s.name for s in found]}')
-    if hasattr(found[0], 'look_up'):
-        raise ValueError(f'`score` must rate images; {found[0].name!r} is a table of some that are '
-                         'there')
-    return found[0]
-
 def _of_a_world(engines, prompts, size):
     "Whether built-in models draw what they can draw, at their own size"
     names = {getattr(getattr(e, 'pieces', None), 'name', None) for e in engines.values()}
@@ -285,7 +273,7 @@ def race(
     progress:bool=True, # Show progress bars
 )->Race:
     "Race changes of guidance against the best constant, and say which are better"
-    cells, score, sets = _cells(cells), _one_score(score), _sets(prompts)
+    cells, score, sets = _cells(cells), one_score(score), _sets(prompts)
     arms = arms_by_steps(arms, cells)
     plan = race_plan(len(next(iter(arms.values()))), len(sets[1]), budget, noises)
     engines = _engines(cells, load or {}, call, size)
