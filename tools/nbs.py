@@ -1,8 +1,9 @@
 "Notebook chores that nbdev 2.4 leaves to Quarto: run in place, build the site, write README.md"
 import base64, io, json, re, shutil, subprocess, sys
 from dataclasses import is_dataclass
+from html import unescape
 from importlib import import_module
-from inspect import Parameter, isclass, isfunction, signature
+from inspect import Parameter, isclass, isfunction, signature, unwrap
 from multiprocessing import get_context
 from pathlib import Path
 from execnb.nbio import read_nb, write_nb
@@ -10,6 +11,7 @@ from execnb.shell import CaptureShell
 from fastcore import docments
 from fastcore.basics import AttrDict
 from fastcore.foundation import working_directory
+from nbdev import processors
 from nbdev.clean import nbdev_clean
 from nbdev.config import get_config
 from nbdev.doclinks import _build_modidx
@@ -45,13 +47,19 @@ def play(nb, fn):
     shell = CaptureShell(fn, mpl_format='png')
     with working_directory(fn.parent): shell.run_all(nb, exc_stop=True, preproc=_skip)
 
+def worth_keeping(out):
+    "Whether an output is for the reader: no warning or progress bar, no widget, and no object that drawing returns"
+    text = ''.join(out.get('data', {}).get('text/plain', '')) if out['output_type'] == 'execute_result' else ''
+    return (out.get('name') != 'stderr' and WIDGET not in out.get('data', {}) and
+            not re.match(r'[\[({\s]*(<matplotlib|<Axes|<Figure|<function|Text\()', text))
+
 def run(fn):
     "Run notebook `fn` and store its outputs"
     nb = read_nb(fn)
     play(nb, fn)
-    for c in nb.cells:                   # progress bars and widgets differ from run to run, so they are not stored
+    for c in nb.cells:
         if c.cell_type != 'code': continue
-        c.outputs = [o for o in c.outputs if o.get('name') != 'stderr' and WIDGET not in o.get('data', {})]
+        c.outputs = [o for o in c.outputs if worth_keeping(o)]
         for o in c.outputs:
             if 'image/png' in o.get('data', {}): o['data']['image/png'] = light(o['data']['image/png'])
     write_nb(nb, fn)
@@ -83,14 +91,17 @@ def readme(nb):
     return text.replace('](images/', '](nbs/images/') + '\n'
 
 def in_columns(out):
-    "A printed text, marked where three lines or more have gaps in them, as a table has"
-    gaps = [line for line in out[2].splitlines() if re.search(r'\S {2,}\S', line)]
-    return f'{out[1]}{" class=columns"*(len(gaps) > 2)}{out[2]}'
+    "A printed text, marked where three lines or more have gaps in them, as a table has, and where it is a wide one"
+    lines = unescape(re.sub('<[^>]*>', '', out[2])).splitlines()
+    rows = [line for line in lines if re.search(r'\S {2,}\S', line)]
+    if len(rows) < 3: return out[0]
+    return f'{out[1]} class="columns{" wide"*(max(map(len, rows)) > COLUMNS)}"{out[2]}'
 
-CODE = re.compile(r'(<pre class="sourceCode[^>]*><code[^>]*>)(.*?)(</code></pre>)', re.S)
+COLUMNS = 100                            # of code and of what is printed, on a screen of 1280 pixels
+CODE = re.compile(r'(<pre class="sourceCode[^>]*><code[^>]*>|<pre><code>)(.*?)(</code></pre>)', re.S)
 
 def in_lines(code):
-    "A listing with a span around each line, so that what wraps is indented"
+    "A listing with a span around each line, so that what wraps is indented below it"
     res, within = [], []
     for line in code[2].split('\n'):
         begin = ''.join(within)
@@ -98,7 +109,8 @@ def in_lines(code):
             if closes: within.pop()
             else: within.append(f'<{tag}>')
         end = ''.join(f'</{tag[1:].split()[0].rstrip(">")}>' for tag in reversed(within))
-        res.append(f'<span class="line">{begin}{line}{end}</span>')
+        indent = len(re.match('(?:<[^>]*>)*( *)', line)[1])
+        res.append(f'<span class="line"{f" style=--in:{indent}"*(indent > 0)}>{begin}{line}{end}</span>')
     return code[1] + '\n'.join(res) + code[3]
 
 def in_code(caption): return caption[1] + re.sub('`([^`<]+)`', r'<code>\1</code>', caption[2])
@@ -111,7 +123,8 @@ def mended(html):
     html = re.sub(r'\[(`[\w.]+`)\]\(http[^)]*\)', r'\1', html)
     # takes the type of a default for that of a parameter, and has no word for a function without a name
     html = html.replace(':NoneType<span', '<span')
-    html = re.sub(r':function((?:<[^>]*>)*=(?:<[^>]*>)*)&lt;(?:<[^>]*>)*lambda(?:<[^>]*>)*&gt;', r'\1...', html)
+    tags = '(?:<[^>]*>)*'
+    html = re.sub(f'(?::function)?({tags}={tags})&lt;{tags}(?:lambda|factory){tags}&gt;', r'\1...', html)
     # and links private names, which have no entry
     html = re.sub(r'<a [^>]*href="[^"]*#_\w+"[^>]*>(.*?)</a>', r'\1', html)
     printed = re.compile(r'(<div class="cell-output cell-output-stdout[^>]*>\s*<pre)(>.*?</pre>)', re.S)
@@ -141,7 +154,7 @@ def exported(cls):
 
 def fields_of(cls, plain):
     "The fields of a dataclass, each in the words of the class that has it"
-    said = AttrDict({name: v for name, v in plain(cls, full=True).items() if name != 'return'})
+    said = AttrDict({name: v for name, v in plain(cls, full=True).items() if name != 'return' and name[0] != '_'})
     for base in filter(is_dataclass, cls.__mro__):
         for name, v in plain(exported(base), full=True).items():
             if name in said: said[name].docment = said[name].docment or v.docment
@@ -150,8 +163,10 @@ def fields_of(cls, plain):
 def parameters_of(sym, plain=docments.docments, **kwargs):
     "What fastcore's `docments` says, with the words for `**kwargs`, of fields, and of a class without `__init__`"
     kwargs['args_kwargs'] = True
-    if not isclass(sym): return plain(sym, **kwargs)
-    if '__dataclass_fields__' in vars(next(c for c in sym.__mro__ if '__init__' in vars(c))): return fields_of(sym, plain)
+    # a function that remembers its results has no source of its own
+    if not isclass(sym): return plain(sym if isfunction(sym) else unwrap(sym), **kwargs)
+    maker = next(c for c in sym.__mro__ if '__init__' in vars(c))
+    if '__dataclass_fields__' in vars(maker): return fields_of(sym, plain)
     if isfunction(sym.__init__): return plain(sym.__init__, **kwargs)
     if not isfunction(sym.__new__): return AttrDict()
     cls, *own = signature(sym.__new__).parameters
@@ -160,8 +175,12 @@ def parameters_of(sym, plain=docments.docments, **kwargs):
     except OSError: return AttrDict({name: AttrDict(anno=Parameter.empty, default=Parameter.empty) for name in own})
     return AttrDict({name: v for name, v in said.items() if name != cls})
 
+def shown_names(cell, shown, plain=processors._def_names):
+    "The names of a cell that a page documents: no method that Python calls by itself, as `repr` does"
+    return [name for name in plain(cell, shown) if not re.search(r'\._(?!_call__$)', name)]
+
 def process():
-    docments.docments = parameters_of
+    docments.docments, processors._def_names = parameters_of, shown_names
     proc_nbs(n_workers=0, force=True)
 
 def processed():

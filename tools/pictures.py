@@ -35,7 +35,7 @@ def dark_png(png):
     return out.getvalue()
 
 def dark_source(src, page):
-    "The `src` for the dark theme of a picture on a `page`, a file beside it where it is one; `None` where there is none"
+    "The `src` of a picture on a `page` for the dark theme, and the file where it is one; `None` where there is none"
     if src.startswith('data:'):
         return 'data:image/png;base64,' + base64.b64encode(dark_png(base64.b64decode(src.partition(',')[2]))).decode()
     file, dark = page.parent/src, src[:-4] + '.dark.png'
