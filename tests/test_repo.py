@@ -72,11 +72,12 @@ def stored(nb):
             yield out, ''.join(out.get('text') or out.get('data', {}).get('text/plain', ''))
 
 def test_outputs_are_for_the_reader():
-    "No stored output is a warning, a progress bar, or the object that drawing returns"
+    "No stored output is a warning, a progress bar, the object that drawing returns, or a number as numpy writes it"
     drawn = re.compile(r'[\[({\s]*(<matplotlib|<Axes|<Figure|<function|Text\()')
     for nb in nbs:
         for out, text in stored(nb):
             assert out.get('name') != 'stderr' and 'it/s]' not in text, nb.name
+            assert not re.search(r'\bnp\.(float|int|bool)', text) or out['output_type'] == 'stream', (nb.name, text[:60])
             assert out['output_type'] != 'execute_result' or not drawn.match(text), (nb.name, text[:60])
 
 def test_outputs_name_what_is_there():

@@ -47,6 +47,10 @@ def play(nb, fn):
     shell = CaptureShell(fn, mpl_format='png')
     with working_directory(fn.parent): shell.run_all(nb, exc_stop=True, preproc=_skip)
 
+def numbers(text):
+    "A printed object with each number of numpy as Python writes it"
+    return re.sub(r'\bnp\.(?:float|int|uint|bool)[\d_]*\(([^()]*)\)', r'\1', text)
+
 def worth_keeping(out):
     "Whether an output is for the reader: no warning or progress bar, no widget, and no object that drawing returns"
     text = ''.join(out.get('data', {}).get('text/plain', '')) if out['output_type'] == 'execute_result' else ''
@@ -62,6 +66,8 @@ def run(fn):
         c.outputs = [o for o in c.outputs if worth_keeping(o)]
         for o in c.outputs:
             if 'image/png' in o.get('data', {}): o['data']['image/png'] = light(o['data']['image/png'])
+            text = ''.join(o.get('data', {}).get('text/plain', ''))
+            if text: o['data']['text/plain'] = numbers(text).splitlines(True)
     write_nb(nb, fn)
 
 def all_nbs():
