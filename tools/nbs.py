@@ -103,7 +103,7 @@ def in_columns(out):
     if len(rows) < 3: return out[0]
     return f'{out[1]} class="columns{" wide"*(max(map(len, rows)) > COLUMNS)}"{out[2]}'
 
-COLUMNS = 100                            # of code and of what is printed, on a screen of 1280 pixels
+COLUMNS, MANY = 100, 8                   # of code and prints on a screen of 1280 pixels, and of a table that is small
 CODE = re.compile(r'(<pre class="sourceCode[^>]*><code[^>]*>|<pre><code>)(.*?)(</code></pre>)', re.S)
 
 def in_lines(code):
@@ -118,6 +118,13 @@ def in_lines(code):
         indent = len(re.match('(?:<[^>]*>)*( *)', line)[1])
         res.append(f'<span class="line"{f" style=--in:{indent}"*(indent > 0)}>{begin}{line}{end}</span>')
     return code[1] + '\n'.join(res) + code[3]
+
+def of_many(table):
+    "A table, marked where it has many columns"
+    if len(re.findall('<th[ >]', table[0].partition('</tr>')[0])) < MANY: return table[0]
+    tag, rest = table[0].split('>', 1)
+    tag = tag.replace(' class="', ' class="many ', 1) if ' class="' in tag else f'{tag} class="many"'
+    return f'{tag}>{rest}'
 
 def in_code(caption): return caption[1] + re.sub('`([^`<]+)`', r'<code>\1</code>', caption[2])
 
@@ -135,6 +142,7 @@ def mended(html):
     html = re.sub(r'<a [^>]*href="[^"]*#_\w+"[^>]*>(.*?)</a>', r'\1', html)
     printed = re.compile(r'(<div class="cell-output cell-output-stdout[^>]*>\s*<pre)(>.*?</pre>)', re.S)
     html = CODE.sub(in_lines, printed.sub(in_columns, html))
+    html = re.sub(r'<table\b.*?</table>', of_many, html, flags=re.S)
     html = re.sub(r'(<figcaption[^>]*>)(.*?)(?=</figcaption>)', in_code, html, flags=re.S)
     return re.sub(r'<img (?![^>]*\balt=)([^>]*>(?:(?!<img ).)*?<figcaption[^>]*>(.*?)</figcaption>)',
                   lambda m: f'<img alt="{re.sub("<[^>]*>", "", m[2])}" {m[1]}', html, flags=re.S)
