@@ -94,6 +94,13 @@ def heading(nb):
     text = next(''.join(c['source']) for c in json.loads(nb.read_text())['cells'] if ''.join(c['source'])[:2] == '# ')
     return re.match(r'# (.*)\n\n> (.*)', text).groups()
 
+def test_titles_stand_alone():
+    "The cell of the title has the title, the question and settings; the site leaves anything else in it out"
+    for nb in nbs:
+        cells = [''.join(c['source']) for c in json.loads(nb.read_text())['cells']]
+        text = next(c for c in cells if c.startswith('# '))
+        assert re.fullmatch(r'# .*(\n+> .*)?(\n+(- \w+: .*\n*)+)?\n*', text), nb.name
+
 def test_rooms_list_their_pages():
     "The first page of a room has a table of the others, each with its title and its question"
     for first in (root/'nbs').glob('*/00_*.ipynb'):
