@@ -187,7 +187,12 @@ a_flag = kind('True or False', lambda val: type(val).__name__ in ('bool', 'bool_
 a_dict = kind('a dict', lambda val: isinstance(val, Mapping))
 a_list = kind('a list', _is_list)
 a_function = kind('a function', callable)
-def a_number(name, val): return number(name, val)
+def a_number(
+    name:str, # Parameter, for the error
+    val, # What came
+): # The number
+    "Check that a number is finite"
+    return number(name, val)
 vars(a_number).update(vars(kind('a finite number', _is_finite)))
 a_whole = kind('a whole number of at most 64 bits',
                lambda val: _is_whole(val) and -2**63 <= val < 2**64)

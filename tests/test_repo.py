@@ -1,5 +1,5 @@
 "What the repository promises about itself"
-import ast, importlib.util, json, re, subprocess, sys, zlib
+import ast, importlib, importlib.util, json, re, subprocess, sys, zlib
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -64,6 +64,50 @@ def test_outputs_show_no_address():
         assert not (m := re.search(
             r'<[\w.]+ (object )?at 0x\w+>', ''.join(
                 json.dumps(c.get('outputs', [])) for c in json.loads(nb.read_text())['cells']))), (nb.name, m)
+
+def stored(nb):
+    "The texts that the cells of a notebook keep: whether an object or a print, and the text"
+    for cell in json.loads(nb.read_text())['cells']:
+        for out in cell.get('outputs', []):
+            yield out, ''.join(out.get('text') or out.get('data', {}).get('text/plain', ''))
+
+def test_outputs_are_for_the_reader():
+    "No stored output is a warning, a progress bar, the object that drawing returns, or a number as numpy writes it"
+    drawn = re.compile(r'[\[({\s]*(<matplotlib|<Axes|<Figure|<function|Text\()')
+    for nb in nbs:
+        for out, text in stored(nb):
+            assert out.get('name') != 'stderr' and 'it/s]' not in text, nb.name
+            assert out['output_type'] == 'stream' or not re.search(r'\bnp\.(float|int|bool)', text), (nb.name, text)
+            assert out['output_type'] != 'execute_result' or not drawn.match(text), (nb.name, text[:60])
+
+def test_outputs_name_what_is_there():
+    "A class of the package that a stored output shows is still where the output says"
+    named = re.compile(r"<class '(cf_guidance[.\w]+)'>")
+    shown = {name for nb in nbs for _, text in stored(nb) for name in named.findall(text)}
+    assert shown
+    for name in shown:
+        module, _, cls = name.rpartition('.')
+        assert module == getattr(getattr(importlib.import_module(module), cls, None), '__module__', ''), name
+
+def heading(nb):
+    "The title of a page and the question below it"
+    text = next(''.join(c['source']) for c in json.loads(nb.read_text())['cells'] if ''.join(c['source'])[:2] == '# ')
+    return re.match(r'# (.*)\n\n> (.*)', text).groups()
+
+def test_titles_stand_alone():
+    "The cell of the title has the title, the question and settings; the site leaves anything else in it out"
+    for nb in nbs:
+        cells = [''.join(c['source']) for c in json.loads(nb.read_text())['cells']]
+        text = next(c for c in cells if c.startswith('# '))
+        assert re.fullmatch(r'# .*(\n+> .*)?(\n+(- \w+: .*\n*)+)?\n*', text), nb.name
+
+def test_rooms_list_their_pages():
+    "The first page of a room has a table of the others, each with its title and its question"
+    for first in (root/'nbs').glob('*/00_*.ipynb'):
+        text = ''.join(''.join(c['source']) + '\n' for c in json.loads(first.read_text())['cells'])
+        for nb in first.parent.glob('*.ipynb'):
+            title, question = heading(nb)
+            assert nb == first or f'| [{title}]({nb.name}) | {question} |' in text, (first.name, nb.name)
 
 def test_names_link_themselves():
     "A public name in backticks becomes a link on the site, so a link around it would be one inside another"

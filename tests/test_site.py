@@ -1,11 +1,12 @@
 "The docs site: every link and anchor, every picture, and every page in a browser at two widths"
-import re, subprocess, sys, threading
+import base64, io, re, subprocess, sys, threading
 from functools import partial
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin
-import pytest
+import numpy as np, pytest
+from PIL import Image
 
 root = Path(__file__).parent.parent
 HOME = 'https://enzokro.github.io/cf_guidance/'
@@ -84,10 +85,46 @@ def test_signatures(site):
     "They name their parameters, and take no type from a default of None"
     texts = {p.relative_to(site).as_posix(): re.sub('<[^>]*>', '', p.read_text()) for p in site.rglob('*.html')}
     assert [n for n, t in texts.items() if ':NoneType=None' in t] == []
+    assert [n for n, t in texts.items() if re.search(r'^def \w+\(\n    \*args, \*\*kwargs\n\)', t, re.M)] == []
+    assert [n for n, t in texts.items() if '=&lt;lambda&gt;' in t] == []
     assert 'Step(\n    idx:int=0' in texts['schedules/steps.html']
+    # of a named tuple, a dataclass, a function that remembers, one with more arguments, and a method of Python's own
+    assert 'def Pieces(\n    tokenizer, text_encoder, vae' in texts['pieces/parts.html']
+    assert 'path:Path, # Its file\n' in texts['evaluation/any_images.html']
+    assert 'prompt:str, # Such as' in texts['worlds/prompts.html']
+    assert '**kwargs, # For `sample_latents`' in texts['evaluation/displacement.html']
+    assert 'Return repr(self)' not in ''.join(texts.values())
     assert 'RescaleGuidance(\n    schedules:dict' in texts['transforms/normalise.html']
 
 def test_pictures_have_words(pages): assert {n: p.unnamed for n, p in pages.items() if p.unnamed} == {}
+
+def test_titles_stand_once(site):
+    for p in site.rglob('*.html'):
+        titles = re.findall(r'<h1[^>]*>(.*?)</h1>', p.read_text(), re.S)
+        assert len(titles) == len({re.sub('<[^>]*>', '', t).strip() for t in titles}), p.name
+
+IMAGE = re.compile(r'<img [^>]*\bclass="(light|dark)-content[^>]*>')
+
+def pixels(tag, page):
+    src = re.search(r'src="([^"]+)"', tag)[1]
+    data = base64.b64decode(src.partition(',')[2]) if src.startswith('data:') else (page.parent/src).read_bytes()
+    return np.asarray(Image.open(io.BytesIO(data)).convert('RGB'), float)
+
+def test_pictures_have_a_dark_form(site):
+    "White paper is as dark as the page, dark ink is light, and a photograph is as it was"
+    for name in ('index', 'gallery', 'tutorials/how_much'):
+        page = site/f'{name}.html'
+        tags = [(m[1], m[0]) for m in IMAGE.finditer(page.read_text())]
+        assert [t for t, _ in tags] == ['light', 'dark']*(len(tags)//2) and tags
+        for (_, light), (_, dark) in zip(tags[::2], tags[1::2]):
+            a, b = pixels(light, page), pixels(dark, page)
+            assert a.shape == b.shape
+            paper = a.min(-1) > 235
+            assert paper.mean() > .05 and np.median(b[paper]) < 80, light[:80]
+    (_, light), (_, dark) = [(m[1], m[0]) for m in IMAGE.finditer((site/'gallery.html').read_text())][:2]
+    a, b = pixels(light, site/'gallery.html'), pixels(dark, site/'gallery.html')
+    photo = (np.abs(a - b).max(-1) < 16) & (a.max(-1) - a.min(-1) > 40)
+    assert photo.sum() > .9*(a.max(-1) - a.min(-1) > 40).sum()
 
 def test_nothing_from_elsewhere(pages):
     "No script, style or picture is fetched from another host"
@@ -147,8 +184,14 @@ LOOK = """() => {
     const empty = count < 40 ? [`only ${count} words`] : []
     const cut = [...document.querySelectorAll('main :is(h1, h2, h3, h4)')].filter(e => e.scrollWidth > e.clientWidth + 1)
         .map(e => `cut off: ${e.textContent.slice(0, 40)}`)
+    // on a screen the rows of a printed table are whole, and so is a table
+    const desk = innerWidth >= 1280 ? [...document.querySelectorAll('main pre.columns .line')] : []
+    const rows = desk.filter(e => /\\S {2,}\\S/.test(e.textContent) && e.getClientRects()[0]?.height > 1.7*parseFloat(of(e).lineHeight))
+        .map(e => `wraps: ${e.textContent.slice(0, 60)}`)
+    const tables = innerWidth < 1280 ? [] : [...document.querySelectorAll('main table')]
+        .filter(t => t.getBoundingClientRect().width > t.parentElement.clientWidth + 1).map(t => `wide: ${t.textContent.slice(0, 60)}`)
     const ways = document.scrollingElement.scrollWidth > innerWidth ? ['scrolls sideways'] : []
-    return [...low, ...outside, ...broken, ...empty, ...cut, ...ways] }"""
+    return [...low, ...outside, ...broken, ...empty, ...cut, ...ways, ...rows, ...tables] }"""
 
 LOOKED_AT = [
     f'{name}.html' for name in

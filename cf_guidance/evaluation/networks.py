@@ -143,18 +143,27 @@ PICKSCORE, DINO = 'yuvalkirstain/PickScore_v1', 'facebook/dinov2-base'
 
 @named_score('cosine of image and prompt, by CLIP', lo=-1, hi=1,
              needs=f'a model; {CLIP} (about 1.7 GB) without one behind the colon')
-def clip(given):
+def clip(
+    given:str, # Model behind the colon, a folder or a name of the hub; '' for the usual one
+)->tuple: # Name, and function of images and prompts
+    "Open the score `clip`"
     return _opened(_place(given, CLIP), 'about 1.7 GB', lambda net, out: _cosine(out))
 
 @named_score('cosine of image and prompt, by SigLIP', lo=-1, hi=1,
              needs=f'a model; {SIGLIP} (about 3.5 GB) without one behind the colon')
-def siglip(given):
+def siglip(
+    given:str, # Model behind the colon, a folder or a name of the hub; '' for the usual one
+)->tuple: # Name, and function of images and prompts
+    "Open the score `siglip`"
     return _opened(_place(given, SIGLIP), 'about 3.5 GB', lambda net, out: _cosine(out),
                    'max_length')
 
 @named_score('how much people would prefer the image for its prompt, by PickScore',
              needs=f'a model; {PICKSCORE} (about 3.9 GB) without one behind the colon')
-def pickscore(given):
+def pickscore(
+    given:str, # Model behind the colon, a folder or a name of the hub; '' for the usual one
+)->tuple: # Name, and function of images and prompts
+    "Open the score `pickscore`"
     return _opened(_place(given, PICKSCORE), 'about 3.9 GB',
                    lambda net, out: net.logit_scale.exp()*_cosine(out))
 

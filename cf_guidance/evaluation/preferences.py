@@ -111,7 +111,10 @@ for _name, _of in _PREFERENCES.items():
 # %% ../../nbs/evaluation/05b_preferences.ipynb #16a6e8f1
 @named_score('blocks, blur and noise, whatever the prompt, by PIQE', 0, 100, higher=False,
              needs='the package pypiqe')
-def piqe(given):
+def piqe(
+    given:str, # What stands behind the colon: nothing
+)->tuple: # Name, and function of images and prompts
+    "Open the score `piqe`"
     _none_behind('piqe', given)
     _installed('piqe', 'pypiqe')
     def rate(images, prompts):

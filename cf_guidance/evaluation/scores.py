@@ -146,7 +146,10 @@ def _verify(images, prompts, part):
 @named_score('whether the image shows all that the prompt asks for, in a built-in world; '
              'verifier:share is the share that it shows', lo=0, hi=1,
              needs='prompts of a built-in world, at 64 x 64 (scenes) or 32 x 32 (shapes)')
-def verifier(given):
+def verifier(
+    given:str, # What stands behind the colon: '', 'all' or 'share'
+)->tuple: # Name, and function of images and prompts
+    "Open the score `verifier`"
     if given in ('', 'all', 'share'): return given.replace('all', ''), (
         lambda images, prompts: _verify(images, prompts, given))
     raise ValueError(f"`score` verifier must be verifier or verifier:share; got {given!r:.80}")

@@ -32,13 +32,17 @@ def _check_pixels(arr, img):
     raise ValueError('an image must be a PIL image, or an array of height x width or '
                      f'height x width x 3; got {img!r:.80}')
 
-def colours_of(img):
+def colours_of(
+    img, # A PIL image, or an array of height x width, or of height x width x 1, 3 or 4
+): # Array of height x width x 3
     "Convert an image of any kind to an array of height x width x 3"
     arr = _planes(img)
     _check_pixels(arr, img)
     return (arr.repeat(3, 2) if arr.shape[2] == 1 else arr)[..., :3]
 
-def inches(size):
+def inches(
+    size:float, # Width in inches, .1 to 100
+)->float: # The same
     "Check the width of an image; a `ValueError` if it is too small"
     if number('size', size) < .1:
         raise ValueError(f'`size` must be .1 inches or more; got {size!r}')

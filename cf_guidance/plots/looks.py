@@ -54,25 +54,41 @@ def axes_for(
     raise ValueError(f'`ax` must be {rows*cols} axes, {rows} rows of {cols}; got {axes.size}')
 
 # %% ../../nbs/plots/01_looks.ipynb #bb482f3a
-def drawn_values(sched):
+def drawn_values(
+    sched, # A schedule, a number, a list or a function of the position
+)->list: # Its numbers; 50 where a schedule needs no other number
     "List the numbers to draw"
     return preview_values(lift(sched, 'sched'))
 
-def levels(ax, vals, **look):
+def levels(
+    ax, # Axes
+    vals, # Number at each step
+    **look, # For `ax.step`
+):
     "Draw a level for each step"
     ax.step(range(len(vals)), vals, where='mid', **look)
 
-def small_axes(**kwargs):
+def small_axes(
+    **kwargs, # For `plt.subplots`
+): # The axes
     "Make the axes of a new small figure"
     return plt.subplots(figsize=(4, 2.2), dpi=70, **kwargs)[1]
 
-def rows_and_columns(count, rows):
+def rows_and_columns(
+    count:int, # Number of pictures, 1 or more
+    rows:int, # Number of rows at most, 1 or more
+)->tuple: # Rows and columns
     "Choose rows and columns for `count` pictures, with no empty row"
     if count < 1: raise ValueError('there must be something to draw; got an empty list')
     cols = math.ceil(count/whole('rows', rows, 1))
     return math.ceil(count/cols), cols
 
-def one_for_every(name, vals, count, things):
+def one_for_every(
+    name:str, # Parameter, for the error
+    vals, # A list, or `None`
+    count:int, # Its length
+    things:str, # What there are `count` of
+):
     "Refuse a list whose length is not `count`"
     if vals is not None and len(vals) != count:
         raise ValueError(f'`{name}` must be one for each of {count} {things}; got {len(vals)}')

@@ -157,10 +157,19 @@ def _first_of(*preds):
     return next((p for p in preds if p is not None), None)
 
 @patch
-def pre_proc(self:GuidanceTfm, u, t, idx): "Prepare for `guide`; nothing by default"
+def pre_proc(self:GuidanceTfm,
+    u, # Unconditional prediction, or `None` where the step needs none
+    t, # Conditional prediction, or `None`
+    idx, # Index of the step, or a `Step`
+):
+    "Prepare for `guide`; nothing by default"
 
 @patch
-def guide(self:GuidanceTfm, u, t, idx):
+def guide(self:GuidanceTfm,
+    u, # Unconditional prediction, or `None` where the step needs none
+    t, # Conditional prediction, or `None`
+    idx, # Index of the step, or a `Step`
+):
     "Set `self.pred` to the guided prediction"
     names = rule_params(self.rule)
     vals = {k: v for k, v in {**self.params(idx), **self.chosen()}.items() if k in names}
@@ -170,7 +179,12 @@ def guide(self:GuidanceTfm, u, t, idx):
         raise ValueError(f'{rule_name(self)} overflows at step {int(idx)}, with {vals}: {e}') from e
 
 @patch
-def post_proc(self:GuidanceTfm, u, t, idx): "Change `self.pred` after `guide`; nothing by default"
+def post_proc(self:GuidanceTfm,
+    u, # Unconditional prediction, or `None` where the step needs none
+    t, # Conditional prediction, or `None`
+    idx, # Index of the step, or a `Step`
+):
+    "Change `self.pred` after `guide`; nothing by default"
 
 def _is_t(tfm, u, t, turn, idx):
     "Whether the guided prediction is `t`, to the bit"

@@ -204,8 +204,8 @@ def _draw_lengths(ax, rows, looks):
 def _say(axes, named, outer):
     "What each of the four draws, and that the steps are whole; `outer`: at the lower ones alone"
     from cf_guidance.plots.looks import set_look
-    titles = ('g: effective thick, asked thin, × no u', 'length of pred' if named else 'lengths',
-              'cosine of u and t', 'saturation')
+    titles = ('g: effective (thick), asked (thin), no u (×)',
+              'length of pred' if named else 'lengths', 'cosine of u and t', 'saturation')
     for place, title in zip(axes.flat, titles):
         xlabel = '' if outer and place in axes[0] else 'step'
         set_look(place, title=title, xlabel=xlabel)

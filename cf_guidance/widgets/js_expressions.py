@@ -13,7 +13,12 @@ from ..checks import checked
 # %% ../../nbs/widgets/05a_js_expressions.ipynb #191db42d
 class Scope:
     "The context of a translation: the function, its own names, the functions done, and the curve"
-    def __init__(self, f, local, done, top):
+    def __init__(self,
+        f, # The function
+        local:set, # Its own names
+        done:dict, # Functions by their names in JavaScript, each with its text
+        top:str, # Name of the curve that it is for, for an error
+    ):
         self.f, self.local, self.done, self.top = f, local, done, top
     def find(self, name): return self.f.__globals__.get(name, getattr(builtins, name, None))
 

@@ -17,7 +17,11 @@ from ..transforms.spaces import convert, tells
 # %% ../../nbs/widgets/03_live.ipynb #230a05f8
 class Stop:
     "Tells a job whether a newer one has come"
-    def __init__(self, latest, number): self.latest, self.number = latest, number
+    def __init__(self,
+        latest, # A `Latest`
+        number:int, # Number of the job
+    ):
+        self.latest, self.number = latest, number
     def __call__(self): return self.latest.number != self.number
     def within(self,
         seconds:float, # How long to wait, at most
@@ -106,7 +110,9 @@ def _taken_for(step, pred):
 
 class Film:
     "The image of a run, and the image that the network predicts at each call"
-    def __init__(self, pieces):
+    def __init__(self,
+        pieces, # The model
+    ):
         self.pieces, self.frames, self.steps, self.image = pieces, [], [], None
     def note(self, step, tfm):
         "Keep the image that follows from the prediction of `tfm` at `step`, as latents"

@@ -33,7 +33,7 @@ _STYLE = '''
 .cfg-page label {
   display: flex; flex: 1; gap: .6em; align-items: center; margin: 0; min-width: 0; font-weight: 400
 }
-.cfg-page label span {flex: 0 0 5.4em; overflow-wrap: anywhere}
+.cfg-page label span {flex: 0 0 6.6em; overflow-wrap: anywhere}
 .cfg-page :is(select, textarea, label > input) {flex: 1 1 3em; min-width: 0; width: auto}
 .cfg-page :is(select, textarea, input[type=text], button) {
   font: inherit; color: inherit; background: transparent;
