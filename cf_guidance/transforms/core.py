@@ -46,6 +46,12 @@ def _check_given(tfm, schedules, per_sample):
         raise ValueError(f'`per_sample` must be True or False; got {per_sample!r}')
     if type(tfm) in OWN: _check_names(tfm, schedules)
 
+def _check_placed(tfm, args):
+    "Refuse what stands behind the schedules by place; your own class may take more"
+    if args and type(tfm) in OWN:
+        raise ValueError(f'`schedules` must be the only value by place of {type(tfm).__name__}, such '
+                         f'as {type(tfm).__name__}(schedules, per_sample=False); got {args!r:.80} too')
+
 def _check_names(tfm, schedules):
     "Refuse schedules that the rule has no parameter for"
     own = set(parameters(type(tfm))) - set(options(type(tfm)))
@@ -67,6 +73,7 @@ class GuidanceTfm:
         per_sample:bool=True, # One norm for each sample, or one for the batch as in 2022
         **kwargs): # Options of the rule; a subclass may take others
         _check_given(self, schedules, per_sample)
+        _check_placed(self, args)
         self.schedules, self.per_sample, self.pred = schedules, per_sample, None
         self._lifted = {k: lift(v, k) for k, v in schedules.items()}
         known = options(type(self))
