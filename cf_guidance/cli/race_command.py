@@ -75,7 +75,7 @@ def cfg_race(
 ):
     """Find out which changes of guidance make better images than the best constant.
 
-    Most arms leave after few images. What is said of the rest comes from prompts that chose nothing, at equal diversity, corrected for their number: better or worse everywhere or on average, no difference, or not settled."""
+    Most arms leave after few images. The verdicts on the rest come from prompts that chose nothing, at equal diversity, corrected for their number: better or worse everywhere or on average, no difference, or not settled."""
     if list: return _say_arms()
     if read: return _say_again(out)
     how = _checked(budget, margin, constants, noises, batch_size, workers, ray)

@@ -146,7 +146,7 @@ class _Places(namedtuple('_Places', 'shared net hub')):
     "Where the pieces of a model are, where its own U-Net is, and whether that is on the hub"
     @property
     def world(self):
-        "What is said of the model's world"
+        "The remark on the world of the model"
         if self.hub: return {}
         return _about(self.shared/'world.json') | _about(self.net/'world.json')
 

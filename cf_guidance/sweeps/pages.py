@@ -38,13 +38,12 @@ def _check_axes(sweep, asked):
     for name, k in asked.items():
         if k not in (None, *names): near(f'`{name}`', k, names)
 
-def _asked_axes(sweep, **asked):
-    "Those axes of a page that are asked for, which must be there, and differ"
+def _check_asked(sweep, **asked):
+    "Refuse axes of a page that are not there, or do not differ"
     _check_axes(sweep, asked)
-    asked = [k for k in asked.values() if k]
-    if len(set(asked)) < len(asked):
-        raise ValueError(f'`x`, `y` and `page` must be different axes; got {asked}')
-    return asked
+    given = [k for k in asked.values() if k]
+    if len(set(given)) < len(given):
+        raise ValueError(f'`x`, `y` and `page` must be different axes; got {given}')
 
 def _longest_first(sweep):
     axes = sweep.axes
@@ -70,13 +69,12 @@ def _check_page(sweep, page):
         raise ValueError(
             f'`page` must be None, since the axes are {list(sweep.axes)}; got {page!r}')
 
-def _check_row(asked):
-    "Refuse axes of cells that go one after another"
-    if asked:
-        raise ValueError(
-            f'`{asked[0]}` must be None: these cells form a list, not a grid of axes, and are drawn '
-            'one after another'
-        )
+def _check_row(sweep, **given):
+    "Refuse axes of cells that stand in a row; their only axis goes from left to right"
+    wrong = {k: v for k, v in given.items() if v and (k, [v]) != ('x', [*sweep.axes])}
+    for k, v in wrong.items():
+        raise ValueError(f'`{k}` must be None: these cells stand in a row, one after another; '
+                         f'got {v!r}')
 
 @checked(sweep=kind('a `Sweep`', lambda val: val.cells))
 def pages_of(
@@ -89,13 +87,13 @@ def pages_of(
 ): # Yields the axes of each page
     "Draw the images, a page at a time, each when it is asked for"
     whole('most', most, 1)
-    asked = _asked_axes(sweep, x=x, y=y, page=page)
+    _check_asked(sweep, x=x, y=y, page=page)
     _check_drawn(sweep)
     if _is_grid(sweep):
         _check_page(sweep, page)
         yield from _turns(sweep, x, y, page, size, most)
     else:
-        _check_row(asked)
+        _check_row(sweep, x=x, y=y, page=page)
         yield from _row(sweep, size, most)
 
 def _laid_out(sweep, x, y, page):

@@ -52,11 +52,11 @@ def _range(p, kind, steps):
 
 # %% ../../nbs/widgets/01_controls.ipynb #ab60cf2f
 def _comments(f):
-    "What is said of each parameter of `f`, in one line, on however many its comment stands"
+    "The comment on each parameter of `f`, in one line, on however many it stands"
     return {k: ' '.join((v.docment or '').split()) for k, v in docments(f, full=True).items()}
 
 def _told(cls):
-    "What is said of the parameters of a transform, and of what makes its weak prediction"
+    "The comments on the parameters of a transform, and of what makes its weak prediction"
     return _comments(cls.weaker) | _comments(cls.rule) if cls.weaker else _comments(cls.rule)
 
 def _described(maker):
