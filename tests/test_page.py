@@ -5,7 +5,7 @@ import pytest
 from cf_guidance import schedules
 from cf_guidance.schedules import CURVES
 from cf_guidance.widgets import explorer_page, page_table
-from cf_guidance.schedules import NOMINAL_SIGMAS, Schedule, cosine, preview_values, from_json, lift, from_list
+from cf_guidance.schedules import NOMINAL_SIGMAS, cosine, preview_values, from_json, lift, from_list
 
 BOOT = '<style>code{color:#d63384;font-size:.8em}label{display:inline-block;margin-bottom:.5rem}legend{float:left;width:100%;font-size:2em}' \
     'input,select{width:100%}svg{vertical-align:middle}*{box-sizing:border-box}</style>'
