@@ -6,8 +6,9 @@ import pytest
 from PIL import Image, ImageFile
 from cf_guidance.cli.grid_pages import grid_files
 from cf_guidance.records import failures, image_files, note_rows, read_recipe, read_record, viewer
-from cf_guidance.sweeps import cells, Plan
-from cf_guidance.sampling import built_in
+from cf_guidance.adapters import as_pipeline, hosted_plans
+from cf_guidance.sweeps import cells, Plan, plans
+from cf_guidance.sampling import built_in, costs
 from cf_guidance.sweeps import Sweep
 
 SIZE = 256
@@ -129,3 +130,18 @@ def test_no_sweep_is_too_large_to_refuse():
     with pytest.raises(ValueError,
                        match='at most 100,000 places; got 10,000,000,000, of 100,000 seed x 100,000 schedule'):
         Sweep(seed=list(range(100_000)), schedule=[k/100 for k in range(100_000)])
+
+@pytest.mark.parametrize('pipe', (False, True))
+def test_runs_alike_are_read_once(pipe):
+    "However many seeds there are, a plan reads one script for each prompt and schedule, and few trees are counted"
+    where = hosted_plans if pipe else plans
+    model = dict(pipe=as_pipeline()) if pipe else {}
+    said = []
+    for seeds in (1, 200):
+        sweep = Sweep(prompt=['a red cone', 'a blue cube'], seed=range(seeds), schedule=[5, 7, [1, 5]], steps=2, **model)
+        with patch.object(where, 'script', wraps=where.script) as read, \
+                patch.object(costs, '_count_tree', wraps=costs._count_tree) as trees:
+            said.append(sweep.explain(timed=False))
+        assert (read.call_count, trees.call_count <= 6) == (6, True), seeds
+    first, many = [int(text.split('calls: ')[1].split()[0].replace(',', '')) for text in said]
+    assert many == 200*first
