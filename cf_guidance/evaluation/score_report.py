@@ -37,8 +37,14 @@ def _draw_method(ax, row, h):
     e, colour = h.verdict.effect, _colour(h.words)
     hollow = dict(mfc='white') if math.isnan(e.lo) else {}
     ax.errorbar([e.value], [row], xerr=_reaches(e), fmt='o', color=colour, ms=6, lw=2, **hollow)
-    ax.annotate(h.words, (e.value, row), xytext=(0, 7), textcoords='offset points', ha='center',
-                fontsize=8, color=colour)
+
+def _write_words(ax, row, h):
+    "The verdict above its line, on the side where the axes have room"
+    x, (left, right) = h.verdict.effect.value, ax.get_xlim()
+    share = (x - left)/(right - left)
+    side = 'left' if share < .25 else 'right' if share > .75 else 'center'
+    ax.annotate(h.words, (x, row), xytext=(0, 7), textcoords='offset points', ha=side, fontsize=8,
+                color=_colour(h.words))
 
 def _forest_height(n): return 1.1 + .42*max(1, n)
 
@@ -62,7 +68,8 @@ def plot_forest(
     "Draw the difference of each method to the baseline, with the margin"
     ax, n = _forest_axes(res) if ax is None else ax, len(res.against)
     _draw_margin(ax, res.margin)
-    for i, h in enumerate(res.against.values()): _draw_method(ax, i, h)
+    for draw in (_draw_method, _write_words):
+        for i, h in enumerate(res.against.values()): draw(ax, i, h)
     ax.set_yticks(range(n), map(_shortened, res.against), parse_math=False)
     ax.set_ylim(n - .5, -.7)
     return set_look(ax, xlabel=f'{_shortened(res.score)} ({_way(res)})\n'
