@@ -6,6 +6,8 @@
 __all__ = ['against', 'nearer']
 
 # %% ../../nbs/evaluation/02a_reference.ipynb #0d1345bc
+import math
+from dataclasses import replace
 import numpy as np
 from ..checks import a_count, a_list, a_rng, a_text, any_of, checked, or_none
 from .metrics import frechet, kid, prdc, vendi
@@ -25,6 +27,15 @@ def _held(f, made, real, prompts, real_prompts, how, long_tail=False):
     ours = left_out(lambda rows: f(made[rows], real), prompts, **how)
     theirs = left_out(lambda rows: f(made, real[rows]), real_prompts, **how)
     return spread([ours, theirs], long_tail=long_tail)
+
+# what a figure can be; kid is an unbiased estimate, and may come out below 0
+_RANGES = dict(fid=(0, math.inf), density=(0, math.inf), precision=(0, 1), recall=(0, 1),
+               coverage=(0, 1), vendi=(1, math.inf), vendi_ratio=(0, math.inf))
+
+def _possible(name, e):
+    "A figure with the part of its interval that there can be"
+    lo, hi = np.clip([e.lo, e.hi], *_RANGES.get(name, (-math.inf, math.inf)))
+    return replace(e, lo=float(lo), hi=float(hi))
 
 def _array(name, x, least):
     "Features as an array, with as many rows as neighbours and handfuls need"
@@ -58,7 +69,7 @@ def against(
     prompts = _as_many('prompts', prompts, made)
     alone = _as_many('real_prompts', real_prompts, real)
     how = dict(rng=rng, parts=parts)
-    return {name: _held(f, made, real, prompts, alone, how, name in ('fid', 'kid'))
+    return {name: _possible(name, _held(f, made, real, prompts, alone, how, name in ('fid', 'kid')))
             for name, f in _figures(k).items()}
 
 # %% ../../nbs/evaluation/02a_reference.ipynb #1b7b271c
