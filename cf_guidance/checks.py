@@ -146,6 +146,7 @@ def near(
     known = list(known)
     nearest = _nearest(val, known)
     if not nearest: raise ValueError(f'{name} must be one of {known}; got {val!r:.120}')
+    if len(known) == 1: raise ValueError(f'{name} must be {known[0]!r}; got {val!r:.120}{nearest}')
     told = '' if len(known) > _MANY else f'; all are {known}'
     raise ValueError(f'{name} must be one of {len(known)} names; got {val!r:.120}{nearest}{told}')
 

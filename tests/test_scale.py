@@ -8,8 +8,11 @@ from cf_guidance.cli.grid_pages import grid_files
 from cf_guidance.records import failures, image_files, note_rows, read_recipe, read_record, viewer
 from cf_guidance.adapters import as_pipeline, hosted_plans
 from cf_guidance.sweeps import cells, Plan, plans
-from cf_guidance.sampling import built_in, costs
+from cf_guidance.sweeps.core import load_model
+from cf_guidance.sweeps.engines import engine_of
+from cf_guidance.sampling import built_in, costs, Run, Settings
 from cf_guidance.sweeps import Sweep
+from cf_guidance.transforms import GuidanceTfm
 
 SIZE = 256
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8))
@@ -138,10 +141,34 @@ def test_runs_alike_are_read_once(pipe):
     model = dict(pipe=as_pipeline()) if pipe else {}
     said = []
     for seeds in (1, 200):
-        sweep = Sweep(prompt=['a red cone', 'a blue cube'], seed=range(seeds), schedule=[5, 7, [1, 5]], steps=2, **model)
+        sweep = Sweep(prompt=['a red cone', 'a blue cube'], seed=range(seeds), schedule=[5, 7, [1, 5]], steps=2,
+                      **model)
         with patch.object(where, 'script', wraps=where.script) as read, \
                 patch.object(costs, '_count_tree', wraps=costs._count_tree) as trees:
             said.append(sweep.explain(timed=False))
         assert (read.call_count, trees.call_count <= 6) == (6, True), seeds
     first, many = [int(text.split('calls: ')[1].split()[0].replace(',', '')) for text in said]
     assert many == 200*first
+
+class Mean(GuidanceTfm):
+    "Guide by the mean of all predictions so far, which it keeps itself"
+    mean = None
+    def post_proc(self, u, t, idx):
+        self.pred = self.mean = self.pred if self.mean is None else (self.mean + self.pred)/2
+
+@pytest.mark.parametrize('engine', ('auto', 'hosted'))
+def test_a_state_of_ones_own_stays_in_its_image(engine):
+    "An image is the same beside others and alone, also where several runs have one transform"
+    def made(seeds):
+        sweep = Sweep(prompt='a red cone', seed=seeds, transform=Mean, schedule=3, steps=3, load=dict(engine=engine))
+        return sweep.run(progress=False)
+    two, alone = made([1, 2]), made([2])
+    near = lambda image: np.abs(np.asarray(image, int) - np.asarray(alone.cells[0].image, int)).max() <= 1
+    assert near(two.cells[1].image)
+    model = load_model('scenes', engine=engine)
+    tfm = Mean({'g': 3})
+    runs = [Run('a red cone', tfm, seed) for seed in (1, 2)]
+    maker = engine_of(model, Settings(steps=3)).of(runs)
+    maker.begin()
+    found = {k: v for wave in maker.plan(runs).images(progress=False) for k, v in wave.items()}
+    assert near(found[1])

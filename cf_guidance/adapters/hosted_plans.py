@@ -24,7 +24,7 @@ from ..pieces.edits import words_at
 from ..records.clips import strip_of
 from ..sampling.costs import by_trunk, count_calls, duration, said_of_calls
 from ..sampling.costs import said_of_failed, show_calls, without_frames
-from ..sampling.runs import alike_but_seed, script
+from ..sampling.runs import alike_but_seed, has_state, script, with_own_transform
 
 # %% ../../nbs/adapters/14_hosted_plans.ipynb #e33328f7
 _LENT, _LENDING = set(), threading.Lock()      # ids of pipelines and networks that are lent
@@ -234,8 +234,15 @@ def images(self:HostedPlan,
     with self._open() as host, tqdm(total=self.alone, unit=' calls', disable=not progress,
                                     leave=False) as bar:
         host.told = partial(self._count, host, bar)
-        for i in self.order: yield {i: self._image(host, self.runs[i])}
+        for i in self.order: yield {i: self._image(host, self._apart(i))}
     self.remark([*host.remarks, *_unshared(host.unshared)])
+
+@patch
+def _apart(self:HostedPlan, i):
+    "A run, with a copy of its transform where that has a state, and others have it too"
+    run = self.runs[i]
+    shared = sum(r.tfm is run.tfm for r in self.runs) > 1
+    return with_own_transform(run) if shared and has_state(self.scripts[i]) else run
 
 @patch
 def _image(self:HostedPlan, host, run):

@@ -142,8 +142,9 @@ def _say_again(out):
     "Read a race again, and look at its images"
     from cf_guidance.evaluation.racing import check_images
     from cf_guidance.evaluation.race_walk import race_text, read_race
-    text = race_text(read_race(out))
-    say(f'{text}\n{check_images(out):,} images are those of the log, which adds up.')
+    text, n = race_text(read_race(out)), check_images(out)
+    said = f'{n:,} images are those of the log, which adds up.'
+    say(f'{text}\n{said if n else "The log adds up. It names no images to look at."}')
 
 def _round_counts(plan, arms, made):
     "The images of each round, in words"

@@ -127,7 +127,11 @@ def _with_transform(typed, space, transform, steps):
     "The space with the numbers of a transform"
     from cf_guidance.evaluation.search_spaces import typed_space
     if not transform: return typed or typed_space('')
-    return typed_space(space, transform, steps, usual_unit(transform.split()[0]))
+    name, *_ = transform.split()
+    if '(' in name:
+        raise ValueError("`transform` must have its parameters behind a blank, such as 'rescale phi=0-1'; "
+                         f'got {transform!r:.80}')
+    return typed_space(space, transform, steps, usual_unit(name))
 
 def _prompts(prompts, held_out, model):
     "The prompts to choose on, and those to report on"

@@ -160,8 +160,9 @@ def write(self:RaceLog,
     rows:list, # Tuples of cell, arm, setting, prompt, noise, score and file
 ):
     "Write the scores of a phase; what followed from others is no longer there"
-    for name in ('verdicts.json', 'verdicts.csv', *['diversity.csv']*(phase == 'report')):
-        (self.folder/name).unlink(missing_ok=True)
+    gone = ['verdicts.json', 'verdicts.csv', f'{phase}.csv.gz']
+    if phase == 'report': gone += ['diversity.csv', 'diversity.csv.gz']
+    for name in gone: (self.folder/name).unlink(missing_ok=True)
     write_text(self.folder/f'{phase}.csv', csv_text(_HEADS, rows))
 
 @patch

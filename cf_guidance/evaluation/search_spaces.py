@@ -145,6 +145,8 @@ def _given_span(name, val, like):
     lo, hi = (number(name, v) for v in val)
     if not lo < hi: raise ValueError(f'`{name}` must be a range, such as (1, 9); got {val!r}')
     usual = like or Span(lo, hi)
+    if usual.whole and not (lo.is_integer() and hi.is_integer()):
+        raise ValueError(f'`{name}` must be a range of whole numbers, such as (1, 9); got {val!r}')
     return Span(lo, hi, usual.whole, usual.log and lo > 0)
 
 def _sorted_out(given, usual):

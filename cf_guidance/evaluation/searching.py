@@ -214,8 +214,11 @@ def _excess(limits, noted):
     return {k: (1 if MEASURES[k] == 'minimize' else -1)*(noted[k] - v) for k, v in limits.items()}
 
 def _keeps(self, bench, arm):
-    "Whether a constant keeps the limits"
-    noted = _measured(self, bench, self.limits, arm, self.chosen[:self.looks[0]])
+    "Whether a constant keeps the limits; one that cannot be measured does not"
+    try: noted = _measured(self, bench, self.limits, arm, self.chosen[:self.looks[0]])
+    except NoImage as e:
+        warnings.warn(f'a constant is left out: {e}', stacklevel=2)
+        return False
     return all(v <= 0 for v in _excess(self.limits, noted).values())
 
 def _best(self, means):

@@ -30,7 +30,8 @@ def library_version(
 
 def _file_of(name):
     "The file of a module, or `None`"
-    spec = importlib.util.find_spec(name)
+    try: spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError): return None      # a part of a package that is not there
     place = Path(spec.origin) if spec and spec.origin else None
     return place if place and place.is_file() else None
 
@@ -94,6 +95,19 @@ def _number(x):
 
 _LOOSE = ContextVar('_LOOSE', default=False)   # whether the class counts of what is not plain
 
+def _in_order(said): return sorted(said, key=json.dumps)
+
+def _loosely(x, seen):
+    "Describe what is not plain: a container by its parts, an object of your own class by its own"
+    told = lambda v: code_identity(v, seen)
+    if isinstance(x, dict): return _in_order([[told(k), told(v)] for k, v in x.items()])
+    if isinstance(x, (set, frozenset)): return _in_order(map(told, x))
+    if isinstance(x, (list, tuple)): return [told(v) for v in x]
+    own = library_version(type(x).__module__.partition('.')[0]) is None
+    held = vars(x) if own and hasattr(x, '__dict__') else {}
+    # a network of yours counts by its class: it holds what PyTorch writes
+    return [told(type(x)), {} if hasattr(x, 'state_dict') else told(held)]
+
 def _data(x, seen):
     "Describe a number, or a container of plain data and of things that can be described"
     x = _number(x)
@@ -102,7 +116,7 @@ def _data(x, seen):
         return code_identity(v, seen)
     try: return json.loads(json.dumps(x, default=inner, sort_keys=True))
     except (TypeError, ValueError):
-        if _LOOSE.get(): return type(x).__qualname__
+        if _LOOSE.get(): return _loosely(x, seen)
         raise
 
 def _partial(x, seen):
@@ -127,6 +141,7 @@ def code_identity(
     seen:tuple=(), # Ids of the objects that `x` is a part of
 ): # Plain data, ready for JSON; equal for two things that do the same by the same code
     "Describe what `x` does as plain data; a `TypeError` if it holds anything else"
+    if _LOOSE.get() and inspect.ismethod(x): x = [x.__func__, x.__self__]
     x = getattr(x, '__func__', x)
     if inspect.ismodule(x): return _module(x.__name__)
     if id(x) in seen: return 'above'
@@ -135,13 +150,14 @@ def code_identity(
 # %% ../../nbs/records/01_identity.ipynb #6aa53c46
 def _of_code(x):
     "A function or a class as it is; an object by its class and its attributes"
+    if inspect.ismethod(x): return [x.__func__, x.__self__]
     if inspect.isroutine(x) or inspect.isclass(x) or isinstance(x, functools.partial): return x
     return [type(x), vars(x)] if hasattr(x, '__dict__') else type(x)
 
 def code_mark(
     x, # A function, a class, or an object that is called
 )->str: # 8 hexadecimal digits
-    "Hash what `x` does; of what cannot be described, the class counts"
+    "Hash what `x` does; of a network, an array or an object of a library, the class counts"
     was = _LOOSE.set(True)
     try: said = json.dumps(code_identity(_of_code(x)))
     except (AttributeError, ValueError, RecursionError, OSError, ImportError):

@@ -58,6 +58,13 @@ def count_calls(
     "Count the network calls of a wave without making any"
     return count_waves(runs, scripts, calls, [list(range(len(runs)))])[0]
 
+def _check_waves(waves, n):
+    "Refuse numbers of runs that are not there, and runs that are in two places"
+    named = [i for wave in waves for i in wave]
+    if len({*named}) < len(named) or any(i >= n for i in named):
+        raise ValueError(f'`waves` must have numbers of the {n} runs, each once; '
+                         f'got {waves!r:.200}')
+
 @checked(**_FITS, waves=list_of(list_of(a_count(0))))
 def count_waves(
     runs:list, # All runs
@@ -70,6 +77,7 @@ def count_waves(
     if len(scripts) != len(runs) or any(len(said) <= last for said in scripts):
         raise ValueError('`scripts` must have one for each of `runs`, each with every step of `calls`; '
                          f'got {len(scripts)} for {len(runs)}')
+    _check_waves(waves, len(runs))
     known, counts = {}, []
     for wave in waves:
         trees = [[scripts[i] for i in node] for node in _at_roots(runs, wave)]

@@ -28,6 +28,7 @@ from ..adapters.loading import OWN_LAYOUT, layout_of, load_pieces, load_pipeline
 from ..sampling.course import steps_left_out
 from ..sampling.runs import Run
 from ..sampling.settings import Settings
+from ..transforms.core import OWN
 
 # %% ../../nbs/sweeps/06_sweep.ipynb #e4b4d1e3
 # what 2022 had is found here, too
@@ -178,7 +179,7 @@ def _transform(self:Sweep, place, vals):
     own = steps, *[place[k] for k in ('transform', 'schedule', *self.params)]
     if own in self.kept: return self.kept[own]
     made = transform_of({**vals, 'steps': steps}, self.params, self.taken)
-    if hasattr(made[0], 'key'): self.kept[own] = made      # others may hold what cannot be copied
+    if type(made[0]) in OWN: self.kept[own] = made      # yours may keep what no library resets
     return made
 
 @patch

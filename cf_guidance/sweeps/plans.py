@@ -6,7 +6,7 @@
 __all__ = ['TREE', 'LARGEST', 'Plan']
 
 # %% ../../nbs/sweeps/02_plans.ipynb #39c38acc
-import copy, inspect, math, time, warnings
+import inspect, math, time, warnings
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -25,7 +25,8 @@ from ..sampling.settings import Settings
 from ..sampling.beginnings import built_in
 from ..sampling.loop import Wave
 from ..sampling.rows import all_texts, embed, in_batches
-from ..sampling.runs import Run, alike_but_seed, script, unheard_of
+from ..sampling.runs import Run, alike_but_seed, has_state, script, unheard_of
+from ..sampling.runs import with_own_transform
 from ..sampling.costs import by_trunk, count_waves, duration, said_of_calls
 from ..sampling.costs import said_of_failed, show_calls, without_frames
 
@@ -33,17 +34,6 @@ from ..sampling.costs import said_of_failed, show_calls, without_frames
 def _keeps(tfm):
     "Whether a transform may hold a state that cannot be copied, as a closure may"
     return inspect.isfunction(tfm) and tfm.__closure__ is not None
-
-def _networks(tfm):
-    "The networks that a transform holds, itself or in a list"
-    held = vars(tfm).values() if hasattr(tfm, '__dict__') else []
-    rows = [h if isinstance(h, (tuple, list)) else [h] for h in held]
-    return [v for row in rows for v in row if isinstance(v, torch.nn.Module)]
-
-def _copied(run):
-    "A run with a transform of its own, with nothing left of another run; networks are shared"
-    shared = {id(net): net for net in _networks(run.tfm)}
-    return replace(run, tfm=copy.deepcopy(run.tfm, shared))
 
 # %% ../../nbs/sweeps/02_plans.ipynb #251ab867
 TREE = 64        # runs that a tree may have before it is cut
@@ -275,13 +265,9 @@ def images(self:Plan,
             res = self._results(nums, words, bar)
             yield {nums[i]: without_frames(x) for i, x in res.items()}
 
-def _has_state(script):
-    "Whether a transform of a run has a state"
-    return any(key is None for _, key in script)
-
 def _apart(runs, scripts):
     "The runs of a wave, with a copy of each transform that has a state"
-    return [_copied(r) if _has_state(s) else r for r, s in zip(runs, scripts)]
+    return [with_own_transform(r) if has_state(s) else r for r, s in zip(runs, scripts)]
 
 def _ended(n, wave, e):
     "The error of each of `n` runs: `e`, or its own where the run had failed before"

@@ -48,9 +48,10 @@ def _tamed(d, t, eta, r, dims):
     return d if eta == 1 else (d.double() - (1 - eta)*along(d, t, dims)).to(d.dtype)
 
 def _limit(r, rms, n):
-    "Greatest length of a push of `n` numbers; 0 for no limit"
-    if not rms >= 0: raise ValueError(f'`rms` must be at least 0, where 0 is no limit; got {rms!r}')
-    return min([v for v in (r, rms*n**.5) if v], default=0)
+    "Greatest length of a push of `n` numbers; 0 for no limit, as is infinity"
+    for k, v in (('r', r), ('rms', rms)):
+        if not v >= 0: raise ValueError(f'`{k}` must be at least 0, where 0 is no limit; got {v!r}')
+    return min([v for v in (r, rms*n**.5) if 0 < v < math.inf], default=0)
 
 @rule(space='sample', neutral={'g': 1})
 def apg(
