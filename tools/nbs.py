@@ -20,6 +20,8 @@ from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
 from nbdev.serve import proc_nbs
 from PIL import Image
 from yaml import safe_load
+
+sys.path.insert(0, str(Path(__file__).parent))      # found beside this file, also where runpy runs it
 from pictures import for_both_themes
 
 cfg = get_config()
