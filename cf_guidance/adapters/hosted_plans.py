@@ -241,8 +241,9 @@ def images(self:HostedPlan,
 def _apart(self:HostedPlan, i):
     "A run, with a copy of its transform where that has a state, and others have it too"
     run = self.runs[i]
+    if not has_state(self.scripts[i]): return run
     shared = sum(r.tfm is run.tfm for r in self.runs) > 1
-    return with_own_transform(run) if shared and has_state(self.scripts[i]) else run
+    return with_own_transform(run) if shared else run
 
 @patch
 def _image(self:HostedPlan, host, run):
