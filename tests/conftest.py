@@ -16,14 +16,17 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     config.addinivalue_line('markers', 'page: looks at a page, in a browser or on the site')
     config.addinivalue_line('markers', 'mp4: writes MP4s, where these can be written')
+    config.addinivalue_line('markers', 'heavy: runs with --all alone')
     if config.getoption('--other-cpu') and 'other_cpu' not in sys.modules:
         spec = importlib.util.spec_from_file_location('other_cpu', Path(__file__).parent/'other_cpu/sitecustomize.py')
         sys.modules['other_cpu'] = importlib.util.module_from_spec(spec)      # by a name that torch.compile finds again
         spec.loader.exec_module(sys.modules['other_cpu'])
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     for item in items:
         if {'browser', 'site'} & set(item.fixturenames): item.add_marker('page')
+        if item.get_closest_marker('heavy') and not config.getoption('--all'):
+            item.add_marker(pytest.mark.skip(reason='with --all'))
 
 @pytest.fixture
 def every(request): return request.config.getoption('--all')

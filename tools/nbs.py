@@ -38,8 +38,8 @@ def light(png):
     return base64.b64encode(out.getvalue()).decode()
 
 def play(nb, fn):
-    "Run the cells of notebook `fn`, read as `nb`, in a fresh shell, as `nbdev_test` would"
-    skip = set(cfg.tst_flags.split())
+    "Run the cells of notebook `fn`, read as `nb`, in a fresh shell, as `nbdev_test --flags heavy` would"
+    skip = set(cfg.tst_flags.split()) - {'heavy'}
     def _skip(cell):
         if cell.cell_type != 'code' or 'nbdev_export(' in cell.source: return True
         d = extract_directives(cell, remove=False)
