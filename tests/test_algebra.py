@@ -25,6 +25,7 @@ TABLE = [
     scaled('base_norm', 0., 0.), scaled('t_norm', 0., 0.), scaled('full_norm', 0., 0.),
     plain('magnitude_aware', alpha=0.), scaled('magnitude_aware', G, G + 1, alpha=0., form='paper'),
     plain('adaptive_guidance', threshold=1.),
+    plain('reuse', every=1.), *[plain('reuse', every=1., space=s) for s in ('epsilon', 'raw')],
     scaled('adaptive_guidance', G, lambda k: 1. if k else G, threshold=-1.),
     # above 1 its scale is its own
     scaled('feedback', .5, .5), scaled('feedback', 1., 1.),

@@ -12,7 +12,7 @@ from cf_guidance.widgets import ScheduleExplorer
 
 WEAK = {name: dict(layers='all') for name in ('pag', 'seg', 'slg')}
 WEAK |= {'icg': {}, 'tsg': {}, 'autoguidance': {}}
-STATEFUL = {'smc': {}, 'apg': dict(beta=-.5), 'feedback': {}, 'adaptive_guidance': {}}
+STATEFUL = {'smc': {}, 'apg': dict(beta=-.5), 'feedback': {}, 'adaptive_guidance': {}, 'reuse': {}}
 RULES = {'cfg': {}, **WEAK, **STATEFUL}
 STEPS = 2
 

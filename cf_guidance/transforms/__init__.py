@@ -8,7 +8,8 @@ __all__ = []
 # %% ../../nbs/transforms/00_transforms.ipynb #f28268e7
 from . import tensors, spaces, rules, signatures, poles, memory, core
 from . import normalise, threshold, projection
-from . import frequency, bands, adaptive, earlier_steps, own_scales, video
+from . import frequency, bands, adaptive, earlier_steps, own_scales
+from . import reused, video
 from . import layers, passes, attention, other_predictions
 from . import perturbed, weak, concepts, conditions, methods, diagnostics
 from .spaces import *
@@ -25,6 +26,7 @@ from .bands import *
 from .adaptive import *
 from .earlier_steps import *
 from .own_scales import *
+from .reused import *
 from .video import *
 from .layers import *
 from .passes import *
@@ -39,7 +41,7 @@ from .diagnostics import *
 
 # %% ../../nbs/transforms/00_transforms.ipynb #0b0ee334
 _modules = (spaces, rules, signatures, poles, memory, core, normalise, threshold, projection,
-            frequency, bands, adaptive, earlier_steps, own_scales, video, layers, passes,
-            attention, other_predictions, perturbed, weak, concepts, conditions, methods,
+            frequency, bands, adaptive, earlier_steps, own_scales, reused, video, layers,
+            passes, attention, other_predictions, perturbed, weak, concepts, conditions, methods,
             diagnostics)
 __all__ = list(dict.fromkeys(name for m in _modules for name in m.__all__))
