@@ -229,6 +229,7 @@ def test_line_and_drawing(lab):
     drawn = made(code(page)).values(20)
     assert drawn == sorted(drawn) and drawn[0] < 1 and drawn[-1] > 13
 
+@pytest.mark.heavy
 def test_sweep_browser(lab, jupyter):
     "Menus choose, the wipe moves, a click shows the recipe, a folder that is no sweep is refused in words"
     from cf_guidance.sweeps import minimum_pairs, run

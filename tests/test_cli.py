@@ -192,6 +192,7 @@ def test_the_transforms_load_torch_alone(tmp_path):
     _, mods = loaded('import', 'cf_guidance.transforms', cwd=tmp_path)
     assert 'torch' in mods and of(mods, 'diffusers', 'transformers', 'matplotlib', 'scipy', 'PIL') == []
 
+@pytest.mark.heavy
 def test_what_a_sweep_loads(tmp_path):
     "Neither a dry run nor a finished rerun draws a thing, or has more of diffusers than the networks that it uses"
     line = '--schedule', '3', '--steps', '1', '--out', 'here'
@@ -209,7 +210,7 @@ def test_what_a_sweep_loads(tmp_path):
         assert kinds <= {f'diffusers.models.{k}' for k in own}, kinds
 
 @pytest.mark.parametrize('unbuffered', ['', '1'])
-@pytest.mark.parametrize('option', ['--help', '--list', '--dry-run'])
+@pytest.mark.parametrize('option', ['--help', '--list', pytest.param('--dry-run', marks=pytest.mark.heavy)])
 def test_reader_that_leaves(option, unbuffered, tmp_path):
     "A pipe that is closed, as by `| head -1`, ends a command without a word"
     code = f'import sys; sys.argv = ["cfg_sweep", "{option}"]; from cf_guidance.cli import main; main()'

@@ -92,6 +92,7 @@ files.os.replace = replaced
 swept(video()[1], folder, exact=True)
 '''
 
+@pytest.mark.heavy
 def test_killed(tmp_path, every):
     "SIGKILL before or after any file gets its name: no image is without its clip, all is whole, and the end is the same"
     plain, places = tmp_path/'plain', list(itertools.product(range(1, 7), ('early', 'late')))
@@ -185,6 +186,7 @@ def test_mp4(show, tmp_path):
     video = page.locator('#panel video')
     assert video.evaluate('e => [e.loop, e.muted, e.controls, e.paused]') == [True, True, True, False]
 
+@pytest.mark.heavy
 def test_loads_as_an_image_folder(tmp_path, monkeypatch):
     "Hugging Face datasets finds the images alone, neither clips nor thumbnails nor inputs"
     monkeypatch.setenv('HF_HUB_OFFLINE', '1'); monkeypatch.setenv('HF_DATASETS_OFFLINE', '1')

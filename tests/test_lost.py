@@ -224,6 +224,7 @@ def test_an_edited_rule_is_made_anew(tmp_path, forks):
     assert np.abs(whole(tmp_path/'out/images'/f'{first[0]}.png') -
                   whole(tmp_path/'out/images'/f'{edited[0]}.png')).max() > 8
 
+@pytest.mark.heavy
 def test_loads_as_an_image_folder(tmp_path, run, monkeypatch):
     "Hugging Face datasets reads the folder, with every column"
     monkeypatch.setenv('HF_HUB_OFFLINE', '1'); monkeypatch.setenv('HF_DATASETS_OFFLINE', '1')

@@ -2,6 +2,7 @@
 import json, random, subprocess, sys, time, warnings
 from pathlib import Path
 import numpy as np
+import pytest
 from test_engines import told
 from cf_guidance import cli
 from cf_guidance.evaluation import better_by, check_images, race, race_cells, read_race
@@ -70,6 +71,7 @@ def rows_of(folder, *names):
     rows = [line for name in names for line in (Path(folder)/name).read_text().splitlines()]
     return sorted(line.rpartition(',')[0] for line in rows)
 
+@pytest.mark.heavy
 def test_verdicts_do_not_depend_on_the_order(tmp_path):
     "The same arms and prompts in another order are the same race, in a new folder and in the same one"
     pieces = get_sd_pieces('scenes-weak', device='cpu')

@@ -296,6 +296,7 @@ def test_large_images_stream(tmp_path, warm, every):
     said = warm.run(MEMORY, folder, f"{tmp_path/'mean.py'}:mean", check=True).stdout.split()
     assert int(said[0]) == n and n*1024*1024*3*4 > 700e6 and float(said[1])*2**20 < 500e6
 
+@pytest.mark.heavy
 def test_image_folder_of_datasets(tmp_path):
     "What `datasets` reads as an image folder is read here, and still there once it is scored"
     datasets = pytest.importorskip('datasets', reason="datasets comes with the extra 'dev'")

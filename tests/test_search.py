@@ -70,6 +70,7 @@ def made_once(folder):
     assert not [*folder.rglob('*.tmp')]
     return images
 
+@pytest.mark.heavy
 def test_killed_and_resumed(tmp_path):
     "After SIGKILL in a trial the search ends as one that was left alone, and nothing is made or scored twice"
     whole, killed = tmp_path/'a/out', tmp_path/'b/out'
@@ -85,6 +86,7 @@ def test_killed_and_resumed(tmp_path):
     assert trials_of(killed) == trials_of(whole) and made_once(killed) == made_once(whole)
     assert {p: (killed/'images'/p).stat().st_mtime_ns for p in first} == first
 
+@pytest.mark.heavy
 def test_two_workers(tmp_path):
     "Both try points, each its own; both end with the same words, and there are as many trials as were asked for"
     folder = tmp_path/'c/out'

@@ -9,6 +9,7 @@ import numpy as np, pytest
 from PIL import Image
 
 root = Path(__file__).parent.parent
+pytestmark = pytest.mark.heavy
 HOME = 'https://enzokro.github.io/cf_guidance/'
 
 class Page(HTMLParser):

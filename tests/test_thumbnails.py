@@ -1,6 +1,7 @@
 "A folder of large images: its page and its report hold no image that they do not look at"
 import os
 import numpy as np
+import pytest
 from PIL import Image
 from cf_guidance.records import save_image, thumbnail_file, write_metadata, write_viewer
 from cf_guidance.schedules import constant
@@ -34,6 +35,7 @@ for folder in sys.argv[1:]:
     print(peak())
 '''
 
+@pytest.mark.heavy
 def test_memory(tmp_path, every):
     "The page and the report of many large images take the room of a few, and 300 MiB at most"
     n = 1000 if every else 40

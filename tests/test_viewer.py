@@ -481,6 +481,7 @@ def test_any_shape(show, tmp_path, every, shape):
     assert int(shown[0].replace(',', '')) == 0 and int(shown[3].replace(',', '')) == len(
         shapes(n)[shape]) and 'not made' not in shown
 
+@pytest.mark.heavy
 def test_arrows_go_beyond_sight(show, tmp_path):
     "The arrow keys reach places that are not drawn yet, and the place keeps the focus while the grid is scrolled a little"
     page = show(listed(tmp_path/'many', shapes(1000)['grid']))
