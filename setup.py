@@ -15,7 +15,7 @@ setup(
     packages=find_packages(include=[cfg['lib_path'], cfg['lib_path']+'.*']), zip_safe=False,
     package_data={cfg['lib_path']: ['models/**/*']},
     python_requires=f">={cfg['min_python']}", install_requires=cfg['requirements'].split(),
-    extras_require={k: cfg[f'{k}_requirements'].split() for k in ('app', 'ray', 'lora', 'video', 'scores', 'search', 'dev')},
+    extras_require={k: cfg[f'{k}_requirements'].split() for k in ('app', 'ray', 'lora', 'video', 'scores', 'search', 'onnx', 'dev')},
     classifiers=['Programming Language :: Python :: 3'] + [f'Programming Language :: Python :: 3.{v}' for v in range(minor, 15)],
     entry_points={'nbdev': [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"], 'console_scripts': cfg['console_scripts'].split()},
     project_urls={'Documentation': cfg['doc_host'] + cfg['doc_baseurl']})

@@ -81,7 +81,7 @@ def _own(name, x, rows, half):
 
 # %% ../../nbs/adapters/01_batches.ipynb #0dbfc74f
 # wrappers from these modules only call `forward`; their hooks are checked separately
-_PLAIN = 'diffusers.hooks.hooks', 'accelerate.hooks'
+_PLAIN = 'diffusers.hooks.hooks', 'accelerate.hooks', 'cf_guidance.pieces.onnx_network'
 
 def unwrapped(
     f, # A `forward`, as a module has it

@@ -13,10 +13,12 @@ import torch
 from ..checks import a_pipeline, anything, checked, known_path, near, some_names
 from .fetching import is_full, one_line, said_of_fetching, to_fetch
 from .fetching import what_to_try
+from .hosting import networks_of
 from .loras import add_loras, known_loras
 from .pipelines import as_pipeline
 from .single_files import config_of, is_single_file, load_single_file
 from .single_files import parts_beside
+from ..pieces.compiled import compile_network, known_compile
 from ..pieces.core import SHIPPED, get_sd_pieces, is_here, reachable
 from ..pieces.devices import best_device, known_device
 from ..pieces.parts import Pieces
@@ -119,20 +121,22 @@ def _fetched(name, kind, local):
         raise ValueError(f'`model` must be a folder or a model of the hub that diffusers loads; got '
                          f'{name!r}: {one_line(e)}{kept}') from e
 
-@checked(device=anything, lora=some_names)
+@checked(device=anything, lora=some_names, compile=anything)
 def load_pipeline(
     name:str, # A folder, a .safetensors file, or a model of the hub
     dtype:str='auto', # 'float32', 'float16', 'bfloat16', or 'auto', as in `precision_of`
     device:str=None, # Where it runs; the best device there is by default
     offload:str='none', # Waiting on the CPU: 'none', 'model' (parts), 'sequential' (layers)
     lora=(), # LoRAs by name, followed by `:weight` if the weight is not 1
-    compile:bool=False, # Compile the network
+    # Who computes the networks' predictions: 'onnx', 'torch', or `None` for PyTorch as it is
+    compile:str=None,
     local:bool=False, # Contact no server
     config:str=None, # For a single file: the model whose config it goes with, as in `config_of`
 ): # A diffusers pipeline
     "Load a pipeline by its name"
     if offload not in OFFLOADS: near('`offload`', offload, OFFLOADS)
     known_device(device)
+    compile = known_compile(compile)
     kind, device = precision_of(dtype, device), device or best_device()
     loras = known_loras(lora)
     try: pipe = _in_place(_found(name, kind, local, config), lora, local, offload, device)
@@ -140,7 +144,7 @@ def load_pipeline(
         if not is_full(e): raise
         raise ValueError(
             f'`model` must fit into memory; {name!r} does not: {what_to_try(e)}') from e
-    if compile: _compile(pipe)
+    for net in networks_of(pipe): compile_network(net, compile)
     _LOADED[pipe] = dict(name=_whole_name(name), dtype=dtype, device=device, offload=offload,
                          lora=tuple(f'{_whole_name(k)}:{w}' for k, w in loras),
                          compile=compile, local=local, config=config and _whole_name(config))
@@ -181,13 +185,9 @@ def _in_place(pipe, lora, local, offload, device):
     add_loras(pipe, lora, local)
     return _offloaded(pipe, offload, device)
 
-def _compile(pipe):
-    "Compile the networks of a pipeline, in place"
-    for k in ('transformer', 'transformer_2', 'unet', 'prior', 'decoder'):
-        if isinstance(net := getattr(pipe, k, None), torch.nn.Module): net.compile()
 
 # %% ../../nbs/adapters/16_loading.ipynb #38d2c81c
-@checked()
+@checked(compile=anything)
 def load_pieces(
     # A model in Stable Diffusion's layout: of the package, a folder, a .safetensors file, or of the
     # hub
@@ -195,23 +195,25 @@ def load_pieces(
     dtype:str='auto', # 'float32', 'float16', 'bfloat16'; 'auto' is float16 on a GPU, else float32
     device:str=None, # Where it runs; the best device there is by default
     config:str=None, # For a single file: the model whose config it goes with, as in `config_of`
+    compile:str=None, # As in `load_pipeline`
     **more # Options that only a pipeline has; refused
 ): # Pieces, as `get_sd_pieces` returns them
     "Load a model for our own loop"
     if more:
         raise ValueError(f'`{next(iter(more))}` must be left out unless `engine` is "hosted": our own '
                          f'loop has no such option; got {more}')
-    kind = precision_of(dtype, device)
+    kind, compile = precision_of(dtype, device), known_compile(compile)
     if dtype == 'auto' and kind is torch.bfloat16: kind = torch.float16
     if name not in SHIPPED and is_single_file(name):
-        return _pieces_of(_of_file(name, kind, False, config), name, device)
+        return _pieces_of(_of_file(name, kind, False, config), name, device, compile)
     _check_no_config(name, config)
-    return get_sd_pieces(name, kind, device=device)
+    return get_sd_pieces(name, kind, device=device, compile=compile)
 
-def _pieces_of(pipe, name, device):
+def _pieces_of(pipe, name, device, compile):
     "The parts of a pipeline as pieces, with the sampler that `get_sd_pieces` takes"
     nets = [net.to(device or best_device()).eval().requires_grad_(False)
             for net in (pipe.text_encoder, pipe.vae, pipe.unet)]
+    compile_network(nets[-1], compile)
     pieces = Pieces(pipe.tokenizer, *nets, get_scheduler('lms', pipe.scheduler.config))
     vars(pieces).update(name=str(name))
     return pieces

@@ -19,7 +19,8 @@ from ..sampling.settings import Settings
 # %% ../../nbs/adapters/17_reruns.ipynb #3c15aefb
 def _pipeline(r, pipe):
     "The pipeline of a recipe: the given one, or one that is on this machine"
-    if pipe is None: pipe = load_pipeline(r['model_name'], r['dtype'], local=True)
+    if pipe is None: pipe = load_pipeline(r['model_name'], r['dtype'], local=True,
+                                          compile=r.get('compile'))
     if not is_pipeline(pipe):
         raise ValueError(
             f'`pieces` must be a diffusers pipeline, as one made the image; got {pipe!r:.80}')

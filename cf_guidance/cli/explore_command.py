@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from ..checks import checked
 from .help_pages import command
 from .program import call_typed
+from .typed import how_loaded
 
 # %% ../../nbs/cli/06_explore_command.ipynb #f3fcf910
 @checked()
@@ -22,12 +23,14 @@ def explorer_notebook(
     seed:int=1024, # Seed of the starting noise
     steps:int=20, # Number of steps
     sampler:str='', # Name of a sampler; the model's own by default
+    compile:str='', # As in `get_sd_pieces`; PyTorch as it is by default
 )->dict: # A notebook, as JSON has it
     "Write a notebook of one cell that shows the explorer"
+    more = f', compile={compile!r}'*bool(compile)
     return _notebook(
         'from cf_guidance.pieces import get_sd_pieces\n'
         'from cf_guidance.widgets import ScheduleExplorer\n'
-        f'ScheduleExplorer(pieces=get_sd_pieces({model!r}), prompt={prompt or None!r}, '
+        f'ScheduleExplorer(pieces=get_sd_pieces({model!r}{more}), prompt={prompt or None!r}, '
         f'seed={seed!r}, steps={steps!r}, sampler={sampler or None!r})'
     )
 
@@ -81,7 +84,7 @@ def _offline(folder):
     os.environ['JUPYTER_PATH'] = os.pathsep.join([str(folder), *[known]*bool(known)])
 
 # %% ../../nbs/cli/06_explore_command.ipynb #ba0a47bd
-@command({'What is made': 'model prompt', 'How it is sampled': 'seed steps sampler',
+@command({'What is made': 'model prompt', 'How it is sampled': 'seed steps sampler compile',
           'Where it goes': 'dark port no_browser'}, {
     'cfg_explore': 'The built-in model and its own prompt',
     "cfg_explore --prompt 'a blue torus' --seed 7": 'Another prompt and another noise',
@@ -96,6 +99,9 @@ def cfg_explore(
     seed:int=1024, # Seed of the starting noise
     steps:int=20, # Number of steps, 1 to 200
     sampler:str='', # Name of a sampler, such as dpm++_2m; the model's own by default
+    # onnx: ONNX Runtime computes the network, faster on a CPU; torch: torch.compile; by default
+    # PyTorch as it is
+    compile:str='',
     dark:bool=False, # Light words on a dark page
     port:int=8866, # Port of the page, on this machine only
     no_browser:bool=False, # Print the address, and open no browser
@@ -104,12 +110,13 @@ def cfg_explore(
 
     It needs Voila, from the extra 'app', and listens on 127.0.0.1 alone."""
     _check_explore(seed, steps, port)
+    how_loaded(compile=compile)
     model = _found(model)
     _check_sampler(sampler)
     if find_spec('voila') is None:
         raise ValueError(
             "Voila must be installed: pip install 'cf_guidance[app]', or '.[app]' in the clone")
-    _serve(explorer_notebook(model, prompt, seed, steps, sampler), port, no_browser, dark)
+    _serve(explorer_notebook(model, prompt, seed, steps, sampler, compile), port, no_browser, dark)
 
 def _check_explore(seed, steps, port):
     "Refuse numbers that the explorer cannot have"

@@ -20,7 +20,8 @@ from .values import parse_values
     'Where it races': 'model sampler stress steps size negative_prompt',
     'On which prompts': 'choose report noises features',
     'Where it goes': 'out read',
-    'How a model is loaded and run': 'engine call config dtype device lora batch_size workers ray',
+    'How a model is loaded and run': 'engine call config dtype device lora compile batch_size '
+                                     'workers ray',
     'Before you start': 'dry_run list',
 }, {
     'cfg_race --budget .1': 'Every schedule and transform on the built-in model, a tenth as long',
@@ -67,6 +68,9 @@ def cfg_race(
     dtype:str='auto', # float32, float16, bfloat16; auto chooses by the device
     device:str='', # cuda, mps or cpu; by default the best there is
     lora:str='', # LoRAs for a pipeline, as NAME or NAME:weight, with ||
+    # onnx: ONNX Runtime computes the network, faster on a CPU; torch: torch.compile; by default
+    # PyTorch as it is
+    compile:str='',
     batch_size:int=0, # Rows that the network is given at a time; by default by the images' size
     workers:int=0, # Number of Ray workers; by default none
     ray:str='', # Address of a Ray cluster, such as auto
@@ -83,7 +87,8 @@ def cfg_race(
     prompts = _prompts(cells['model'], choose, report)
     how |= dict(score=score, folder=out, negative_prompt=negative_prompt, size=size or None,
                 call=single_values('call', call),
-                load=how_loaded(engine, dtype, device, config=config, lora=lora),
+                load=how_loaded(engine, dtype, device, config=config, lora=lora,
+                                compile=compile),
                 features='' if features == 'none' else features)
     _run(_arms(arms), prompts, cells, dry_run, how)
 

@@ -20,7 +20,7 @@ from .typed import typed_numbers, usual_unit
     'By which measure': 'score also limits features',
     'How': 'trials optimizer prune first rng',
     'What the winner is compared with': 'constants other_sampler other_model margin',
-    'Where, and with what': 'out storage name engine call dtype device dry_run',
+    'Where, and with what': 'out storage name engine call dtype device compile dry_run',
 }, {
     'cfg_search --trials 40': 'Linear ramps, by how many words came true',
     "cfg_search --space 'interval g=2-12' --also calls": 'A better score, or fewer network calls',
@@ -74,6 +74,9 @@ def cfg_search(
     call:str='', # Further arguments of a pipeline's call, such as 'height=512 width=512'
     dtype:str='auto', # Precision of the model: float32, float16, bfloat16, or auto
     device:str='', # Where it runs: cuda, mps or cpu; the best there is by default
+    # onnx: ONNX Runtime computes the network, faster on a CPU; torch: torch.compile; by default
+    # PyTorch as it is
+    compile:str='',
     dry_run:bool=False, # Say what would be searched, and make nothing
 ):
     """Search a schedule for a model, some prompts and a score.
@@ -112,7 +115,8 @@ _LOOKED_AT = 'space', 'optimizer', 'prune', 'also', 'steps', 'trials', 'first', 
 def _todo(given):
     "What is typed, looked at"
     typed = _checked(**{k: given[k] for k in _LOOKED_AT})
-    load, how = how_loaded(given['engine'], given['dtype'], given['device']), _how(given)
+    load = how_loaded(**{k: given[k] for k in ('engine', 'dtype', 'device', 'compile')})
+    how = _how(given)
     space = _with_transform(typed, given['space'], given['transform'].strip(), given['steps'])
     prompts, held = _prompts(given['prompts'], given['held_out'], given['model'])
     return dict(space=space, score=given['score'], prompts=prompts, held_out=held, load=load,

@@ -117,7 +117,9 @@ def cfg_sweep(
     # Keep parts of a pipeline on the CPU: none, model (whole parts) or sequential (layers)
     offload:str='none',
     lora:str='', # LoRAs as NAME or NAME:WEIGHT; several with ||
-    compile:bool=False, # Compile the network of a pipeline
+    # onnx: ONNX Runtime computes the network, faster on a CPU; torch: torch.compile; by default
+    # PyTorch as it is
+    compile:str='',
     workers:int=0, # Number of Ray workers; with --ray by default one for each GPU
     ray:str='', # Address of a Ray cluster, such as auto
     dry_run:bool=False, # Show what would be made and how long it takes, and make nothing

@@ -7,6 +7,7 @@ __all__ = ['PRECISIONS', 'one_word', 'typed_numbers', 'single_values', 'how_load
 
 # %% ../../nbs/cli/01b_typed.ipynb #efe23d41
 from ..checks import a_count, a_list, a_word, checked, near, or_none
+from ..pieces.packages import need_packages
 from .values import parse_params, parse_values
 
 # %% ../../nbs/cli/01b_typed.ipynb #ae63bcb7
@@ -44,8 +45,13 @@ def single_values(
 # %% ../../nbs/cli/01b_typed.ipynb #9b86ac3c
 PRECISIONS = 'auto', 'float32', 'float16', 'bfloat16'
 _SHORT = dict(fp16='float16', half='float16', bf16='bfloat16', fp32='float32', float='float32')
-_USUAL = dict(engine='auto', dtype='auto', device=None, offload='none', lora=[], compile=False,
+_USUAL = dict(engine='auto', dtype='auto', device=None, offload='none', lora=[], compile=None,
               config=None)
+
+def _compiler(how):
+    "The program that computes the networks, if it is here"
+    if how == 'onnx': need_packages('onnx', 'onnxruntime', 'onnx')
+    return one_word('compile', how, ['', 'torch', 'onnx']) or None
 
 @checked()
 def how_loaded(
@@ -55,10 +61,10 @@ def how_loaded(
     *, config:str='', # For a single file: a model of its kind
     lora:str='', # LoRAs as NAME or NAME:WEIGHT, `||` between several
     offload:str='none', # 'none', 'model' or 'sequential'
-    compile:bool=False, # Whether the networks are compiled
+    compile:str='', # 'torch' or 'onnx'
 )->dict: # For `load_model`: what is otherwise than usual
     "Read how a model is to be loaded"
-    said = dict(engine=one_word('engine', engine, ['auto', 'hosted']), compile=compile,
+    said = dict(engine=one_word('engine', engine, ['auto', 'hosted']), compile=_compiler(compile),
                 dtype=one_word('dtype', _SHORT.get(dtype, dtype), PRECISIONS),
                 offload=one_word('offload', offload, ['none', 'model', 'sequential']),
                 device=device or None, config=config or None,

@@ -177,7 +177,7 @@ def _mark(cell, engine, prompt):
     # as a text, since a config may hold infinity, which JSON has not
     config = json.dumps(told['sampler_config'], sort_keys=True, default=str)
     return dict(name=cell.name, ranks=cell.ranks, steps=cell.steps, sampler_config=config,
-                **{k: told[k] for k in ('model', 'sampler', 'dtype')})
+                **{k: told[k] for k in ('model', 'sampler', 'dtype', 'compile') if k in told})
 
 def _marks(cells, engines, sets): return [_mark(c, engines[c.name], sets[0][0]) for c in cells]
 

@@ -12,6 +12,8 @@ from ..rooms import lazy
 __getattr__, __dir__, __all__ = lazy(__name__,
     parts='Pieces check_pieces latent_size',
     devices='best_device known_device',
+    exported='cache_folder',
+    compiled='COMPILERS compile_network compiled_as',
     core='BUILT_IN WEAK FLOW SHIPPED MODELS is_here get_sd_pieces',
     texts='text_length text_remarks text_embeddings',
     decoding='images_from_latents image_from_latents',

@@ -24,6 +24,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from ..checks import a_text, any_of, anything, checked, known_path, made_of, one_of
+from .compiled import compile_network, known_compile
 from .decoding import image_from_latents, images_from_latents
 from .devices import best_device, known_device
 from .fingerprint import former_fingerprint as _fingerprint_1
@@ -184,7 +185,7 @@ def _networks(places, vae_name, dtype, device):
     return [_ready(net, device, dtype) for net in nets]
 
 @checked(model_name=any_of(a_text, made_of(Path)), dtype=anything, better_vae=anything,
-         device=anything, scheduler=anything)
+         device=anything, scheduler=anything, compile=anything)
 def get_sd_pieces(
     model_name:str=BUILT_IN, # The built-in model, another of `SHIPPED`, a folder, or a hub name
     dtype:torch.dtype=torch.float32, # Precision of the networks
@@ -195,16 +196,20 @@ def get_sd_pieces(
     # Sampler, as in `get_scheduler`; by default the one in the model's `world.json`, or LMS, as in
     # 2022
     scheduler=None,
+    # Who computes the U-Net's predictions: 'onnx', 'torch', or `None` for PyTorch as it is
+    compile:str=None,
 )->Pieces: # tokenizer, text_encoder, vae, unet, scheduler
     "Load the pieces of a Stable Diffusion pipeline from safetensors, without unpickling anything"
     if scheduler is not None: get_scheduler(scheduler)             # a name that is not known
     _precision(dtype)
+    known_compile(compile)
     device, places = known_device(device), _places(model_name)
     vae_name = _better(better_vae, places.hub)
     tok = _load(CLIPTokenizer.from_pretrained, places.shared, 'tokenizer')
     nets, about = _networks(places, vae_name, dtype, device), places.world
     own = about.pop('sampler', 'lms')
     if scheduler is None: scheduler = own
+    compile_network(nets[-1], compile)
     pieces = Pieces(tok, *nets, get_scheduler(scheduler, places.scheduler))
     vars(pieces).update(about, name=str(model_name))
     return pieces

@@ -98,9 +98,9 @@ def recipe_model(
     r:dict, # From `read_recipe`
 ): # The pieces
     "Load the model that a recipe names"
-    named = r['model_name'] == BUILT_IN
+    named = r['model_name'] == BUILT_IN and 'compile' not in r
     if named and r['dtype'] == str(built_in().dtype).removeprefix('torch.'): return built_in()
-    return get_sd_pieces(r['model_name'], dtype=getattr(torch, r['dtype']))
+    return get_sd_pieces(r['model_name'], getattr(torch, r['dtype']), compile=r.get('compile'))
 
 def _as_today(r, pieces):
     "A recipe of 0.1.0 in today's form, if its image is the same; any other recipe as it is"
@@ -132,7 +132,7 @@ def _must_be_same(now, then):
     "Refuse a recipe that makes another image than an earlier one"
     again, was = _plain(now), _plain(then)
     if again != was:
-        differ = [k for k in again if again[k] != was.get(k)]
+        differ = [k for k in {**again, **was} if again.get(k) != was.get(k)]
         raise ValueError(
             'the image cannot be made again as it was: these entries of the recipe differ: '
             f'{", ".join(differ)}')

@@ -11,6 +11,7 @@ import inspect, re
 from ..checks import a_text, checked, dict_with, list_of
 from .clips import MAX_FPS, MAX_FRAMES
 from ..transforms.methods import TRANSFORMS
+from ..pieces.compiled import COMPILERS
 from ..pieces.core import is_here
 from ..pieces.schedulers import REFUSED, scheduler_class, scheduler_names
 from ..transforms.signatures import options, parameters
@@ -85,7 +86,7 @@ def sound_recipe(
 _HASH = re.compile('[0-9a-f]{16}')
 _BEGUN = 'init_image', 'strength', 'pos_by'      # entries of a run that begins with an image
 _EVERY = {'version', 'model', 'rule', 'title', 'labels', 'exact', 'weak_model', 'embeds',
-          'host', 'unknown', 'pixels', *_CLIP, *_BEGUN}.union(*_KINDS.values())
+          'host', 'unknown', 'pixels', 'compile', *_CLIP, *_BEGUN}.union(*_KINDS.values())
 
 def _hash(name, val):
     _must(isinstance(val, str) and _HASH.fullmatch(val), name, '16 hexadecimal digits', val)
@@ -130,6 +131,8 @@ def _called(r):
     _bounded(r)
     _must(r['dtype'] in DTYPES, 'dtype', f'one of {list(DTYPES)}', r['dtype'])
     _must(isinstance(r.get('exact', False), bool), 'exact', 'True or False', r.get('exact'))
+    if 'compile' in r:
+        _must(r['compile'] in COMPILERS, 'compile', f'one of {list(COMPILERS)}', r['compile'])
     _hashed(r)
     if 'host' in r: _known_host(r['host'])
     _known_unknown(r)

@@ -18,6 +18,7 @@ from ..checks import a_count, a_flag, a_function, a_model, kind, list_of, look_a
 from ..checks import known_path, renamed, whole
 from ..pieces.inputs import Embedded, check_image, count_tokens
 from ..pieces.texts import text_remarks
+from ..pieces.compiled import compiled_as
 from ..pieces.core import SHIPPED, get_sd_pieces, images_from_latents
 from ..pieces.schedulers import get_scheduler
 from ..sampling.course import begin_again
@@ -347,9 +348,11 @@ def _model_name(pieces):
         f'got {pieces.name!r}. Save it to a folder, and load it from there'
     )
 
-def _loaded(name, dtype, mark):
-    "The model of a name, which must be the right one"
-    pieces = get_sd_pieces(name, dtype)
+def _loaded(name, dtype, mark, how):
+    "The model of a name, which must be the right one, compiled as it is here"
+    pieces = get_sd_pieces(name, dtype, compile=how)
+    if compiled_as(pieces.unet) != how:
+        raise ValueError(f'`compile` must be possible on each worker; {how!r} is not on one of them')
     if pieces.fingerprint == mark: return pieces
     raise ValueError(
         f'`plan.pieces` must have the fingerprint {mark} on each worker, as here; {name!r} has '
@@ -370,7 +373,7 @@ def _begun(how, pieces, runs, warn):
 def hand_out(self:Plan)->tuple: # `load()` gives the model, `begin(model, runs, warn)` a plan
     "Warn about the prompts, and make two functions with which a worker makes some of the runs"
     p, rows = self.pieces, None if self.settings.exact else self.batch_size
-    load = partial(_loaded, _model_name(p), p.dtype, p.fingerprint)
+    load = partial(_loaded, _model_name(p), p.dtype, p.fingerprint, compiled_as(p.unet))
     if self.waves: self.texts()
     full = _in_full(self.settings, p, self.size)
     return load, partial(_begun, dict(settings=full, batch_size=rows, record=self.record))
