@@ -18,7 +18,6 @@ from .arguments import takes, told_call
 from .fetching import is_full, what_to_try
 from .fingerprints import pipeline_fingerprint
 from .hosted_plans import HostedPlan, lent
-from .hosting import networks_of
 from .memo import Memo
 from .sharing import SharingHost
 from ..pieces.parts import Pieces
@@ -189,7 +188,7 @@ def call_for(self:HostedEngine,
 def _model(self:HostedEngine):
     "The part of a recipe that describes the model"
     return dict(model=pipeline_fingerprint(self.pipe), model_name=_name(self.pipe),
-                dtype=dtype_of(self.pipe), **compile_entry(*networks_of(self.pipe)))
+                dtype=dtype_of(self.pipe), **compile_entry(self.pipe))
 
 @patch
 def begin(self:HostedEngine):

@@ -13,12 +13,11 @@ import torch
 from ..checks import a_pipeline, anything, checked, known_path, near, some_names
 from .fetching import is_full, one_line, said_of_fetching, to_fetch
 from .fetching import what_to_try
-from .hosting import networks_of
 from .loras import add_loras, known_loras
 from .pipelines import as_pipeline
 from .single_files import config_of, is_single_file, load_single_file
 from .single_files import parts_beside
-from ..pieces.compiled import compile_network, known_compile
+from ..pieces.compiled import compile_model, known_compile
 from ..pieces.core import SHIPPED, get_sd_pieces, is_here, reachable
 from ..pieces.devices import best_device, known_device
 from ..pieces.parts import Pieces
@@ -144,7 +143,7 @@ def load_pipeline(
         if not is_full(e): raise
         raise ValueError(
             f'`model` must fit into memory; {name!r} does not: {what_to_try(e)}') from e
-    for net in networks_of(pipe): compile_network(net, compile)
+    compile_model(pipe, compile)
     _LOADED[pipe] = dict(name=_whole_name(name), dtype=dtype, device=device, offload=offload,
                          lora=tuple(f'{_whole_name(k)}:{w}' for k, w in loras),
                          compile=compile, local=local, config=config and _whole_name(config))
@@ -213,7 +212,6 @@ def _pieces_of(pipe, name, device, compile):
     "The parts of a pipeline as pieces, with the sampler that `get_sd_pieces` takes"
     nets = [net.to(device or best_device()).eval().requires_grad_(False)
             for net in (pipe.text_encoder, pipe.vae, pipe.unet)]
-    compile_network(nets[-1], compile)
     pieces = Pieces(pipe.tokenizer, *nets, get_scheduler('lms', pipe.scheduler.config))
     vars(pieces).update(name=str(name))
-    return pieces
+    return compile_model(pieces, compile)

@@ -24,7 +24,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from ..checks import a_text, any_of, anything, checked, known_path, made_of, one_of
-from .compiled import compile_network, known_compile
+from .compiled import compile_model, known_compile
 from .decoding import image_from_latents, images_from_latents
 from .devices import best_device, known_device
 from .fingerprint import former_fingerprint as _fingerprint_1
@@ -209,7 +209,6 @@ def get_sd_pieces(
     nets, about = _networks(places, vae_name, dtype, device), places.world
     own = about.pop('sampler', 'lms')
     if scheduler is None: scheduler = own
-    compile_network(nets[-1], compile)
     pieces = Pieces(tok, *nets, get_scheduler(scheduler, places.scheduler))
     vars(pieces).update(about, name=str(model_name))
-    return pieces
+    return compile_model(pieces, compile)

@@ -109,7 +109,8 @@ def _label(k, v): return f'{k} {v.dtype} {tuple(v.shape)}'.encode()
 def _parts(net):
     "The settings of a network that count, and its weights, as bytes"
     own = adapter_strengths(net)
-    told = [type(net).__name__, _settings(net), *[own]*bool(own)]
+    said = _settings(net) if hasattr(net, 'config') else {}        # a part of a network has none
+    told = [type(net).__name__, said, *[own]*bool(own)]
     yield json.dumps(told, sort_keys=True).encode()
     for k, v in _weights(net): yield _label(k, v) + _bytes(v)
 
@@ -121,7 +122,7 @@ def _hash(pieces, words, parts):
     return h.hexdigest()[:16]
 
 def network_hash(
-    net, # A network with a config
+    net, # A network, or a part of one
 )->str: # 16 hex digits
     "Hash every weight of a network, and the settings that count"
     h = hashlib.sha256()

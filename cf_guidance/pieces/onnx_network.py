@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OnnxNetwork']
 
-# %% ../../nbs/pieces/00g_onnx_network.ipynb #f0da3553
+# %% ../../nbs/pieces/00g_onnx_network.ipynb #78b52b3d
 import hashlib, inspect, threading, warnings
 from functools import lru_cache, partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from ..checks import checked, made_of
 from .exported import exported
-from .network_marks import PLAIN, build_hash, looked_at
+from .network_marks import PLAIN, Watched, build_hash
 
 # %% ../../nbs/pieces/00g_onnx_network.ipynb #f066efbf
 _TIMES = 'timestep', 'timestep_ratio', 't', 'r'
@@ -144,7 +144,7 @@ def _near(ours, theirs):
     return all(torch.allclose(a, b, rtol=0, atol=1e-3*most(b), equal_nan=True)
                for a, b in zip(ours, theirs) if b.numel())
 
-# %% ../../nbs/pieces/00g_onnx_network.ipynb #d50d33f8
+# %% ../../nbs/pieces/00g_onnx_network.ipynb #bf9a2c6d
 _EXPORTING = threading.RLock()             # one thread at a time
 
 def _first_line(e): return f'{e}'.strip().partition('\n')[0][:200]
@@ -156,8 +156,9 @@ def _unfit(net, tensors):
         return f'it is {p.dtype} on {p.device.type}'.replace('torch.', '')
     if net.training: return 'it is in training'
     if torch.is_autocast_enabled('cpu'): return 'autocast is on'
+    if not torch.is_grad_enabled(): return ''
     wanted = any(x.requires_grad for x in (*tensors, *net.parameters()))
-    return 'gradients are wanted' if wanted and torch.is_grad_enabled() else ''
+    return 'gradients are wanted' if wanted else ''
 
 @checked(net=made_of(torch.nn.Module))
 class OnnxNetwork:
@@ -169,18 +170,27 @@ class OnnxNetwork:
         build_hash(net)                                # refuses a network of other layers
         self.net, self.plain = net, net.forward
         self.folder = None if folder is None else Path(folder)
-        self.said, self.sessions, self.marks = set(), {}, None
+        self.said, self.sessions, self.watched, self.mark = set(), {}, None, ''
 
-    def __getstate__(self): return {**vars(self), 'sessions': {}, 'marks': None}
+    def __getstate__(self): return {**vars(self), 'sessions': {}, 'watched': None, 'mark': ''}
 
     def __call__(self, *args, **kwargs):
-        tensors, why = [], ''
-        marks, hooked = looked_at(self.net, vars(self.net).get('forward'))
+        tensors, why = [], self._hooked()
         try: rest = _split_call(_timed(_by_name(self.net, args, kwargs)), tensors)
         except _NoTensor as e: why = f'it gets a {e}'
-        if hooked: why = f'a {hooked} in it is disturbed or watched'
         if why := why or _unfit(self.net, tensors): return self._itself(why, args, kwargs)
-        return self._answer(marks, rest, tensors)
+        return self._answer(rest, tensors)
+
+    def _hooked(self):
+        "Why a layer is not as it was, or ''; a network that changed begins anew"
+        if self.watched and self.watched.same(): return ''
+        now = Watched(self.net, vars(self.net).get('forward'))
+        if now.hooked: return f'a {now.hooked} in it is disturbed or watched'
+        with _EXPORTING:
+            mark = build_hash(self.net)
+            if mark != self.mark: self.sessions = {}
+            self.watched, self.mark = now, mark
+        return ''
 
     def _itself(self, why, args, kwargs):
         "What the network itself answers, and why, said once"
@@ -190,20 +200,20 @@ class OnnxNetwork:
                           f'{why}', stacklevel=4)
         return self.plain(*args, **kwargs)
 
-    def _answer(self, marks, rest, tensors):
+    def _answer(self, rest, tensors):
         "The answer of a session"
-        key = _form(rest, tensors), torch.get_num_threads()
-        with _EXPORTING:
-            if marks != self.marks: self.marks, self.sessions = marks, {}
-            if key not in self.sessions: self.sessions[key] = self._begun(rest, tensors)
-            run, out = self.sessions[key]
+        key, sessions = (_form(rest, tensors), torch.get_num_threads()), self.sessions
+        if key not in sessions:
+            with _EXPORTING:
+                if key not in sessions: sessions[key] = self._begun(rest, tensors)
+        run, out = sessions[key]
         return _joined(out, run(tensors))
 
     def _begun(self, rest, tensors):
         "A function of tensors, and the form of the answer; it agrees with the network"
         theirs = []
         out = _split(self._plainly(rest, tensors), theirs)
-        said = f'{build_hash(self.net)} {_OPSET} {_form(_bare(rest), tensors)}'.encode()
+        said = f'{self.mark} {_OPSET} {_form(_bare(rest), tensors)}'.encode()
         mark = hashlib.sha256(said).hexdigest()[:16]
         for anew in (False, True):
             path = exported(mark, partial(self._write, rest, tensors), self.folder, anew)

@@ -171,16 +171,16 @@ def _pixels(settings, pieces):
     return dict(width=w*pieces.factor, height=h*pieces.factor)
 
 def compile_entry(
-    *nets, # The networks of a model
+    model, # A diffusers pipeline, or pieces
 )->dict: # `compile`; empty where PyTorch computes the network as it is
     "Write the part of a recipe on what computes the network"
-    found = [how for net in nets if (how := compiled_as(net))]
-    return {'compile': found[0]} if found else {}
+    how = compiled_as(model)
+    return {'compile': how} if how else {}
 
 def _model(settings, pieces):
     "The part of a recipe on the model and the size"
     return dict(model=pieces.fingerprint, model_name=pieces.name, **_pixels(settings, pieces),
-                dtype=str(pieces.dtype).removeprefix('torch.'), **compile_entry(pieces.unet))
+                dtype=str(pieces.dtype).removeprefix('torch.'), **compile_entry(pieces))
 
 @checked(course=made_of(Course))
 def recipe(

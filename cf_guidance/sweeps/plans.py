@@ -351,7 +351,7 @@ def _model_name(pieces):
 def _loaded(name, dtype, mark, how):
     "The model of a name, which must be the right one, compiled as it is here"
     pieces = get_sd_pieces(name, dtype, compile=how)
-    if compiled_as(pieces.unet) != how:
+    if compiled_as(pieces) != how:
         raise ValueError(f'`compile` must be possible on each worker; {how!r} is not on one of them')
     if pieces.fingerprint == mark: return pieces
     raise ValueError(
@@ -373,7 +373,7 @@ def _begun(how, pieces, runs, warn):
 def hand_out(self:Plan)->tuple: # `load()` gives the model, `begin(model, runs, warn)` a plan
     "Warn about the prompts, and make two functions with which a worker makes some of the runs"
     p, rows = self.pieces, None if self.settings.exact else self.batch_size
-    load = partial(_loaded, _model_name(p), p.dtype, p.fingerprint, compiled_as(p.unet))
+    load = partial(_loaded, _model_name(p), p.dtype, p.fingerprint, compiled_as(p))
     if self.waves: self.texts()
     full = _in_full(self.settings, p, self.size)
     return load, partial(_begun, dict(settings=full, batch_size=rows, record=self.record))

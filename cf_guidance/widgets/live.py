@@ -10,7 +10,7 @@ import atexit, sys, threading, weakref
 from ..checks import a_count, a_function, a_number, checked, list_of
 from ..adapters.memo import Memo, digest
 from ..pieces.decoding import image_from_latents
-from ..pieces.parts import weight_marks
+from ..pieces.network_marks import Watched
 from ..sampling.images import generate
 from ..transforms.spaces import convert, tells
 
@@ -144,17 +144,26 @@ def film(
     return None if res.image is None else res
 
 # %% ../../nbs/widgets/03_live.ipynb #380cbb4d
+_SEEN = 4              # states of networks to know again
+
 @checked(most=a_count(0, 2**50))
 class Remembered:
     "Asks a network nothing twice, while its weights stay; the `network` of `generate`"
     def __init__(self,
         most:int=2**27, # Bytes that it may keep
     ):
-        self.memo, self.made = Memo(most), 0
+        self.memo, self.made, self.seen = Memo(most), 0, {}
     def __call__(self, unet, x, timestep, emb):
-        key = digest([id(unet), repr(weight_marks(unet)), x, timestep, emb])
+        key = digest([id(unet), self._as_seen(unet), x, timestep, emb])
         known = None if key is None else self.memo.get(key)
         return self._made(key, unet, x, timestep, emb) if known is None else known
+    def _as_seen(self, unet):
+        "The number of the network, which is another once it has changed"
+        for k, watched in self.seen.items():
+            if watched.held[0] is vars(unet) and watched.same(): return k
+        self.seen[n := max(self.seen, default=0) + 1] = Watched(unet)
+        if len(self.seen) > _SEEN: del self.seen[min(self.seen)]
+        return n
     def _made(self, key, unet, x, timestep, emb):
         "Ask the network, and keep its answer"
         self.made += len(x)
