@@ -46,24 +46,32 @@ def workloads(quick):
         "the explorer's image": explored(n//2 if quick else 20),
         'an evaluation': swept(prompt=prompts, seed=[1, 2, 3, 4], schedule=[constant(7.5)], steps=n//5 if quick else 20)}
 
-def measure(name, make, models, rounds):
+def clocked(f):
+    "Seconds by the clock, seconds of the processor, and what came"
+    begin = time.process_time()
+    took, res = timed(f)
+    return took, time.process_time() - begin, res
+
+def measure(name, make, models, threads, rounds):
     "One row: both ways in turn, `rounds` times"
-    secs, images, calls = {way: [] for way in WAYS}, {}, {}
-    for way, pieces in models.items(): make(pieces)                  # the form of its calls is read or exported
-    for _ in range(rounds):
-        for way, pieces in models.items():
-            took, (images[way], calls[way]) = timed(lambda: make(pieces))
-            secs[way].append(took)
+    torch.set_num_threads(threads)
+    secs, cpu, images, calls = {way: [] for way in WAYS}, {way: [] for way in WAYS}, {}, {}
+    for pieces in models.values(): make(pieces)                     # the form of its calls is read or exported
+    for way in [*models]*rounds:
+        took, worked, (images[way], calls[way]) = clocked(lambda: make(models[way]))
+        secs[way].append(round(took, 3)), cpu[way].append(round(worked, 3))
     assert calls[None] == calls['onnx'], calls
     gaps = [far(a, b) for a, b in zip(images[None], images['onnx'])]
     assert max(gaps) <= 1, f'{name}: an image is {max(gaps)} of 255 away'
-    best, pairs = {way: min(v) for way, v in secs.items()}, [b/a for a, b in zip(*secs.values())]
-    row = dict(name=name, images=len(gaps), made=calls[None][0], alone=calls[None][1], gap=max(gaps),
-               differ=sum(g > 0 for g in gaps), target=TARGETS[name],
-               seconds={'eager' if way is None else way: [round(s, 3) for s in v] for way, v in secs.items()},
-               ratio=round(best['onnx']/best[None], 3), median=round(statistics.median(pairs), 3))
-    print(f"{name}: {row['ratio']:.2f} of the time (the best of {rounds} each; median of the pairs {row['median']:.2f}; "
-          f"target {row['target']}), at most {row['gap']} of 255 away", flush=True)
+    ratio = lambda by: round(min(by['onnx'])/min(by[None]), 3)
+    named = lambda by: dict(eager=by[None], onnx=by['onnx'])
+    row = dict(name=name, threads=threads, images=len(gaps), made=calls[None][0], alone=calls[None][1], gap=max(gaps),
+               differ=sum(g > 0 for g in gaps), target=TARGETS[name], seconds=named(secs), cpu=named(cpu),
+               ratio=ratio(secs), cpu_ratio=ratio(cpu),
+               median=round(statistics.median(b/a for a, b in zip(*secs.values())), 3))
+    print(f"{name}, {threads} thread{'s'*(threads > 1)}: {row['ratio']:.2f} of the time, {row['cpu_ratio']:.2f} of the "
+          f"processor's (the best of {rounds} each; median of the pairs {row['median']:.2f}; target {row['target']}), "
+          f"at most {row['gap']} of 255 away", flush=True)
     return row
 
 def first_call(pieces):
@@ -75,23 +83,23 @@ def first_call(pieces):
 def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument('--quick', action='store_true', help='few steps, few images, one round: does it run?')
-    p.add_argument('--threads', type=int, default=2, help='threads of torch and of ONNX Runtime')
+    p.add_argument('--threads', type=int, nargs='+', default=[2, 1], help='threads of torch and of ONNX Runtime')
     p.add_argument('--rounds', type=int, default=5)
     p.add_argument('--only', default='', help='the workloads whose names begin so')
     p.add_argument('--out', type=Path, default=Path(__file__).with_suffix('.json'), help='where the table goes')
     a = p.parse_args()
-    torch.set_num_threads(a.threads)
+    torch.set_num_threads(a.threads[0])
     with tempfile.TemporaryDirectory() as home:
         os.environ['CF_GUIDANCE_CACHE'] = home
         load = lambda way: get_sd_pieces('scenes', device='cpu', compile=way)
         took = dict(export=first_call(load('onnx')), open=first_call(load('onnx')), eager=first_call(load(None)))
         mib = round(sum(p.stat().st_size for p in Path(home).rglob('*.onnx'))/2**20, 1)
         models = {way: load(way) for way in WAYS}
-        rows = [measure(name, make, models, 1 if a.quick else a.rounds)
-                for name, make in workloads(a.quick).items() if name.startswith(a.only)]
+        rows = [measure(name, make, models, n, 1 if a.quick else a.rounds)
+                for n in a.threads for name, make in workloads(a.quick).items() if name.startswith(a.only)]
     res = dict(machine=machine(), torch=torch.__version__, diffusers=diffusers.__version__,
                onnxruntime=onnxruntime.__version__, command='python benchmarks/compiled.py' + ' --quick'*a.quick,
-               threads=a.threads, first_call=took, mib=mib, rows=rows)
+               first_call=took, mib=mib, rows=rows)
     if not a.only: a.out.write_text(json.dumps(res, indent=1) + '\n')
 
 if __name__ == '__main__': main()

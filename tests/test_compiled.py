@@ -47,15 +47,16 @@ def test_equal_images(kind, request, every):
 
 @here
 @pytest.mark.parametrize('size', [(32, 48), (64, 32)])
-def test_other_sizes(both, size):
+def test_other_sizes(both, size, every):
+    if size[0] > 32 and not every: pytest.skip('one of the heavier cases')
     a, b = [np.asarray(generate('a red star', guidance('cfg', g=4), p, steps=2, width=size[0], height=size[1],
                                 progress=False), int) for p in both]
     assert a.shape == (size[1], size[0], 3) and abs(a - b).max() <= 1
 
 @here
-def test_weak_passes_are_made_by_the_network(both):
+def test_weak_passes_are_made_by_the_network(both, every):
     "What disturbs a layer is said, and does what it does in the network itself"
-    for rule in ('pag', 'seg', 'slg', 'tsg', 'autoguidance'):
+    for rule in ('pag', 'seg', *('slg', 'tsg', 'autoguidance')*every):
         mine = both[1]._replace(unet=copy.deepcopy(both[1].unet))            # which has said nothing yet
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter('always')
@@ -92,7 +93,7 @@ def test_it_is_in_the_recipe(both, pipes, tmp_path):
             with pytest.raises(ValueError, match='entries of the recipe differ: compile'): rerun(p, other)
     engines = [HostedEngine(pipe, Settings(steps=2)) for pipe in pipes]
     for e in engines: e.begin()
-    assert engines[0].model['model'] == engines[1].model['model'] == engines[1].model['model']
+    assert engines[0].model['model'] == engines[1].model['model']                   # it is the same model
 
 @here
 def test_exported_once(cache, both, forks):
@@ -132,7 +133,7 @@ def test_refused(tmp_path):
     for load in (get_sd_pieces, load_pipeline, load_model):
         with pytest.raises(ValueError, match=words): load(NAME, device='cpu', compile='openvino')
     for f in (cli.cfg_sweep, cli.cfg_explore, cli.cfg_race, cli.cfg_search):
-        with pytest.raises(ValueError, match=r"`compile` must be one of \['', 'torch', 'onnx'\]"): f(compile='openvino')
+        with pytest.raises(ValueError, match=r"`compile` must be one of .*\['', 'torch', 'onnx'\]"): f(compile='openvino')
     half = get_sd_pieces(NAME, torch.bfloat16, device='cpu')
     if find_spec('onnxruntime'):
         with pytest.raises(ValueError, match='unless the network is in float32 on a CPU'): compile_model(half, 'onnx')
@@ -144,3 +145,33 @@ def test_torch(every, cache):
     assert compiled_as(mine) == 'torch' == recipe('a red star', guidance('cfg'), mine, steps=2)['compile']
     axes = dict(prompt='a red star', schedule=[1, 3, 'cosine'], transform=['cfg', 'pag'], steps=2)
     assert far(*[Sweep(**axes).run(None, p, progress=False) for p in (plain, mine)]) <= 1
+
+EXPORTED = 'StableDiffusionXLPipeline', 'StableDiffusion3Pipeline', 'StableDiffusionControlNetPipeline'
+MORE = 'DiTPipeline', 'KandinskyV22Pipeline', 'StableVideoDiffusionPipeline', 'StableDiffusionImg2ImgPipeline'
+REFUSED = 'QwenImagePipeline', 'Lumina2Pipeline'             # complex numbers, which ONNX has not
+
+def tiny(name):
+    import test_families as families
+    return families, *families.FAMILIES[name][1].FAMILIES[name]()
+
+@here
+@pytest.mark.parametrize('name', (*EXPORTED, *MORE))
+def test_other_networks(name, every):
+    "As tests/test_families.py has them"
+    if name in MORE and not every: pytest.skip('one of the heavier cases')
+    families, pipe, kw = tiny(name)
+    plain = families.draw(name, pipe, kw, n=2)
+    assert compiled_as(compile_model(pipe, 'onnx')) == 'onnx'
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', 'compile')
+        assert families.close(families.draw(name, pipe, kw, n=2), plain, 1e-4)
+
+@here
+@pytest.mark.parametrize('name', REFUSED)
+def test_networks_without_an_export(name, every, capfd):
+    if name == REFUSED[1] and not every: pytest.skip('one of the heavier cases')
+    families, pipe, kw = tiny(name)
+    compile_model(pipe, 'onnx')
+    with pytest.raises(ValueError, match="`compile` must be None or 'torch' for .*, which PyTorch cannot export to ONNX"):
+        families.draw(name, pipe, kw, n=2)
+    assert 'graph(' not in capfd.readouterr().out

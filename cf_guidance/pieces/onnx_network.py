@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['OnnxNetwork']
 
-# %% ../../nbs/pieces/00g_onnx_network.ipynb #78b52b3d
+# %% ../../nbs/pieces/00g_onnx_network.ipynb #2965af4e
 import hashlib, inspect, threading, warnings
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -94,8 +95,32 @@ def _with_rows(tensors, n):
     at = [k % max(1, _rows(tensors)) for k in range(n)]
     return [x[at] if b else x for x, b in zip(tensors, _batched(tensors))]
 
-# %% ../../nbs/pieces/00g_onnx_network.ipynb #c504c202
+# %% ../../nbs/pieces/00g_onnx_network.ipynb #b8376635
 _OPSET = 17
+
+def _rms_norm(x, normalized_shape, weight=None, eps=None):
+    "What `torch.rms_norm` is, in parts that ONNX has"
+    dims = tuple(range(-len(normalized_shape), 0))
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    out = x*torch.rsqrt(x.square().mean(dims, keepdim=True) + eps)
+    return out if weight is None else out*weight
+
+class _InParts(torch.overrides.TorchFunctionMode):
+    "Traces in which no function is one that the exporter does not know"
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, '__name__', '') == 'rms_norm': func = _rms_norm
+        return func(*args, **(kwargs or {}))
+
+@contextmanager
+def _silently():
+    "Without the warnings of a trace, and without the graph that PyTorch prints where it fails"
+    own = torch._C._jit_onnx_log
+    torch._C._jit_onnx_log = lambda *told: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')       # of what a trace cannot know, which is tried instead
+            yield
+    finally: torch._C._jit_onnx_log = own
 
 class _OfTensors(torch.nn.Module):
     "A call of a network as a function of tensors alone"
@@ -105,15 +130,14 @@ class _OfTensors(torch.nn.Module):
         self.net, self.plain, self.rest, self.training = net, plain, rest, False
     def forward(self, *tensors):
         found = []
-        _split(self.plain(**_joined(self.rest, tensors)), found)
+        with _InParts(): _split(self.plain(**_joined(self.rest, tensors)), found)
         return tuple(found)
 
 def _export(path, call, tensors):
     "Write a call into a file"
     names = [f'x{k}' for k in range(len(tensors))]
     rows = {n: {0: 'rows'} for n, b in zip(names, _batched(tensors)) if b}
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter('ignore')       # of what a trace cannot know, which is tried instead
+    with torch.no_grad(), _silently():
         torch.onnx.export(call, tuple(tensors), str(path), dynamo=False, opset_version=_OPSET,
                           input_names=names, dynamic_axes=rows)
 
@@ -122,6 +146,8 @@ def _session(path):
     import onnxruntime
     how = onnxruntime.SessionOptions()
     how.intra_op_num_threads, how.log_severity_level = torch.get_num_threads(), 3
+    # threads that wait take no time from PyTorch's, which compute between two calls
+    how.add_session_config_entry('session.intra_op.allow_spinning', '0')
     return onnxruntime.InferenceSession(str(path), how, providers=['CPUExecutionProvider'])
 
 def _ask(session, names, tensors):
@@ -144,7 +170,15 @@ def _near(ours, theirs):
     return all(torch.allclose(a, b, rtol=0, atol=1e-3*most(b), equal_nan=True)
                for a, b in zip(ours, theirs) if b.numel())
 
-# %% ../../nbs/pieces/00g_onnx_network.ipynb #bf9a2c6d
+def _runner_if(path, tensors, theirs):
+    "A function of tensors from a file, or `None` where it does not give `theirs`"
+    try:
+        run = _runner(path)
+        return run if _near(run(tensors), theirs) else None
+    except MemoryError: raise
+    except Exception: return None                  # ONNX Runtime's own errors are of many kinds
+
+# %% ../../nbs/pieces/00g_onnx_network.ipynb #cbef04ce
 _EXPORTING = threading.RLock()             # one thread at a time
 
 def _first_line(e): return f'{e}'.strip().partition('\n')[0][:200]
@@ -177,7 +211,7 @@ class OnnxNetwork:
     def __call__(self, *args, **kwargs):
         tensors, why = [], self._hooked()
         try: rest = _split_call(_timed(_by_name(self.net, args, kwargs)), tensors)
-        except _NoTensor as e: why = f'it gets a {e}'
+        except _NoTensor as e: why = f'it gets an argument of the kind {e}'
         if why := why or _unfit(self.net, tensors): return self._itself(why, args, kwargs)
         return self._answer(rest, tensors)
 
@@ -185,7 +219,7 @@ class OnnxNetwork:
         "Why a layer is not as it was, or ''; a network that changed begins anew"
         if self.watched and self.watched.same(): return ''
         now = Watched(self.net, vars(self.net).get('forward'))
-        if now.hooked: return f'a {now.hooked} in it is disturbed or watched'
+        if now.hooked: return f'a layer of it, {now.hooked}, is disturbed or watched'
         with _EXPORTING:
             mark = build_hash(self.net)
             if mark != self.mark: self.sessions = {}
@@ -217,8 +251,7 @@ class OnnxNetwork:
         mark = hashlib.sha256(said).hexdigest()[:16]
         for anew in (False, True):
             path = exported(mark, partial(self._write, rest, tensors), self.folder, anew)
-            run = _runner(path)
-            if _near(run(tensors), theirs): return run, out
+            if run := _runner_if(path, tensors, theirs): return run, out
         raise ValueError(_other_function(self.net))
 
     def _plainly(self, rest, tensors):
@@ -233,7 +266,7 @@ class OnnxNetwork:
         except Exception as e: raise ValueError(_not_exported(self.net, e)) from e
         theirs = []
         _split(self._plainly(rest, more), theirs)
-        if not _near(_runner(path)(more), theirs): raise ValueError(_other_function(self.net))
+        if not _runner_if(path, more, theirs): raise ValueError(_other_function(self.net))
 
 def _bare(rest):
     "The arguments of a call without the wish for a tuple or for an output of diffusers"
@@ -245,4 +278,4 @@ def _not_exported(net, e):
 
 def _other_function(net):
     return (f"`compile` must be None or 'torch' for {type(net).__name__}: what PyTorch exports of it to "
-            'ONNX gives other numbers')
+            'ONNX does not give the same')
