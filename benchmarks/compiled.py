@@ -44,7 +44,8 @@ def workloads(quick):
         'the ten of 2022': swept(schedule=ten, steps=50),
         'twelve windows': swept(schedule=dict(enumerate(windows(n))), steps=n),
         "the explorer's image": explored(n//2 if quick else 20),
-        'an evaluation': swept(prompt=prompts, seed=[1, 2, 3, 4], schedule=[constant(7.5)], steps=n//5 if quick else 20)}
+        'an evaluation': swept(prompt=prompts, seed=[1, 2, 3, 4], schedule=[constant(7.5)],
+                               steps=n//5 if quick else 20)}
 
 def clocked(f):
     "Seconds by the clock, seconds of the processor, and what came"

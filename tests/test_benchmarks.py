@@ -1,5 +1,6 @@
 "The timed comparisons run from end to end, in small; what they count is exact, what they time is not asked"
 import json, statistics
+from importlib.util import find_spec
 from pathlib import Path
 import pytest
 
@@ -82,3 +83,21 @@ def test_scale(tmp_path, forks, every):
         if r['images'] < 10_000: continue
         assert r['resume']['seconds'] < 5 < r['before']['resume'], r
         assert max(r['open']['seconds'], r['open']['asked']) < 3, r
+
+def test_compiled(tmp_path, forks, every):
+    kept = json.loads((bench/'compiled.json').read_text())
+    at = {(r['name'], r['threads']): r for r in kept['rows']}
+    names = 'the ten of 2022', 'twelve windows', "the explorer's image", 'an evaluation'
+    assert {*at} == {(name, n) for name in names for n in (1, 2)} and at[names[0], 1]['made'] == 966
+    for r in kept['rows']:
+        assert r['gap'] <= 1 and r['differ'] <= r['images']
+        for k, by in (('ratio', 'seconds'), ('cpu_ratio', 'cpu')):
+            # of seconds that are rounded
+            assert abs(r[k] - min(r[by]['onnx'])/min(r[by]['eager'])) <= .001, (r['name'], k)
+        assert r['ratio'] < .95, r['name']
+    # the one that is promised and kept
+    assert all(at[names[2], n]['ratio'] <= at[names[2], n]['target'] for n in (1, 2))
+    if not every: pytest.skip('running it is one of the heavier cases')
+    if not find_spec('onnxruntime'): pytest.skip("needs pip install 'cf_guidance[onnx]'")
+    forks.script(bench/'compiled.py', '--quick', '--threads', '1', '--out', tmp_path/'t.json')
+    assert shape(json.loads((tmp_path/'t.json').read_text())) == shape(kept)

@@ -133,7 +133,7 @@ def test_refused(tmp_path):
     for load in (get_sd_pieces, load_pipeline, load_model):
         with pytest.raises(ValueError, match=words): load(NAME, device='cpu', compile='openvino')
     for f in (cli.cfg_sweep, cli.cfg_explore, cli.cfg_race, cli.cfg_search):
-        with pytest.raises(ValueError, match=r"`compile` must be one of .*\['', 'torch', 'onnx'\]"): f(compile='openvino')
+        with pytest.raises(ValueError, match=r"`compile` must be .*\['', 'torch', 'onnx'\]"): f(compile='openvino')
     half = get_sd_pieces(NAME, torch.bfloat16, device='cpu')
     if find_spec('onnxruntime'):
         with pytest.raises(ValueError, match='unless the network is in float32 on a CPU'): compile_model(half, 'onnx')
@@ -172,6 +172,6 @@ def test_networks_without_an_export(name, every, capfd):
     if name == REFUSED[1] and not every: pytest.skip('one of the heavier cases')
     families, pipe, kw = tiny(name)
     compile_model(pipe, 'onnx')
-    with pytest.raises(ValueError, match="`compile` must be None or 'torch' for .*, which PyTorch cannot export to ONNX"):
+    with pytest.raises(ValueError, match="`compile` must be None or 'torch' for .*, which PyTorch cannot export"):
         families.draw(name, pipe, kw, n=2)
     assert 'graph(' not in capfd.readouterr().out

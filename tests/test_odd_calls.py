@@ -129,6 +129,7 @@ def calls(w):
         what_is_wrong=dict(e=SyntaxError('x'), text='x'),
         frame_shape=dict(shape=(2, 3, 4)),
         # pieces
+        compile_model=dict(model=w.small), compiled_as=dict(model=w.small),
         Pieces=w.pieces._asdict(), is_here=dict(name='scenes'), known_device=dict(device='cpu'),
         text_remarks={},
         get_sd_pieces=dict(model_name='shapes-weak', device='cpu'), text_length={}, text_embeddings={},
@@ -398,7 +399,8 @@ EXEMPT = {
 }
 BESIDES = {('whole', 'lo'), ('whole', 'hi'), ('between', 'lo'), ('between', 'hi'),       # of a check, as above
            ('read_json', 'text'),              # it says what `json` does, for those who name the file
-           ('load_pipeline', 'compile')}       # which takes a while
+           ('load_pipeline', 'compile'), ('load_pieces', 'compile'), ('get_sd_pieces', 'compile'),      # a while;
+           ('compile_model', 'how')}           # tests/test_compiled.py
 # no plain call: it would register what it is given, or look at all prompts that there are
 REFUSED_ALONE = dict(curve={}, transform={}, prompt_set={}, scene_prompts={})
 

@@ -66,6 +66,7 @@ EDITS = [
                                         'sampler', 'sampler_config', 'steps', 'dtype', 'title', 'labels', 'exact')],
     *[('sampler', v, 'sampler') for v in ('StableDiffusionPipeline', 'FluxTransformer2DModel', 'DDIMInverseScheduler',
                                           'ddim', 'NoSuchScheduler', '__builtins__', 'utils', '', 'x'*100_000)],
+    *[('compile', v, 'compile') for v in ('evil', '', None, True, ['onnx'], NESTED)],
     *[('dtype', v, 'dtype') for v in ('load', 'int8', 'complex64', 'hub', 'Tensor', '__dict__')],
     *[('model_name', v, 'pieces') for v in ('someone/something', 'https://example.com/model', '//host/share',
                                             '\\\\host\\share', 'no such', '', 'a\0b', '~nosuchuser/x', 'x'*100_000)],

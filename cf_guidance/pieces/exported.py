@@ -10,7 +10,7 @@ import hashlib, os, shutil, tempfile, time
 from pathlib import Path
 from ..checks import a_function, a_word, checked
 
-# %% ../../nbs/pieces/00e_exported.ipynb #ec06ed57
+# %% ../../nbs/pieces/00e_exported.ipynb #3d48a8af
 def cache_folder()->Path: # It need not exist
     "Find the folder of the networks that were exported"
     own, of_all = os.environ.get('CF_GUIDANCE_CACHE'), os.environ.get('XDG_CACHE_HOME')
@@ -21,7 +21,8 @@ def _digest(folder):
     "Hash of the names and the contents of the files in a folder"
     h = hashlib.sha256()
     for p in sorted(folder.iterdir()):
-        with open(p, 'rb') as f: h.update(p.name.encode() + hashlib.file_digest(f, 'sha256').digest())
+        with open(p, 'rb') as f: own = hashlib.file_digest(f, 'sha256')
+        h.update(p.name.encode() + own.digest())
     return h.hexdigest()[:16]
 
 def _is_whole(place):

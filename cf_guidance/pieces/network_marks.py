@@ -14,7 +14,7 @@ import torch
 from ..checks import checked, made_of
 from .fingerprint import network_hash
 
-# %% ../../nbs/pieces/00f_network_marks.ipynb #ed72f1f3
+# %% ../../nbs/pieces/00f_network_marks.ipynb #827ae8b7
 PLAIN = {bool, int, float, str, type(None)}
 _FUNCTIONS = {FunctionType, MethodType, BuiltinMethodType, partial}
 _INSIDE = '_parameters', '_buffers', '_modules', '_forward_hooks', '_forward_pre_hooks'
@@ -58,7 +58,7 @@ class Watched:
     def same(self)->bool:
         "Say whether it is"
         try: return self._now() == self.then
-        except (RuntimeError, ValueError, TypeError): return False     # two tensors that are not one
+        except (RuntimeError, ValueError, TypeError): return False    # two tensors that are not one
 
 # %% ../../nbs/pieces/00f_network_marks.ipynb #1a012bce
 _LIBRARIES = 'torch', 'diffusers', 'transformers', 'peft', 'cf_guidance'

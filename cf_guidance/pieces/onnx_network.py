@@ -95,7 +95,7 @@ def _with_rows(tensors, n):
     at = [k % max(1, _rows(tensors)) for k in range(n)]
     return [x[at] if b else x for x, b in zip(tensors, _batched(tensors))]
 
-# %% ../../nbs/pieces/00g_onnx_network.ipynb #b8376635
+# %% ../../nbs/pieces/00g_onnx_network.ipynb #474f1a06
 _OPSET = 17
 
 def _rms_norm(x, normalized_shape, weight=None, eps=None):
@@ -118,7 +118,8 @@ def _silently():
     torch._C._jit_onnx_log = lambda *told: None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')       # of what a trace cannot know, which is tried instead
+            # what a trace cannot know is tried instead
+            warnings.simplefilter('ignore')
             yield
     finally: torch._C._jit_onnx_log = own
 

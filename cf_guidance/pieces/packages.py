@@ -53,4 +53,5 @@ def need_packages(
 ):
     "Refuse to go on where packages are not installed"
     if lacks := [name for name in names if find_spec(name) is None]:
-        raise ValueError(f"{' and '.join(lacks)} must be installed: pip install 'cf_guidance[{extra}]'")
+        raise ValueError(f"{' and '.join(lacks)} must be installed: "
+                         f"pip install 'cf_guidance[{extra}]'")

@@ -352,7 +352,7 @@ def _loaded(name, dtype, mark, how):
     "The model of a name, which must be the right one, compiled as it is here"
     pieces = get_sd_pieces(name, dtype, compile=how)
     if compiled_as(pieces) != how:
-        raise ValueError(f'`compile` must be possible on each worker; {how!r} is not on one of them')
+        raise ValueError(f'`compile` must be possible on each worker; {how!r} is not on one')
     if pieces.fingerprint == mark: return pieces
     raise ValueError(
         f'`plan.pieces` must have the fingerprint {mark} on each worker, as here; {name!r} has '
