@@ -7,7 +7,6 @@ __all__ = ['PRECISIONS', 'one_word', 'typed_numbers', 'single_values', 'how_load
 
 # %% ../../nbs/cli/01b_typed.ipynb #efe23d41
 from ..checks import a_count, a_list, a_word, checked, near, or_none
-from ..pieces.packages import need_packages
 from .values import parse_params, parse_values
 
 # %% ../../nbs/cli/01b_typed.ipynb #ae63bcb7
@@ -50,7 +49,9 @@ _USUAL = dict(engine='auto', dtype='auto', device=None, offload='none', lora=[],
 
 def _compiler(how):
     "The program that computes the networks, if it is here"
-    if how == 'onnx': need_packages('onnx', 'onnxruntime', 'onnx')
+    if how == 'onnx':
+        from cf_guidance.pieces.packages import need_packages
+        need_packages('onnx', 'onnxruntime', 'onnx')
     return one_word('compile', how, ['', 'torch', 'onnx']) or None
 
 @checked()
