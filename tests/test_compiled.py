@@ -175,3 +175,25 @@ def test_networks_without_an_export(name, every, capfd):
     with pytest.raises(ValueError, match="`compile` must be None or 'torch' for .*, which PyTorch cannot export"):
         families.draw(name, pipe, kw, n=2)
     assert 'graph(' not in capfd.readouterr().out
+
+@here
+@pytest.mark.parametrize('kind', ['both', 'pipes'])
+def test_workers_compile_too(kind, request, monkeypatch):
+    "What is handed to a worker of Ray loads the model as it is here, or fails"
+    model, seen = request.getfixturevalue(kind)[1], []
+    sweep = Sweep(prompt='a red star', schedule=[2, 5], steps=2)
+    def hands(plan, progress):
+        load, begin = plan.hand_out()
+        there = load()
+        assert there is not model and compiled_as(there) == 'onnx'
+        monkeypatch.setattr('cf_guidance.adapters.hosted_plans.compiled_as', lambda model: None)
+        monkeypatch.setattr('cf_guidance.sweeps.plans.compiled_as', lambda model: None)
+        with pytest.raises(ValueError, match="`compile` must be possible on each worker; 'onnx' is not on one"): load()
+        monkeypatch.undo()
+        waves = [*begin(there, plan.runs, seen.append).images(progress=False)]
+        yield {i: x for wave in waves for i, x in wave.items()}
+    monkeypatch.setattr('cf_guidance.sweeps.core.by_itself', hands)
+    made = sweep.run(None, model, progress=False)
+    assert all(c.failed is None for c in made.cells)
+    monkeypatch.undo()
+    assert far(made, Sweep(prompt='a red star', schedule=[2, 5], steps=2).run(None, model, progress=False)) <= 1

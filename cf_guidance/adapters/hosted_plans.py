@@ -20,6 +20,7 @@ from .fingerprints import pipeline_fingerprint
 from .loading import load_pipeline, loaded_by
 from .memo import Memo
 from .sharing import SharingHost
+from ..pieces.compiled import compiled_as
 from ..pieces.edits import words_at
 from ..records.clips import strip_of
 from ..sampling.costs import by_trunk, count_calls, duration, said_of_calls
@@ -272,6 +273,9 @@ def remark(self:HostedPlan,
 def _loaded(how, mark):
     "The pipeline of a name, which must be the right one"
     pipe = load_pipeline(**how)
+    if compiled_as(pipe) != how['compile']:
+        raise ValueError('`compile` must be possible on each worker; '
+                         f"{how['compile']!r} is not on one")
     if (got := pipeline_fingerprint(pipe)) == mark: return pipe
     raise ValueError(
         f'`pipe` must have the fingerprint {mark} on each worker, as here; {how["name"]!r} has {got} '

@@ -17,7 +17,7 @@ from .loras import add_loras, known_loras
 from .pipelines import as_pipeline
 from .single_files import config_of, is_single_file, load_single_file
 from .single_files import parts_beside
-from ..pieces.compiled import compile_model, known_compile
+from ..pieces.compiled import compile_model, compiled_as, known_compile
 from ..pieces.core import SHIPPED, get_sd_pieces, is_here, reachable
 from ..pieces.devices import best_device, known_device
 from ..pieces.parts import Pieces
@@ -146,7 +146,7 @@ def load_pipeline(
     compile_model(pipe, compile)
     _LOADED[pipe] = dict(name=_whole_name(name), dtype=dtype, device=device, offload=offload,
                          lora=tuple(f'{_whole_name(k)}:{w}' for k, w in loras),
-                         compile=compile, local=local, config=config and _whole_name(config))
+                         compile=compiled_as(pipe), local=local, config=config and _whole_name(config))
     return pipe
 
 _LOADED = WeakKeyDictionary()        # the arguments that each pipeline was loaded by

@@ -348,7 +348,7 @@ def _model_name(pieces):
         f'got {pieces.name!r}. Save it to a folder, and load it from there'
     )
 
-def _loaded(name, dtype, mark, how):
+def _loaded(name, dtype, mark, how=None):
     "The model of a name, which must be the right one, compiled as it is here"
     pieces = get_sd_pieces(name, dtype, compile=how)
     if compiled_as(pieces) != how:
