@@ -146,7 +146,8 @@ def load_pipeline(
     compile_model(pipe, compile)
     _LOADED[pipe] = dict(name=_whole_name(name), dtype=dtype, device=device, offload=offload,
                          lora=tuple(f'{_whole_name(k)}:{w}' for k, w in loras),
-                         compile=compiled_as(pipe), local=local, config=config and _whole_name(config))
+                         compile=compiled_as(pipe), local=local,
+                         config=config and _whole_name(config))
     return pipe
 
 _LOADED = WeakKeyDictionary()        # the arguments that each pipeline was loaded by
