@@ -41,8 +41,8 @@ def other(f, dim, name):
     from torch.overrides import handle_torch_function, has_torch_function
     @functools.wraps(f)
     def _other(*args, **kwargs):
-        # a compiled network rounds in its own way
-        if torch.compiler.is_compiling(): return f(*args, **kwargs)
+        # a compiled or an exported network rounds in its own way
+        if torch.compiler.is_compiling() or torch.jit.is_tracing(): return f(*args, **kwargs)
         # a mode compares by this name
         if has_torch_function(args): return handle_torch_function(_other, args, *args, **kwargs)
         out = f(*args, **kwargs)
