@@ -156,6 +156,7 @@ def calls(w):
         feedback_terms=dict(pi=.9, t0=.5, t1=.4), instead=dict(modules=[torch.nn.Linear(1, 1)], make=lambda f, k: f),
         PerturbedAttention={}, blur_tokens=dict(q=tensor(2, 16, 3), h=4, w=4, blur=1.), SmoothedAttention={},
         SkippedLayers={}, DroppedLayers={}, WeakModel={}, RandomCondition={}, PerturbedTime={}, OtherText={},
+        normalised=dict(to=tensor(2, 4, 3), away=tensor(2, 4, 3)), NormalisedAttention={},
         weak_network={}, NoisyCondition=dict(gamma=.5, s=.1, psi=1.), guidance=dict(name='cfg'), measure={},
         transform_class=dict(transform='rescale(phi=.5)'), checked_schedule=dict(schedule='cosine'),
         Recorded={}, plot_record=dict(ax=plt.subplots(2, 2)[1]), no_effect=dict(what='this'), unheard={},

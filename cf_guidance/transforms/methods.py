@@ -9,8 +9,8 @@ __all__ = ['guidance', 'transform_class', 'CURVES', 'RULES', 'TRANSFORMS', 'OWN'
 from functools import cache
 from ..checks import near
 from . import adaptive, bands, concepts, conditions, earlier_steps
-from . import frequency, normalise, own_scales, projection, threshold
-from . import video, weak
+from . import frequency, normalise, normalised_attention, own_scales
+from . import projection, threshold, video, weak
 from ..schedules import CURVES
 from ..schedules.calls import read_call
 from .core import OWN, TRANSFORMS
