@@ -127,7 +127,8 @@ def calls(w):
         read_json=dict(text='{}'), to_json=dict(self=schedules.cosine()),
         from_json=dict(text=schedules.cosine().to_json()), typed=dict(text='7.5*pos'), per_frame=dict(frames=3),
         what_is_wrong=dict(e=SyntaxError('x'), text='x'),
-        frame_shape=dict(shape=(2, 3, 4)),
+        frame_shape=dict(shape=(2, 3, 4)), known_preset=dict(name='sdxl'), preset=dict(name='sdxl'),
+        Preset=dict(model='x', schedule='5', steps=2, source='y'),
         # pieces
         compile_model=dict(model=w.small), compiled_as=dict(model=w.small),
         Pieces=w.pieces._asdict(), is_here=dict(name='scenes'), known_device=dict(device='cpu'),
