@@ -234,7 +234,7 @@ def calls(w):
         minimum_pairs=dict(sweep=dict(max_val=[1, 2])),
         run=dict(schedules=[dict(schedule=3., title='3')], guide_tfm=transforms.GuidanceTfm, pieces=w.pieces, steps=1,
             sampler='ddim', progress=False),
-        Sweep=dict(prompt='oak', steps=1),
+        Sweep=dict(prompt='oak', steps=1), Gallery=dict(prompt='oak', steps=1),
         # evaluation
         groups_of=dict(rows=1), fewest_groups=dict(level=.95),
         Estimate=dict(value=1.), mean_interval=dict(values=[1., 2.], prompts=['a', 'b']),

@@ -271,6 +271,14 @@ def _schedules(text):
     _known_schedules(vals)
     return {'schedule': vals} if vals else {}
 
+def _check_gallery(schedule, transform, sweep, base, preset):
+    "Refuse what a gallery decides itself"
+    typed = dict(schedule=schedule, transform=transform, sweep=sweep, base=base, preset=preset)
+    given = [k for k, text in typed.items() if text]
+    if given:
+        raise ValueError(f'`{given[0]}` cannot be given with `gallery`, which has every schedule and '
+                         f'transform; got {typed[given[0]]!r}')
+
 def _of_2022(axes, sweep, base):
     "The axis of the schedules of 2022, which are made for one transform and number of steps"
     for name in ('steps', 'transform', 'strength', 'pos_by'):
@@ -281,6 +289,27 @@ def _of_2022(axes, sweep, base):
             )
     made = experiments(axes['transform'][0], sweep, base, _made_steps(axes))
     return {'schedule': {e['title']: e['schedule'] for e in made}}
+
+def _counted(seed, steps, transform):
+    "The axes that are always there"
+    return dict(seed=typed_numbers('seed', seed, whole=True), steps=_counts(steps),
+                transform=[check_transform(t) for t in outer_parts(transform)])
+
+def _tried(sweep, base, axes):
+    "The swept parameters, if all that is said of parameters can be read"
+    for text in (sweep, base): parse_params(text)             # before anything heavy is imported
+    return _swept(parse_params(sweep, _whole_of(axes['transform'])), axes)
+
+def _without(axes, name): return {k: v for k, v in axes.items() if k != name}
+
+def _check_base(base):
+    "Refuse parameters of the schedules of 2022 where there are none"
+    if base:
+        raise ValueError(
+            '`base` belongs to the schedules of 2022, and cannot be given with `schedule`, or '
+            'with parameters of transforms in `sweep`: leave it out, and put them all in '
+            '`sweep`'
+        )
 
 def typed_axes(
     model:str, # Names of models
@@ -299,23 +328,18 @@ def typed_axes(
     strength:str='', # Shares of the steps that are made from an image
     pos_by:str='step', # 'step', 'sigma', or both with a comma
     preset:str='', # Name of a preset, for those of schedule, transform and steps that are not given
+    gallery:bool=False, # Leave schedule and transform to a `Gallery`
 )->dict: # Lists of values by the names of the axes, as `Sweep` takes them
     "Read the axes of a `Sweep` from the words of the command line"
+    if gallery: _check_gallery(schedule, transform, sweep, base, preset)
     schedule, transform, steps = filled(preset, schedule, transform, steps)
     scheds = _schedules(schedule)
-    axes = dict(seed=typed_numbers('seed', seed, whole=True), steps=_counts(steps),
-                transform=[check_transform(t) for t in outer_parts(transform)])
-    axes |= _models(model)
+    axes = _counted(seed, steps, transform) | _models(model)
     axes |= _prompts(prompt, prompts) | _begun(image, strength, pos_by)
     axes |= _how_made(negative_prompt, sampler, size)
-    for text in (sweep, base): parse_params(text)             # before anything heavy is imported
-    tried = _swept(parse_params(sweep, _whole_of(axes['transform'])), axes)
+    if gallery: return _without(axes, 'transform')
+    tried = _tried(sweep, base, axes)
     if not schedule and not _of_transforms(tried, axes['transform']):
         return {**axes, **_of_2022(axes, sweep, base)}
-    if base:
-        raise ValueError(
-            '`base` belongs to the schedules of 2022, and cannot be given with `schedule`, or '
-            'with parameters of transforms in `sweep`: leave it out, and put them all in '
-            '`sweep`'
-        )
+    _check_base(base)
     return {**axes, **scheds, **tried}

@@ -42,7 +42,7 @@ def _report(sweep, folder, grid=True, told=''):
 _GROUPS = {
     'What is made': 'model prompt prompts negative_prompt size image strength',
     'How it is sampled': 'seed own_noise steps sampler pos_by exact batch_size',
-    'What is swept': 'schedule transform preset sweep base how',
+    'What is swept': 'schedule transform preset sweep base how gallery',
     'Where it goes': 'out no_grid record fps',
     'How a model is loaded and run': 'engine call config dtype device offload lora compile '
                                      'workers ray',
@@ -57,6 +57,7 @@ _EXAMPLES = {
         'Three schedules, as the library prints them',
     "cfg_sweep --transform 'cfg,apg,rescale(phi=.5)' --schedule 7.5 --out methods":
         'Three ways of guidance, in a folder of their own',
+    'cfg_sweep --gallery --steps 20': 'Every method beside a constant, in one grid',
     "cfg_sweep --model path/to/model --schedule 3-9 --sampler 'ddim,DPM++ 2M'":
         'Your own model, from a folder: seven scales with two samplers',
 }
@@ -103,6 +104,9 @@ def cfg_sweep(
     # grid makes every combination, pairs changes one axis at a time, list combines the first
     # values, then the second ones, and so on
     how:str='grid',
+    # Every transform and every schedule, as usual and at twice that, beside a constant; then the
+    # negative prompt is the text of the transforms that read another one
+    gallery:bool=False,
     # Folder of the images, index.html, grid.png and metadata.jsonl; finished images stay
     out:str='cfg_sweep',
     no_grid:bool=False, # Draw no grid.png
@@ -138,8 +142,8 @@ def cfg_sweep(
     load = how_loaded(engine, dtype, device, config=config, lora=lora, offload=offload,
                       compile=compile)
     axes = typed_axes(model, prompt, negative_prompt, seed, sampler, steps, size, transform,
-                      schedule, sweep, base, prompts, image, strength, pos_by, preset)
-    todo = _planned(how, axes, call, load, own_noise)
+                      schedule, sweep, base, prompts, image, strength, pos_by, preset, gallery)
+    todo = _planned(how, axes, call, load, own_noise, gallery)
     rows, told = _rows(batch_size, exact), _of_2022(axes, base)
     if dry_run: return _foretell(todo, out, rows, told)
     _report(todo, _make(todo, out, rows, **made), not no_grid, told)
@@ -180,12 +184,21 @@ def _told(call):
     return ({k: v[0] for k, v in said.items() if len(v) == 1},
             {k: v for k, v in said.items() if len(v) > 1})
 
-def _planned(how, axes, call, load, own_noise):
+def _planned(how, axes, call, load, own_noise, gallery):
     "The sweep; its room is imported when all that was typed is known to be right"
     if 'device' in load: _check_device(load['device'])
-    from cf_guidance.sweeps.core import Sweep
     fixed, swept = _told(call)
-    return Sweep(how=how, own_noise=own_noise, call=fixed, axes=swept, load=load, **axes)
+    more = dict(own_noise=own_noise, call=fixed, axes=swept, load=load, **axes)
+    if gallery: return _gallery(how, more)
+    from cf_guidance.sweeps.core import Sweep
+    return Sweep(how=how, **more)
+
+def _gallery(how, more):
+    "The sweep over all methods, whose text is what is typed as negative prompt"
+    one_word('how', how, ['grid'])
+    from cf_guidance.sweeps.gallery import Gallery
+    (text,) = more.pop('negative_prompt', [''])
+    return Gallery(text=text, **more)
 
 def _foretell(todo, out, rows, told=''):
     "List what would be made, and say what it costs"
