@@ -36,7 +36,7 @@ TABLE = [
     plain('epsilon_scaling', factor=1.), plain('tsr', k=1.),
     plain('power_law', alpha=0.), plain('beta_norm', gamma=0.),
     # always: what it changes is how `t` is made
-    plain('cads'),
+    plain('cads'), plain('nag', scale=1.), plain('nag', alpha=0.),
     plain('frame_linear', first=G), plain('frame_triangle', first=G),
     plain('fdg', g_low=G),
     plain('fresca', low=1., high=1.), scaled('fresca', G, 2*G, low=2., high=2.),

@@ -133,6 +133,9 @@ WISHES = {
     'cfg_sweep --schedule 5 --lora my.safetensors': '`engine` is "hosted"',
     'cfg_eval methods --metric verifier': None, 'cfg_eval methods --score verifyer': 'nearest: verifier',
     'cfg_eval nowhere': '`folder` must be that of a sweep', 'cfg_eval methods --axis transform': None,
+    'cfg_sweep --preset sdx': 'nearest: sdxl', 'cfg_sweep --preset scenes --steps 2': None,
+    'cfg_sweep --preset sd35-turbo': None, 'cfg_sweep --gallery --transform apg': '`transform` cannot be given with',
+    'cfg_sweep --gallery --how pairs': "`how` must be one of ['grid']",
     'cfg_explore --steps 500': '`steps` must be a whole number, 1 to 200',
 }
 

@@ -221,7 +221,7 @@ def test_img2img_is_the_end_of_a_run():
     assert {len(preds) for preds, *_ in log} == {1, 2}
 
 # what a guider does not reach: another text than the prompt and the negative one
-OTHER_TEXTS = 'icg', 'perp_neg', 'compose', 'cads', 'contrastive', 'sld'
+OTHER_TEXTS = 'icg', 'perp_neg', 'compose', 'cads', 'nag', 'contrastive', 'sld'
 # what predictions in tokens do not have
 PLANES = 'fdg', 'fresca', 'zeresfdg', 'higs'
 CHANNELS = 'cfg_norm', 'token_norm', 'mimic', 'reinhard', 'mahiro', 'samg', 'lf_cfg'

@@ -133,7 +133,7 @@ class ByHand:
         names = self.tfm.needs(step)
         return self.tfm(u if 'u' in names else None, t if 't' in names else None, idx=step)
 
-ALONE = [name for name in TRANSFORMS if not guidance(name).weaker and name != 'cads']
+ALONE = [name for name in TRANSFORMS if not guidance(name).weaker and name not in ('cads', 'nag')]
 
 @pytest.mark.parametrize('name', ALONE)
 def test_every_transform(name, every):

@@ -127,7 +127,8 @@ def calls(w):
         read_json=dict(text='{}'), to_json=dict(self=schedules.cosine()),
         from_json=dict(text=schedules.cosine().to_json()), typed=dict(text='7.5*pos'), per_frame=dict(frames=3),
         what_is_wrong=dict(e=SyntaxError('x'), text='x'),
-        frame_shape=dict(shape=(2, 3, 4)),
+        frame_shape=dict(shape=(2, 3, 4)), known_preset=dict(name='sdxl'), preset=dict(name='sdxl'),
+        Preset=dict(model='x', schedule='5', steps=2, source='y'),
         # pieces
         compile_model=dict(model=w.small), compiled_as=dict(model=w.small),
         Pieces=w.pieces._asdict(), is_here=dict(name='scenes'), known_device=dict(device='cpu'),
@@ -156,6 +157,7 @@ def calls(w):
         feedback_terms=dict(pi=.9, t0=.5, t1=.4), instead=dict(modules=[torch.nn.Linear(1, 1)], make=lambda f, k: f),
         PerturbedAttention={}, blur_tokens=dict(q=tensor(2, 16, 3), h=4, w=4, blur=1.), SmoothedAttention={},
         SkippedLayers={}, DroppedLayers={}, WeakModel={}, RandomCondition={}, PerturbedTime={}, OtherText={},
+        normalised=dict(to=tensor(2, 4, 3), away=tensor(2, 4, 3)), NormalisedAttention={},
         weak_network={}, NoisyCondition=dict(gamma=.5, s=.1, psi=1.), guidance=dict(name='cfg'), measure={},
         transform_class=dict(transform='rescale(phi=.5)'), checked_schedule=dict(schedule='cosine'),
         Recorded={}, plot_record=dict(ax=plt.subplots(2, 2)[1]), no_effect=dict(what='this'), unheard={},
@@ -232,7 +234,7 @@ def calls(w):
         minimum_pairs=dict(sweep=dict(max_val=[1, 2])),
         run=dict(schedules=[dict(schedule=3., title='3')], guide_tfm=transforms.GuidanceTfm, pieces=w.pieces, steps=1,
             sampler='ddim', progress=False),
-        Sweep=dict(prompt='oak', steps=1),
+        Sweep=dict(prompt='oak', steps=1), Gallery=dict(prompt='oak', steps=1),
         # evaluation
         groups_of=dict(rows=1), fewest_groups=dict(level=.95),
         Estimate=dict(value=1.), mean_interval=dict(values=[1., 2.], prompts=['a', 'b']),

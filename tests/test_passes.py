@@ -132,3 +132,55 @@ def test_two_threads_share_a_network():
     for th in threads: th.join()
     assert outs.keys() == want.keys() and all(torch.equal(outs[k], want[k]) for k in want)
     assert not any('forward' in vars(m) for m in pieces.unet.modules())
+
+# NAG: the negative prompt inside the pass for `t`
+def by_two_rows(net, layers, calls, scale, tau, alpha):
+    "The same by a doubled batch, whose image tokens are made equal in each layer that reads text"
+    def mixed(m, args):
+        to, away = args[0].chunk(2)
+        far = to + (scale - 1)*(to - away)
+        ratio = far.norm(p=1, dim=-1, keepdim=True)/to.norm(p=1, dim=-1, keepdim=True)
+        return torch.cat([alpha*far*ratio.clamp(max=tau)/ratio + (1 - alpha)*to]*2)
+    hooks = [m.to_out[0].register_forward_pre_hook(mixed) for k, m in net.named_modules() if k.endswith(layers)]
+    assert hooks
+    with torch.no_grad(): out = net(**calls)[0]
+    for h in hooks: h.remove()
+    return out.chunk(2)[0]
+
+NAG = {'StableDiffusionXLPipeline': 'attn2', 'StableDiffusion3Pipeline': '.attn'}
+
+@pytest.mark.parametrize('name', NAG)
+def test_nag(name):
+    "The pass by attention in a U-Net and in joint attention: as a computation by hand, and counted"
+    (pipe, kw), seen, rows = family(name), [], []
+    net, tfm = network(pipe), guidance('nag', g=1., scale=4., tau=1.5, alpha=.4)
+    class Seen:
+        how, needs = tfm.how, tfm.needs
+        def __call__(self, u, t, idx): seen.append(t.clone()); return t
+    def note(m, args, kwargs): rows.append((args, kwargs))
+    hook = net.register_forward_pre_hook(note, with_kwargs=True)
+    with guided(pipe, Seen()) as host: draw(name, pipe, kw, 3.)
+    hook.remove()
+    # both halves once, where the host learns which is which; then no row more than images
+    first, n = rows[0], len(seen[0])
+    assert (host.made, host.saved) == (2*n + 4*n, 3*n) and len(rows) == 5
+    given = {k: v for k, v in first[1].items() if v is not None} | dict(return_dict=False)
+    for k, v in zip(('sample', 'timestep'), first[0]): given[k] = v
+    twice = lambda v: torch.cat([v.chunk(2)[1]]*2) if isinstance(v, torch.Tensor) and v.ndim else v
+    text = given.pop('encoder_hidden_states')
+    given = {k: {j: twice(w) for j, w in v.items()} if isinstance(v, dict) else twice(v) for k, v in given.items()}
+    away, to = text.chunk(2)
+    given['encoder_hidden_states'] = torch.cat([to, away])
+    want = by_two_rows(net, NAG[name], given, 4., 1.5, .4)
+    assert close(seen[0], want, 1e-4)
+    plain, guided_ = [made_by(pipe, name, kw, guidance('nag', g=3., **p)) for p in (dict(scale=1.), {})]
+    assert close(plain, made_by(pipe, name, kw, guidance('cfg', g=3.))) and not close(plain, guided_, 1e-3)
+
+def made_by(pipe, name, kw, tfm):
+    with guided(pipe, tfm): return draw(name, pipe, kw, 3.)
+
+@pytest.mark.parametrize('name, why', [('FluxPipeline+true_cfg', 'FluxTransformer2DModel has neither'),
+                                       ('PixArtSigmaPipeline', 'a mask of the tokens')])
+def test_nag_is_refused(name, why):
+    pipe, kw = family(name)
+    with pytest.raises(ValueError, match=why), guided(pipe, guidance('nag', g=1.)): draw(name, pipe, kw, 3.)

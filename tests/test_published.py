@@ -21,6 +21,8 @@ PUBLISHED = {
         measure='norm'), 'arXiv 2502.07849: alpha, and lengths of scores'), 'beta_norm': (dict(gamma=1.),
                                                                                           "beta-CFG's README: gamma"),
     'cads': (dict(tau1=.6, tau2=.9, s=.25, psi=1.), 'arXiv 2310.17347, Stable Diffusion: tau1, tau2, s, psi'),
+    'nag': (dict(scale=3., tau=2.5, alpha=.5),
+            'NAG, README for SDXL, and NAGAttnProcessor2_0: nag_scale, nag_tau, nag_alpha'),
     'frame_linear': (dict(g=3., first=1.), 'StableVideoDiffusionPipeline: max_guidance_scale, min_guidance_scale'),
     'fdg': (dict(g=10., g_low=5., levels=2), "diffusers' FrequencyDecoupledGuidance: guidance_scales"), 'fresca': (dict(
         low=1., high=1.25, cutoff=20/64), 'ComfyUI FreSca: scale_low, scale_high, freq_cutoff 20 of 64'), 'smc': (dict(

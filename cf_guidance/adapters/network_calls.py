@@ -22,15 +22,16 @@ def _check_way(how, net):
 
 @patch
 def _want(self:Host, given, net):
-    "Which predictions the network must make as it is; an error if it cannot make a weak one"
+    "Which predictions the network must make as it is; an error if it cannot make another"
     # a prior, before the run that is counted
     if not self.timed: return {'u', 't'}
     step = self._step(told_time(given))
     if step is None: return {'u', 't'}
     needs = needs_of(self.tfm, step)
-    if 'weak' in needs: _check_way(how_of(self.tfm, 'weak', step), net)
+    ways = {k: how_of(self.tfm, k, step) for k in needs}
+    for how in ways.values(): _check_way(how, net)
     if self.u is None: return {'u', 't'}
-    return {k for k in needs if k != 'weak' and how_of(self.tfm, k, step) is None} or {'t'}
+    return {k for k, how in ways.items() if k != 'weak' and how is None}
 
 @patch
 def keeps(self:Host,
@@ -50,11 +51,11 @@ def _alone(self:Host, want, net):
 
 @patch
 def _skipped(self:Host, want, net):
-    "Whether a separate call is for a prediction that the step does not read"
-    if self.two != 'calls': return False
+    "Whether a call is for predictions that the step does not read"
     place = len(self.pending)
-    here = ('u', 't')[place != self.u]
-    return here not in want and place in self.last and not self.keeps(net)
+    here = {('u', 't')[place != self.u]} if self.two == 'calls' else {'u', 't'}
+    if self.learned or here & want: return False
+    return place in self.last and not self.keeps(net)
 
 def place_of(
     name:str, # 'u', 't' or 'weak'
@@ -87,7 +88,7 @@ def _net(self:Host, call, net, args, kwargs):
     made, place = SimpleNamespace(net=net, call=call, given=given, name=None), len(self.pending)
     made.rows, made.there = len(next(iter(given.values()))), True
     out = self._returned(made, partial(call, *args, **kwargs), place)
-    if self.two != 'halves': self.last[place] = out
+    self.last[place] = out
     made.out = predicted(out)
     self.pending.append(made)
     return out
@@ -96,10 +97,9 @@ def _net(self:Host, call, net, args, kwargs):
 def _returned(self:Host, made, whole, place):
     "What the network returns: made of half of its batch, as in the step before, or by `whole`"
     want, rows = self._want(made.given, made.net), made.rows
-    name = self._alone(want, made.net)
-    if half := self._half(name, made.given, rows):
+    if self._skipped(want, made.net): made.there, out, saved = False, self.last[place], rows
+    elif half := self._half(name := self._alone(want or {'t'}, made.net), made.given, rows):
         made.name, out, saved = name, _doubled(self._row(made, half)), rows//2
-    elif self._skipped(want, made.net): made.there, out, saved = False, self.last[place], rows
     else: out, saved = self._batch(made, whole), 0
     self._count(rows, saved)
     return out

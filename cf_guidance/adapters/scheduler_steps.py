@@ -180,7 +180,7 @@ def _sorted(self:Host, made, m, first, second, x, ts):
 @patch
 def _is_there(self:Host, name, u, made):
     "Whether a prediction was made in this step, of which `u` is in the place `u`"
-    if self.two == 'halves': return made[0].name in (None, name)
+    if self.two == 'halves': return made[0].there and made[0].name in (None, name)
     return made[place_of(name, u)].there
 
 @patch

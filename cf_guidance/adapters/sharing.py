@@ -109,7 +109,7 @@ def _made_by(self:SharingHost, how, name, one, ts, n):
     def counted():
         self.rows += n
         return make()
-    key = self._key(one.net, one.given, float(ts), self._texts(name, n), seeds)
+    key = self._key(one.net, one.given, float(ts), self._texts(name, n), seeds, one.away)
     return self._shared(key and (*key, how), counted)
 
 # %% ../../nbs/adapters/11_sharing.ipynb #a54b36a8

@@ -60,7 +60,10 @@ def _read(self:Host, step, made, got, m, ts):
     "The predictions that a step reads: one that was not made as it is, by one more call"
     def read(k):
         how = how_of(self.tfm, k, step)
-        return got[k] if how is None and k in got else self._again(how, k, made, ts, m)
+        if how is None and k in got: return got[k]
+        # what the pipeline's call left out is made now
+        if k != 'weak' and k not in got: self.saved -= len(m)
+        return self._again(how, k, made, ts, m)
     return {k: read(k) for k in needs_of(self.tfm, step)}
 
 @patch
@@ -124,6 +127,7 @@ def _pieces(self:Host, one):
 def _again(self:Host, how, name, made, ts, m):
     "One more call of the network, for a prediction that is made in a way of its own"
     one, n = self._source(name, made), len(m)
+    one.away = self._away(how, made)
     self.busy = True
     try: pred = self._made_by(how, name, one, ts, n)
     except (AttributeError, TypeError, KeyError, RuntimeError) as e:
@@ -142,11 +146,19 @@ def _source(self:Host, name, made):
     return SimpleNamespace(net=one.net, call=one.call, given=self._given_for(name, one, place))
 
 @patch
+def _away(self:Host, how, made):
+    "The embedding of the negative prompt, for a pass that reads it"
+    if not getattr(how, 'negated', False): return None
+    self.heard = True
+    return self._source('u', made).given.get('encoder_hidden_states')
+
+@patch
 def _made_by(self:Host, how, name, one, ts, n):
     "The prediction that the network makes, or `how` by the network"
     if how is None: return predicted(self._row(one, one.given))
     x, emb = next(iter(one.given.values())), one.given.get('encoder_hidden_states')
     extra = {'seeds': self._seeds(n)} if getattr(how, 'seeded', False) else {}
+    if one.away is not None: extra['away'] = one.away
     return how(self._pieces(one), x, ts, emb, self._texts(name, n), **extra)
 
 @patch

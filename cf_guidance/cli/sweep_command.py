@@ -42,7 +42,7 @@ def _report(sweep, folder, grid=True, told=''):
 _GROUPS = {
     'What is made': 'model prompt prompts negative_prompt size image strength',
     'How it is sampled': 'seed own_noise steps sampler pos_by exact batch_size',
-    'What is swept': 'schedule transform sweep base how',
+    'What is swept': 'schedule transform preset sweep base how gallery',
     'Where it goes': 'out no_grid record fps',
     'How a model is loaded and run': 'engine call config dtype device offload lora compile '
                                      'workers ray',
@@ -57,6 +57,7 @@ _EXAMPLES = {
         'Three schedules, as the library prints them',
     "cfg_sweep --transform 'cfg,apg,rescale(phi=.5)' --schedule 7.5 --out methods":
         'Three ways of guidance, in a folder of their own',
+    'cfg_sweep --gallery --steps 20': 'Every method beside a constant, in one grid',
     "cfg_sweep --model path/to/model --schedule 3-9 --sampler 'ddim,DPM++ 2M'":
         'Your own model, from a folder: seven scales with two samplers',
 }
@@ -79,7 +80,7 @@ def cfg_sweep(
     seed:str='1024', # Seeds: 1024, 1-10, or 1-100 [5] for 1, 25, 50, 75, 100
     # Give each prompt noises of its own, which --seed counts; statistics over prompts need that
     own_noise:bool=False,
-    steps:str='50', # Numbers of steps
+    steps:str='', # Numbers of steps; 50 by default
     # ddim, euler, 'euler a', heun, lms, 'DPM++ 2M Karras' ... or the name of a diffusers
     # scheduler; by default the model's own
     sampler:str='',
@@ -91,7 +92,11 @@ def cfg_sweep(
     # expressions such as cosine(10, 3).clip(4, 9); --list shows the names. By default the ten of
     # 2022: 7.5, and nine cosines that fall to 1
     schedule:str='',
-    transform:str='cfg', # Ways of guidance, such as 'cfg,apg,rescale(phi=.5)'; --list shows all
+    # Ways of guidance, such as 'cfg,apg,rescale(phi=.5)'; --list shows all. By default cfg
+    transform:str='',
+    # Published settings of a model, such as sdxl, for those of --schedule, --transform and --steps
+    # that are not given; --list shows all
+    preset:str='',
     # Parameters of schedules and transforms, such as 'k_decay=.8,.6 max_val=5-10 [3]'
     sweep:str='',
     # Without --schedule: parameters of all nine cosines, such as 'min_val=.5'
@@ -99,6 +104,9 @@ def cfg_sweep(
     # grid makes every combination, pairs changes one axis at a time, list combines the first
     # values, then the second ones, and so on
     how:str='grid',
+    # Every transform and every schedule, as usual and at twice that, beside a constant; then the
+    # negative prompt is the text of the transforms that read another one
+    gallery:bool=False,
     # Folder of the images, index.html, grid.png and metadata.jsonl; finished images stay
     out:str='cfg_sweep',
     no_grid:bool=False, # Draw no grid.png
@@ -123,32 +131,32 @@ def cfg_sweep(
     workers:int=0, # Number of Ray workers; with --ray by default one for each GPU
     ray:str='', # Address of a Ray cluster, such as auto
     dry_run:bool=False, # Show what would be made and how long it takes, and make nothing
-    list:bool=False, # Show every schedule and transform with its parameters
+    list:bool=False, # Show every schedule, transform and preset
     version:bool=False, # Show the version
 ):
     """Make an image for each combination of models, prompts, seeds, samplers, schedules and ways of guidance, and lay them out in a grid and a page.
 
     Commas stand between values, and || between texts. Ranges are written 1-5, 1-10 (+3) or 0-1 [5]. A second run makes only the images that are missing."""
     if version or list: return _say_about(version)
-    _check_typed(workers, how)
+    made = _making(how, record, fps, workers, ray)
     load = how_loaded(engine, dtype, device, config=config, lora=lora, offload=offload,
                       compile=compile)
     axes = typed_axes(model, prompt, negative_prompt, seed, sampler, steps, size, transform,
-                      schedule, sweep, base, prompts, image, strength, pos_by)
-    todo = _planned(how, axes, call, load, own_noise)
-    made = dict(record=record, fps=_rate(fps), **_workers(workers, ray))
-    rows, told = _rows(batch_size, exact), _of_2022(axes, transform, base)
+                      schedule, sweep, base, prompts, image, strength, pos_by, preset, gallery)
+    todo = _planned(how, axes, call, load, own_noise, gallery)
+    rows, told = _rows(batch_size, exact), _of_2022(axes, base)
     if dry_run: return _foretell(todo, out, rows, told)
     _report(todo, _make(todo, out, rows, **made), not no_grid, told)
 
-def _check_typed(workers, how):
-    "Refuse what needs no other option to be wrong"
-    a_count(0)('workers', workers)
+def _making(how, record, fps, workers, ray):
+    "What makes the images, and what is noted in them; refuses what needs no other option to be wrong"
     one_word('how', how, ['grid', 'pairs', 'list'])
+    a_count(0)('workers', workers)
+    return dict(record=record, fps=_rate(fps), workers=workers or None, ray=ray or None)
 
-def _of_2022(axes, transform, base):
+def _of_2022(axes, base):
     "What there is to say of the schedules of 2022, where these are made"
-    return said_of_2022(transform, base) if isinstance(axes.get('schedule'), dict) else ''
+    return said_of_2022(*axes['transform'], base) if isinstance(axes.get('schedule'), dict) else ''
 
 def _say_about(version):
     "Say the version, or else what there is to choose from"
@@ -160,16 +168,13 @@ def _check_device(device):
     from cf_guidance.pieces.devices import known_device
     known_device(device)
 
-def _workers(workers, ray):
-    "What makes the images, where that is not this process"
-    return dict(workers=workers or None, ray=ray or None)
-
 def _rows(batch_size, exact):
     "How many rows the network gets at a time"
     return dict(batch_size=batch_size or None, exact=exact)
 
 def _rate(fps):
     "Frames a second of a clip; `None` where nothing is said"
+    if fps == 0: return None
     from cf_guidance.records.clips import MAX_FPS
     return a_count(0, MAX_FPS)('fps', fps) or None
 
@@ -179,12 +184,21 @@ def _told(call):
     return ({k: v[0] for k, v in said.items() if len(v) == 1},
             {k: v for k, v in said.items() if len(v) > 1})
 
-def _planned(how, axes, call, load, own_noise):
+def _planned(how, axes, call, load, own_noise, gallery):
     "The sweep; its room is imported when all that was typed is known to be right"
     if 'device' in load: _check_device(load['device'])
-    from cf_guidance.sweeps.core import Sweep
     fixed, swept = _told(call)
-    return Sweep(how=how, own_noise=own_noise, call=fixed, axes=swept, load=load, **axes)
+    more = dict(own_noise=own_noise, call=fixed, axes=swept, load=load, **axes)
+    if gallery: return _gallery(how, more)
+    from cf_guidance.sweeps.core import Sweep
+    return Sweep(how=how, **more)
+
+def _gallery(how, more):
+    "The sweep over all methods, whose text is what is typed as negative prompt"
+    one_word('how', how, ['grid'])
+    from cf_guidance.sweeps.gallery import Gallery
+    (text,) = more.pop('negative_prompt', [''])
+    return Gallery(text=text, **more)
 
 def _foretell(todo, out, rows, told=''):
     "List what would be made, and say what it costs"

@@ -266,11 +266,17 @@ def _embeddings(self:Wave, texts):
 
 @patch
 def _net(self:Wave, how, x, ts, rows, texts, seeds, part):
-    "The network's prediction for a part of the rows, or that of `how`, with seeds if `seeded`"
+    "The network's prediction for a part of the rows, or that of `how`"
     x, emb = x[rows[part]], self._embeddings(texts[part])
     if how is None: return self.network(self.pieces.unet, x, ts, emb)
-    more = {'seeds': seeds[part]} if getattr(how, 'seeded', False) else {}
-    return how(self.pieces, x, ts, emb, texts[part], **more)
+    return how(self.pieces, x, ts, emb, texts[part], **self._more(how, seeds[part]))
+
+@patch
+def _more(self:Wave, how, seeds):
+    "What a pass is told besides: the seed of each row, or the embedding of its negative prompt"
+    more = {'seeds': seeds} if getattr(how, 'seeded', False) else {}
+    if getattr(how, 'negated', False): more['away'] = self._embeddings([how.negative]*len(seeds))
+    return more
 
 # %% ../../nbs/sampling/02_loop.ipynb #ab796df4
 @patch

@@ -81,8 +81,17 @@ def asks_of(
     step:Step, # The step
 )->tuple: # Triples of name, texts, and how it is made (`None` for the network alone)
     "List the predictions that a run reads at a step"
-    return tuple((k, run.texts(k, step), how_of(run.tfm, k, step))
+    return tuple((k, run.texts(k, step), _way(run, k, step))
                  for k in sorted(needs_of(run.tfm, step)))
+
+def _way(run, name, step):
+    "How a prediction of a run is made; with the negative prompt, where the pass reads it"
+    how = how_of(run.tfm, name, step)
+    return how.against(run.texts('u', step)[0]) if getattr(how, 'negated', False) else how
+
+def _hears(said):
+    "Whether a step of a script reads the negative prompt, for `u` or inside of a pass"
+    return any(k == 'u' or getattr(how, 'negated', False) for asks, _ in said for k, _, how in asks)
 
 @checked(said=list_of(a_pair))
 def reads(
@@ -104,7 +113,7 @@ def unheard_of(
 )->list: # Texts
     "Name the settings of a run that have no effect"
     negative, alike = run.negative_prompt, _all_alike(said)
-    unread = bool(negative) and not any('u' in names for names in reads(said))
+    unread = bool(negative) and not _hears(said)
     return [*no_effect(f'the negative prompt {negative!r}', unread),
             *no_effect(f'guidance towards {run.prompts[0]!r}', alike=alike)]
 

@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../nbs/schedules/00_schedules.ipynb #acf39222
 from . import steps, core, show, operators, release_2022
 from . import export, ramps, windows, published, expressions, named, frames
+from . import presets
 from .steps import *
 from .core import *
 from .show import *
@@ -20,8 +21,9 @@ from .published import *
 from .expressions import *
 from .named import *
 from .frames import *
+from .presets import *
 
 # %% ../../nbs/schedules/00_schedules.ipynb #6a77b69b
 _modules = (steps, core, show, operators, release_2022, export, ramps, windows, published,
-            expressions, named, frames)
+            expressions, named, frames, presets)
 __all__ = [name for m in _modules for name in m.__all__]

@@ -17,4 +17,5 @@ __getattr__, __dir__, __all__ = lazy(__name__,
     pairs='COS_SWEEP cos_harness minimum_pairs run',
     cluster='PATIENCE HELPERS TRIES ray_images',
     pages='pages_of',
-    core='Sweep')
+    core='Sweep',
+    gallery='Gallery')

@@ -11,7 +11,9 @@ from . import normalise, threshold, projection
 from . import frequency, bands, adaptive, earlier_steps, own_scales
 from . import reused, video
 from . import layers, passes, attention, other_predictions
-from . import perturbed, weak, concepts, conditions, methods, diagnostics
+from . import perturbed, weak, concepts, conditions
+from . import normalised_attention
+from . import methods, diagnostics
 from .spaces import *
 from .rules import *
 from .signatures import *
@@ -36,12 +38,13 @@ from .perturbed import *
 from .weak import *
 from .concepts import *
 from .conditions import *
+from .normalised_attention import *
 from .methods import *
 from .diagnostics import *
 
 # %% ../../nbs/transforms/00_transforms.ipynb #0b0ee334
 _modules = (spaces, rules, signatures, poles, memory, core, normalise, threshold, projection,
             frequency, bands, adaptive, earlier_steps, own_scales, reused, video, layers,
-            passes, attention, other_predictions, perturbed, weak, concepts, conditions, methods,
-            diagnostics)
+            passes, attention, other_predictions, perturbed, weak, concepts, conditions,
+            normalised_attention, methods, diagnostics)
 __all__ = list(dict.fromkeys(name for m in _modules for name in m.__all__))

@@ -11,7 +11,7 @@ import torch
 from fastcore.basics import patch
 from ..checks import a_dict, a_tensor, a_whole, any_of, checked, list_of, or_none
 from ..checks import positive
-from .core import needs_of
+from .core import how_of, needs_of
 from .signatures import known_of
 from .spaces import convert, tells
 from .tensors import wide_of
@@ -123,6 +123,7 @@ class Recorded:
     "Wrap a transform and note a row for each of its calls in `rows`; each run starts afresh"
     both = False              # whether it asks for `u` and `t` at every step, read or not
     _first = _last = None     # where the first call of the run was, and the last
+    _negated = False          # whether a pass reads the negative prompt
     def __init__(self,
         tfm, # The transform, or any function of `u`, `t` and `idx`
         told:bool=False, # Begin a new run only at `reset`, for a loop that calls it before each run
@@ -154,6 +155,8 @@ class Recorded:
         pred = self.tfm(u, t, idx=idx, **weak)
         row = self.row(idx, *seen, pred, **weak)
         self.rows = [row] if self._begins(_place(idx)) else [*self.rows, row]
+        self._negated = getattr(how_of(self.tfm, 't', idx), 'negated', False) or (
+            self._negated and len(self.rows) > 1)
         return pred
 
     def _begins(self, now):
@@ -304,4 +307,4 @@ def said(self:Recorded,
     asked:float=None, # The guidance scale, where the transform does not know it
 )->list: # Remarks, text
     "Say which guidance or negative prompt had no effect in the last run, as `unheard` does"
-    return unheard(self.rows, negative_prompt, asked)
+    return unheard(self.rows, '' if self._negated else negative_prompt, asked)

@@ -24,6 +24,9 @@ class Pass:
     "Predict with the same network, changed during the call"
     # whether it changes the network, so that the prediction must be another one than `t`
     disturbs = False
+    # whether a call also takes `away`, the embeddings of the negative prompts; then `against` makes
+    # the pass for a negative prompt, in words
+    negated = False
     def check(self,
         net, # The network
     ):

@@ -17,8 +17,10 @@ _TITLES = {
     'core': 'plain and norms', 'normalise': 'normalise', 'threshold': 'threshold',
     'projection': 'project', 'frequency': 'by frequency', 'bands': 'by frequency',
     'adaptive': 'adapt on the way', 'earlier_steps': 'adapt on the way',
-    'own_scales': 'adapt on the way', 'weak': 'a weak prediction', 'concepts': 'a weak prediction',
-    'conditions': 'change the prompt', 'video': 'video'}
+    'own_scales': 'adapt on the way', 'reused': 'adapt on the way',
+    'weak': 'a weak prediction', 'concepts': 'a weak prediction',
+    'conditions': 'change the prompt', 'normalised_attention': 'change the prompt',
+    'video': 'video'}
 _ALL = 'all'
 
 def _group_of(cls):
