@@ -16,8 +16,9 @@ def found_in(folder, rng):
     "Go on with the search in a folder"
     choose, report = [[p.text for p in scene_prompts(part)] for part in ('dev', 'test')]
     model, weak = [get_sd_pieces(name, device='cpu') for name in ('scenes', 'scenes-weak')]
-    return search('spline knots=5', 'verifier', choose[:40], 'dpm++_2m', pipe=model, held_out=report[:100], seeds=[1, 2],
-                  steps=20, trials=60, first=8, rng=rng, other_sampler='ddim', other_model=weak, folder=folder)
+    return search('spline knots=5', 'verifier', choose[:40], 'dpm++_2m', pipe=model, held_out=report[:100],
+                  seeds=[1, 2], steps=20, trials=60, first=8, rng=rng, other_sampler='ddim', other_model=weak,
+                  folder=folder)
 
 def scores_of(report, name):
     "The score of each held-out prompt and noise, by method"
