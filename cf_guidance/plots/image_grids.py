@@ -52,10 +52,15 @@ def inches(
 # the height of a title; without it matplotlib searches for a free place at each drawing
 _ABOVE = 1.
 
+def _broken(text, width):
+    "A text in lines; a word that is too long is broken behind its underscores first"
+    if all(len(word) <= width for word in text.split()): return wrap(text, width)
+    return [p.replace('\0 ', '').rstrip('\0') for p in wrap(text.replace('_', '_\0 '), width)]
+
 def _title(ax, said, size):
     "A title in lines that are no wider than the image"
     fontsize = max(8, 9*size/1.9)
-    lines = wrap('' if said is None else str(said), int(size*72/(.6*fontsize)))
+    lines = _broken('' if said is None else str(said), int(size*72/(.6*fontsize)))
     ax.set_title('\n'.join(lines), fontsize=fontsize, parse_math=False, y=_ABOVE)
 
 def _show(ax, img, title, size):
