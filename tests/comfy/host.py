@@ -1,0 +1,53 @@
+"Get a ComfyUI, and ask one that runs in another process"
+import json, os, subprocess, sys, tempfile
+from pathlib import Path
+from safetensors.torch import load_file, save_file
+
+here = Path(__file__).parent
+
+class Comfy:
+    "A ComfyUI in another process"
+    def __init__(self, home, pack, work):
+        self.work = Path(work)
+        self.work.mkdir(parents=True, exist_ok=True)
+        path = os.pathsep.join([str(home/'site'), str(home/'ComfyUI')])
+        self.log = open(self.work/'log.txt', 'w')
+        self.p = subprocess.Popen([sys.executable, str(here/'inside.py'), str(home/'ComfyUI'), str(pack), str(work)],
+                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
+                                  env={**os.environ, 'PYTHONPATH': path}, cwd=work)
+        self.nodes = self._heard()['ready']
+        self.n = 0
+
+    def _heard(self):
+        line = self.p.stdout.readline()
+        if line: return json.loads(line)
+        raise RuntimeError((self.work/'log.txt').read_text()[-4000:])
+
+    def file(self, **tensors):
+        "A file of tensors, to be read by `TestTensor`"
+        self.n += 1
+        name = self.work/f't{self.n}.safetensors'
+        save_file({k: v.contiguous() for k, v in tensors.items()}, name)
+        return str(name)
+
+    def queue(self, *prompts):
+        "What each item of a queue says, and the latents that were kept"
+        self.n += 1
+        out = self.work/f'o{self.n}.safetensors'
+        print(json.dumps(dict(queue=prompts, out=str(out))), file=self.p.stdin, flush=True)
+        res = self._heard()
+        if isinstance(res, dict): raise RuntimeError(res['broken'])
+        return res, load_file(out) if out.exists() else {}
+
+    def close(self):
+        self.p.stdin.close()
+        self.p.wait(20)
+        self.log.close()
+
+class Graph(dict):
+    "A workflow in the form that a queue takes"
+    def add(self, kind, /, **inputs):
+        key = str(len(self) + 1)
+        self[key] = dict(class_type=kind, inputs=inputs)
+        return key
+def out(key, n=0): return [key, n]
