@@ -1,5 +1,5 @@
 "Write the node pack for ComfyUI: the nodes, a copy of the rooms that they need, and what the registry wants"
-import argparse, ast, shutil
+import argparse, ast, re, shutil
 from pathlib import Path
 
 root = Path(__file__).parent.parent
@@ -31,6 +31,13 @@ def needed(modules):
         todo += [name for node in tree.body if isinstance(node, ast.ImportFrom) for name in named(node, module)]
         todo += ['.'.join(module.split('.')[:k]) for k in range(1, module.count('.') + 1)]
     return found
+
+def relative(text, depth):
+    "The text of a module whose imports do not depend on the name of the package, which another release may have here"
+    dots = '.'*depth
+    text = re.sub(r'^(\s*)from cf_guidance\.', rf'\1from {dots}', text, flags=re.M)
+    return re.sub(r"import_module\('cf_guidance(\.[\w.]+)'\)",
+                  lambda m: f"import_module('{dots}{m[1][1:]}', __package__)", text)
 
 def settings():
     "Name and value of each line of settings.ini"
@@ -76,7 +83,7 @@ def write(out):
         p = path_of(module)
         to = out/'cf_guidance'/p.relative_to(SOURCE)
         to.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(p, to)
+        to.write_text(relative(p.read_text(), len(to.relative_to(out).parts) - 1))
     known = settings()
     (out/'__init__.py').write_text(INIT)
     (out/'pyproject.toml').write_text(project(known))

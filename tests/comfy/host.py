@@ -7,12 +7,12 @@ here = Path(__file__).parent
 
 class Comfy:
     "A ComfyUI in another process"
-    def __init__(self, home, pack, work):
+    def __init__(self, comfyui, site, pack, work):
         self.work = Path(work)
         self.work.mkdir(parents=True, exist_ok=True)
-        path = os.pathsep.join([str(home/'site'), str(home/'ComfyUI')])
+        path = os.pathsep.join([str(site), str(comfyui)])
         self.log = open(self.work/'log.txt', 'w')
-        self.p = subprocess.Popen([sys.executable, str(here/'inside.py'), str(home/'ComfyUI'), str(pack), str(work)],
+        self.p = subprocess.Popen([sys.executable, str(here/'inside.py'), str(comfyui), str(pack), str(work)],
                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
                                   env={**os.environ, 'PYTHONPATH': path}, cwd=work)
         self.nodes = self._heard()['ready']

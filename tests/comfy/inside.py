@@ -20,9 +20,7 @@ import comfy.ops, comfy.samplers, comfy.supported_models_base, comfy.utils
 import execution, nodes
 from safetensors.torch import load_file, save_file
 # what the pack must do without; ComfyUI itself has taken what it wants of transformers
-if not os.environ.get('COMFY_ALLOW'):
-    for name in ('diffusers', 'matplotlib', 'ipywidgets', 'anywidget', 'transformers', 'nbdev', 'IPython', 'pandas', 'cf_guidance'):
-        if name != 'transformers': sys.modules[name] = None
+for name in 'diffusers transformers matplotlib ipywidgets anywidget nbdev IPython pandas cf_guidance'.split(): sys.modules[name] = None
 
 class Times(int):
     "Times so many channels, in whole numbers"
@@ -47,11 +45,22 @@ def config_of(own, heads):
 
 class EpsilonUNet(openaimodel.UNetModel):
     "A network that predicts v, asked for epsilon"
-    abar = None
+    levels = None
     def forward(self, x, timesteps=None, **kwargs):
         v = super().forward(x, timesteps, **kwargs)
-        kept = self.abar[timesteps.long()].view(-1, 1, 1, 1).to(x)
-        return (1 - kept).sqrt()*x + kept.sqrt()*v
+        low = timesteps.double().floor().long().clamp(0, len(self.levels) - 2)
+        s = torch.lerp(self.levels[low], self.levels[low + 1], timesteps.double() - low).exp().view(-1, 1, 1, 1)
+        size = (1 + s*s).sqrt()
+        return (s/size).to(x)*x + (1/size).to(x)*v
+
+def as_diffusers(sampling, levels):
+    "Noise levels between two of the table have a timestep between two, as in diffusers; ComfyUI rounds it"
+    def timestep(sigma):
+        at = sigma.double().log()
+        low = (torch.searchsorted(levels, at) - 1).clamp(0, len(levels) - 2)
+        t = (low + (at - levels[low])/(levels[low + 1] - levels[low])).clamp(0, len(levels) - 1)
+        return torch.where((t - t.round()).abs() < 1e-3, t.round(), t).float()
+    sampling.timestep = timestep
 
 CALLS = []                              # rows of each call of a network, since they were last asked for
 class Counted(comfy.model_base.BaseModel):
@@ -71,13 +80,15 @@ def model_of(kind, folder='shapes'):
     model = Counted(holder, type_, unet_model=EpsilonUNet if kind == 'epsilon' else openaimodel.UNetModel)
     names = comfy.utils.unet_to_diffusers(cfg)
     theirs = load_file(where/'diffusion_pytorch_model.safetensors')
-    missing = model.diffusion_model.load_state_dict({names[k]: v for k, v in theirs.items()}, strict=True)
+    model.diffusion_model.load_state_dict({names[k]: v for k, v in theirs.items()}, strict=True)
     sampling = model.model_sampling
     if kind != 'flow':
         betas = torch.linspace(.00085**.5, .012**.5, 1000, dtype=torch.float32)**2
         kept = torch.cumprod(1 - betas, 0)
         sampling.set_sigmas(((1 - kept)/kept)**.5)
-        model.diffusion_model.abar = kept
+        levels = sampling.sigmas.double().log()
+        as_diffusers(sampling, levels)
+        model.diffusion_model.levels = levels
     return comfy.model_patcher.ModelPatcher(model.eval(), torch.device('cpu'), torch.device('cpu'))
 
 class TestModel:
@@ -119,9 +130,8 @@ async def load(files):
     for f in files:
         assert await nodes.load_custom_node(str(f), module_parent='custom_nodes'), f
 
-EXTRAS = '''custom_sampler cfg apg pag sag tcfg mahiro fresca slg perpneg model_advanced custom_sampler rescale_cfg cond
-curve latent'''.split()
-asyncio.run(load([f for name in dict.fromkeys(EXTRAS) if (f := comfyui/f'comfy_extras/nodes_{name}.py').exists()]))
+EXTRAS = 'custom_sampler cfg apg pag sag tcfg mahiro fresca slg perpneg model_advanced cond curve latent'.split()
+asyncio.run(load([f for name in EXTRAS if (f := comfyui/f'comfy_extras/nodes_{name}.py').exists()]))
 if pack.exists(): asyncio.run(load([pack]))
 
 def new_executor():
