@@ -8,13 +8,14 @@ __all__ = ['KEY', 'space_in_comfyui', 'shares_at', 'is_plain', 'GuidedRun', 'has
 
 # %% ../../nbs/adapters/19_comfyui.ipynb #3444e1a4
 import copy, logging, math
+from contextlib import contextmanager, nullcontext
 import torch
 from fastcore.basics import patch
 from ..checks import anything, checked
 from .sampler_runs import SamplerRun, known_level, known_levels
 from .sampler_runs import running_sampler
 from ..schedules.steps import Step
-from ..transforms.core import GuidanceTfm, needs_of, put_together
+from ..transforms.core import GuidanceTfm, how_of, needs_of, put_together
 from ..transforms.diagnostics import measure
 from ..transforms.rules import cfg
 from ..transforms.signatures import rule_name
@@ -73,7 +74,7 @@ class GuidedRun:
         *, whole=None, # Those of the longer run that it is a part of
         rows:list=None, # Gets what each call saw, as `measure` says it
         seed:int=0, # Seed of the run, for the passes that draw
-        weak=None, # Called as `weak(how, run, step, args)` for a weaker prediction, denoised
+        weak=None, # Maker of weaker predictions, `WeakPasses`
     ):
         self.tfm = copy.deepcopy(tfm)
         if hasattr(self.tfm, 'reset'): self.tfm.reset()
@@ -81,9 +82,16 @@ class GuidedRun:
         self.levels = known_levels(sigmas if whole is None else whole)
         steps = self.levels[:-1]
         self.sigmas = tuple(_ratio(self.space, s) for s in steps)
-        times = [_time(sampling, self.space, s) for s in steps]
+        self.sampling = sampling
+        times = [self.time(s) for s in steps]
         self.times = None if None in times else tuple(times)
-        self.calls, self._said = None, set()
+        self.calls, self.guider, self._said = None, None, set()
+
+    def time(self,
+        sigma:float, # Noise level in ComfyUI
+    ): # The number by which the network knows it, a float; `None` where nobody says
+        "Find the timestep of a level"
+        return _time(self.sampling, self.space, sigma)
 
     def say(self,
         text:str, # What to say
@@ -102,8 +110,8 @@ class GuidedRun:
         k = self.calls.at(frame, sigma, tol)
         self.calls.recall(self.tfm, k)
         a, b = shares_at(self.space, sigma)
-        return Step(k, len(self.sigmas), sigmas=self.sigmas, timesteps=self.times, x=x, a=a, b=b,
-                    space=self.space)
+        return Step(k, len(self.sigmas), sigmas=self.sigmas, timesteps=self.times,
+                    timestep=self.time(sigma), x=x, a=a, b=b, space=self.space)
 
 # %% ../../nbs/adapters/19_comfyui.ipynb #6660c838
 def _acts(cond, sigma):
@@ -149,6 +157,25 @@ def _noted(run, step, names):
         return args['denoised']
     return note
 
+def _weaker(run, step, args):
+    "The weaker prediction of a call, denoised"
+    if run.weak: return run.weak(how_of(run.tfm, 'weak', step), run, step, args)
+    raise ValueError(f'{_name(run.tfm)!r} must have a maker of its weaker prediction: use '
+                     '`weakly_guided_model`')
+
+@contextmanager
+def _changed_condition(run, guider, step):
+    "A context in which the positive is what the transform makes of it"
+    how = how_of(run.tfm, 't', step)
+    if how is None: yield; return
+    was, change = guider.conds, getattr(run.weak, 'positive', None)
+    if change is None:
+        raise ValueError(f'{_name(run.tfm)!r} must have a maker of its condition: use '
+                         '`weakly_guided_model`')
+    guider.conds = {**was, 'positive': change(how, run, step, was['positive'])}
+    try: yield
+    finally: guider.conds = was
+
 @patch
 def combine(self:GuidedRun,
     args:dict, # What ComfyUI tells a `sampler_cfg_function`
@@ -158,7 +185,7 @@ def combine(self:GuidedRun,
     "Combine the predictions of a call by the rule"
     step = step.knowing(x=args['input'])
     given = dict(u=args['uncond_denoised'], t=args['cond_denoised'])
-    if 'weak' in names: given['weak'] = self.weak(self, step, args)
+    if 'weak' in names: given['weak'] = _weaker(self, step, args)
     preds = {k: _turn(self, step, v) for k, v in given.items() if k in names}
     pred = put_together(self.tfm, preds, step)
     return args['input'] - _turn(self, step, pred, back=True)
@@ -182,7 +209,9 @@ def predict(self:GuidedRun,
         notes = [*options.get('sampler_post_cfg_function', []), _noted(self, step, names)]
         more = {**more, 'sampler_post_cfg_function': notes}
     was, guider.cfg = guider.cfg, scale
-    try: return executor(x, timestep, {**options, **more}, seed)
+    try:
+        with _changed_condition(self, guider, step):
+            return executor(x, timestep, {**options, **more}, seed)
     finally: guider.cfg = was
 
 # %% ../../nbs/adapters/19_comfyui.ipynb #7e520082
@@ -217,7 +246,7 @@ class Guided:
         tfm, # Transform that combines the predictions at each step
         whole=None, # Noise levels of a longer run that each run is a part of
         record:list=None, # Gets the rows of the last run
-        weak=None, # Called as `weak(how, run, step, args)` for a weaker prediction, denoised
+        weak=None, # Maker of weaker predictions, `WeakPasses`
     ): self.tfm, self.whole, self.record, self.weak = tfm, whole, record, weak
 
     def begin(self,
@@ -229,6 +258,7 @@ class Guided:
         if self.record is not None: self.record.clear()
         run = GuidedRun(self.tfm, guider.inner_model.model_sampling, sigmas, whole=self.whole,
                         rows=self.record, seed=extra.get('seed') or 0, weak=self.weak)
+        run.guider = guider
         _refuse(run, guider, extra['model_options'])
         return run
 
@@ -243,7 +273,7 @@ class Guided:
         "Stand around a run of a sampler"
         run = self.begin(guider, sigmas, extra)
         extra = {**extra, 'model_options': {**extra['model_options'], KEY: run}}
-        return executor(guider, sigmas, extra, *args, **kwargs)
+        with self.weak or nullcontext(): return executor(guider, sigmas, extra, *args, **kwargs)
 
     def predict(self,
         executor, # ComfyUI's chain of wrappers
@@ -264,7 +294,7 @@ def guided_model(
     tfm, # Transform that combines the predictions at each step
     whole=None, # SIGMAS of the whole run, if the samplers make parts of it
     record:list=None, # Gets a row for each call of the last run, as `measure` makes it
-    weak=None, # Called as `weak(how, run, step, args)` for a weaker prediction, denoised
+    weak=None, # Maker of weaker predictions, `WeakPasses`
 ): # Another MODEL
     "Clone a model, and guide it in every sampler that gets the clone"
     if not callable(tfm):

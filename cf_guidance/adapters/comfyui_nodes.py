@@ -11,7 +11,7 @@ __all__ = ['SCHEDULE', 'TRANSFORM', 'RECORD', 'REPLACED', 'NODES', 'asked', 'cur
 import inspect
 from typing import get_args
 from ..checks import anything, checked, kind_of, Usual
-from .comfyui import guided_model
+from .comfyui_weak import weakly_guided_model
 from ..schedules.core import Schedule, lift
 from ..schedules.named import makers
 from ..transforms.methods import TRANSFORMS, guidance
@@ -57,9 +57,18 @@ def curve_inputs()->dict: # Inputs by the name of the curve
     return {k: {name: asked(name, p) for name, p in inspect.signature(f).parameters.items()}
             for k, f in made.items()}
 
+# what a MODEL, which has no text encoder, cannot do: parameter, and the choices that are left
+_LEFT = dict(draw=['noise', 'gaussian'])
+
+def _asked_here(name, p):
+    "The same, less what ComfyUI cannot do"
+    kind, said = asked(name, p)
+    if name in _LEFT: said = dict(options=_LEFT[name], default=_LEFT[name][0])
+    return kind, said
+
 def rule_inputs()->dict: # Inputs by the name of the rule
     "List the inputs of each rule"
-    return {k: {name: asked(name, p) for name, p in _known(parameters(cls)).items()}
+    return {k: {name: _asked_here(name, p) for name, p in _known(parameters(cls)).items()}
             for k, cls in TRANSFORMS.items()}
 
 # %% ../../nbs/adapters/20_comfyui_nodes.ipynb #62cb0053
@@ -221,6 +230,13 @@ def _guidance_inputs(io):
         io.Sigmas.Input('sigmas', optional=True, tooltip='Noise levels of the whole run, where the '
                         'sampler makes a part of it')]
 
+def _weak_inputs(io):
+    "What the rules take that read a weaker prediction"
+    return [
+        io.Conditioning.Input('other', optional=True, tooltip='Another text, for perp_neg, compose, '
+                              'contrastive and sld'),
+        io.Model.Input('weak_model', optional=True, tooltip='A weaker model, for autoguidance')]
+
 class ApplyGuidance:
     "Guide a model in every sampler that gets it; the sampler's own cfg is not used"
     @classmethod
@@ -229,15 +245,14 @@ class ApplyGuidance:
         return io.Schema(
             node_id='CFGuidanceApply', display_name='Apply guidance', category='guidance',
             description=cls.__doc__, inputs=[
-                io.Model.Input('model'), *_guidance_inputs(io),
+                io.Model.Input('model'), *_guidance_inputs(io), *_weak_inputs(io),
                 io.Boolean.Input('record', default=False, tooltip="Keep what each step saw, for "
                                  "'Guidance record'")],
             outputs=[io.Model.Output(), io.Custom(RECORD).Output(display_name='record')])
     @classmethod
-    def execute(cls, model, guidance, record=False, sigmas=None):
-        rows = []
-        tfm = as_transform(guidance)
-        made = guided_model(model, tfm, whole=sigmas, record=rows if record else None)
+    def execute(cls, model, guidance, record=False, sigmas=None, other=None, weak_model=None):
+        rows, tfm = [], as_transform(guidance)
+        made = weakly_guided_model(model, tfm, sigmas, rows if record else None, other, weak_model)
         return _io().NodeOutput(made, rows)
 
 class GuidanceRecord:
@@ -266,12 +281,14 @@ class ScheduledGuider:
             node_id='CFGuidanceGuider', display_name='Scheduled guider', category='guidance',
             description=cls.__doc__, inputs=[
                 io.Model.Input('model'), io.Conditioning.Input('positive'),
-                io.Conditioning.Input('negative'), *_guidance_inputs(io)],
+                io.Conditioning.Input('negative'), *_guidance_inputs(io), *_weak_inputs(io)],
             outputs=[io.Guider.Output()])
     @classmethod
-    def execute(cls, model, positive, negative, guidance, sigmas=None):
+    def execute(cls, model, positive, negative, guidance, sigmas=None, other=None, weak_model=None):
         from comfy.samplers import CFGGuider
-        guider = CFGGuider(guided_model(model, as_transform(guidance), whole=sigmas))
+        tfm = as_transform(guidance)
+        made = weakly_guided_model(model, tfm, sigmas, other=other, weak_model=weak_model)
+        guider = CFGGuider(made)
         guider.set_conds(positive, negative)
         return _io().NodeOutput(guider)
 

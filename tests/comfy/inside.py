@@ -119,7 +119,29 @@ class TestKeep:
         KEPT[name] = latent['samples'].clone().contiguous()
         return {'ui': {}}
 
-nodes.NODE_CLASS_MAPPINGS.update(TestModel=TestModel, TestTensor=TestTensor, TestKeep=TestKeep)
+class TestInterrupt:
+    "A MODEL whose sampler is interrupted after so many calls"
+    RETURN_TYPES, FUNCTION, CATEGORY = ('MODEL',), 'make', 'test'
+    @classmethod
+    def INPUT_TYPES(cls): return {'required': {'model': ('MODEL',), 'after': ('INT', {})}}
+    def make(self, model, after):
+        seen, model = [], model.clone()
+        def count(args):
+            seen.append(1)
+            if len(seen) > after: raise comfy.model_management.InterruptProcessingException()
+            return args['denoised']
+        model.set_model_sampler_post_cfg_function(count)
+        return (model,)
+
+class TestText:
+    "A text that a node made"
+    RETURN_TYPES, FUNCTION, CATEGORY, OUTPUT_NODE = (), 'keep', 'test', True
+    @classmethod
+    def INPUT_TYPES(cls): return {'required': {'text': ('STRING', {'forceInput': True})}}
+    def keep(self, text): return {'ui': {'text': [text]}}
+
+nodes.NODE_CLASS_MAPPINGS.update(TestModel=TestModel, TestTensor=TestTensor, TestKeep=TestKeep, TestInterrupt=TestInterrupt,
+                                 TestText=TestText)
 
 class Server:
     client_id = last_node_id = last_prompt_id = None

@@ -2,7 +2,7 @@
 import types
 import torch
 from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, HeunDiscreteScheduler
-from diffusers import KDPM2DiscreteScheduler
+from diffusers import FlowMatchHeunDiscreteScheduler, KDPM2DiscreteScheduler
 from cf_guidance.pieces import get_sd_pieces, text_embeddings
 from cf_guidance.sampling import begin_run, sample_latents, start_noise
 
@@ -13,6 +13,8 @@ PREDICTS = dict(v='v_prediction', epsilon='epsilon')
 SAMPLERS = dict(
     euler=(EulerDiscreteScheduler, {}), heun=(HeunDiscreteScheduler, {}), dpm_2=(KDPM2DiscreteScheduler, {}),
     dpmpp_2m=(DPMSolverMultistepScheduler, dict(final_sigmas_type='zero', lower_order_final=True)))
+
+FLOW = dict(euler=FlowMatchEulerDiscreteScheduler, heun=FlowMatchHeunDiscreteScheduler)
 
 class Epsilon(torch.nn.Module):
     "A network that predicts v, asked for epsilon"
@@ -26,7 +28,7 @@ class Epsilon(torch.nn.Module):
         return types.SimpleNamespace(sample=(s/size).to(x)*x + (1/size).to(x)*v)
 
 def scheduler_of(kind, sampler='euler'):
-    if kind == 'flow': return FlowMatchEulerDiscreteScheduler(shift=1.)
+    if kind == 'flow': return FLOW[sampler](shift=1.)
     cls, more = SAMPLERS[sampler]
     return cls(**TABLE, **more, prediction_type=PREDICTS[kind])
 
