@@ -226,6 +226,7 @@ def calls(w):
         from_data=dict(data=adapters.as_data(w.tfm)), host_run=dict(call=0), ScheduledGuider={},
         from_diffusers=dict(guider=ClassifierFreeGuidance()), to_diffusers={}, guidance_callback={},
         step_at=dict(sigma=1.), GuidedDenoiser=dict(model=lambda x, sigma, cond: x), PiecesDenoiser={},
+        guided_model=dict(model=NS(add_wrapper_with_key=print)),
         # sweeps
         engine_of=dict(model=w.pieces), pages_of=dict(sweep=w.sweep),
         grid_points=dict(axes=dict(a={'1': 1, '2': 2})), usual_g={}, count_calls={},

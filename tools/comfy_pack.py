@@ -42,7 +42,8 @@ def relative(text, depth):
 def settings():
     "Name and value of each line of settings.ini"
     lines = (root/'settings.ini').read_text().splitlines()
-    return dict([part.strip() for part in line.split('=', 1)] for line in lines if '=' in line and line[:1] not in '#;[')
+    given = [line.split('=', 1) for line in lines if '=' in line and line[:1] not in '#;[']
+    return {k.strip(): v.strip() for k, v in given}
 
 PYPROJECT = '''[project]
 name = "cf-guidance"
@@ -68,11 +69,13 @@ from .cf_guidance.adapters.comfyui_nodes import comfy_entrypoint
 __all__ = ['comfy_entrypoint']
 '''
 
+def needs(known):
+    "What the rules want besides torch, which a ComfyUI has"
+    return next(r for r in known['requirements'].split() if r.startswith('fastcore'))
+
 def project(known):
     "The pack's pyproject.toml"
-    needs = known['requirements'].split()
-    fastcore = next(r for r in needs if r.startswith('fastcore'))
-    return PYPROJECT.format(version=known['version'], python=known['min_python'], fastcore=fastcore,
+    return PYPROJECT.format(version=known['version'], python=known['min_python'], fastcore=needs(known),
                             url=known.get('git_url') or f"https://github.com/{known['user']}/{known['repo']}")
 
 def write(out):
@@ -87,7 +90,7 @@ def write(out):
     known = settings()
     (out/'__init__.py').write_text(INIT)
     (out/'pyproject.toml').write_text(project(known))
-    (out/'requirements.txt').write_text(next(r for r in known['requirements'].split() if r.startswith('fastcore')) + '\n')
+    (out/'requirements.txt').write_text(needs(known) + '\n')
     shutil.copy(root/'LICENSE', out/'LICENSE')
     for part in sorted((root/'tools/comfy').iterdir()) if (root/'tools/comfy').exists() else ():
         shutil.copytree(part, out/part.name)

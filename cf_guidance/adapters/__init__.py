@@ -28,4 +28,6 @@ __getattr__, __dir__, __all__ = lazy(__name__,
     single_files='config_of is_single_file',
     loading='layout_of load_pieces load_pipeline loaded_by precision_of',
     reruns='rerun_hosted',
-    saved_calls='call_recipe save_call')
+    saved_calls='call_recipe save_call',
+    comfyui_weak='guided_model',
+    comfyui_nodes='COMFYUI_NODES')

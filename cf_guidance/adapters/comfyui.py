@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KEY', 'space_in_comfyui', 'shares_at', 'is_plain', 'GuidedRun', 'has_negative', 'own_guider', 'Guided',
-           'guided_model']
+           'wrapped_model']
 
 # %% ../../nbs/adapters/19_comfyui.ipynb #3444e1a4
 import copy, logging, math
@@ -161,7 +161,7 @@ def _weaker(run, step, args):
     "The weaker prediction of a call, denoised"
     if run.weak: return run.weak(how_of(run.tfm, 'weak', step), run, step, args)
     raise ValueError(f'{_name(run.tfm)!r} must have a maker of its weaker prediction: use '
-                     '`weakly_guided_model`')
+                     '`guided_model`')
 
 @contextmanager
 def _changed_condition(run, guider, step):
@@ -171,7 +171,7 @@ def _changed_condition(run, guider, step):
     was, change = guider.conds, getattr(run.weak, 'positive', None)
     if change is None:
         raise ValueError(f'{_name(run.tfm)!r} must have a maker of its condition: use '
-                         '`weakly_guided_model`')
+                         '`guided_model`')
     guider.conds = {**was, 'positive': change(how, run, step, was['positive'])}
     try: yield
     finally: guider.conds = was
@@ -202,7 +202,7 @@ def predict(self:GuidedRun,
     guider, step = executor.class_obj, self.step(x, timestep)
     names = needs_of(self.tfm, step)
     if 'u' in names and not has_negative(guider):
-        self.say('guidance has no effect: this guider has no negative condition')
+        self.say('this guider has no negative condition, so guidance does nothing')
         return executor(x, timestep, options, seed)
     scale, more = _settled(self, guider, step, names)
     if self.rows is not None:
@@ -229,7 +229,7 @@ def _refuse(run, guider, options):
     name, own = _name(run.tfm), own_guider(guider)
     if is_plain(run.tfm):
         if hasattr(guider, 'cfg1'):
-            run.say(f'guidance has no effect: {own} does not read the scale `cfg`')
+            run.say(f'{own} does not read the scale `cfg`, so guidance does nothing')
         return
     if own: raise ValueError(f'{name!r} must be in a CFGGuider or a KSampler, which combine '
                              f'predictions as a rule says; got {own}, which does it in its own way')
@@ -289,7 +289,7 @@ class Guided:
 
 # %% ../../nbs/adapters/19_comfyui.ipynb #aa332323
 @checked(model=anything, tfm=anything, whole=anything)
-def guided_model(
+def wrapped_model(
     model, # A MODEL of ComfyUI
     tfm, # Transform that combines the predictions at each step
     whole=None, # SIGMAS of the whole run, if the samplers make parts of it

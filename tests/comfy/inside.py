@@ -11,16 +11,17 @@ _lib.define('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
 _lib.define('qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
 sys.argv = ['main.py', '--cpu', '--use-pytorch-cross-attention', '--base-directory', str(work)]
 sys.path.insert(0, str(comfyui))
-for name in ('output', 'input', 'temp', 'models', 'custom_nodes', 'user'): (work/name).mkdir(parents=True, exist_ok=True)
+for name in 'output input temp models custom_nodes user'.split(): (work/name).mkdir(parents=True, exist_ok=True)
 import comfy.options
 comfy.options.enable_args_parsing()
 import asyncio, types
-import comfy.latent_formats, comfy.ldm.modules.diffusionmodules.openaimodel as openaimodel, comfy.model_base, comfy.model_patcher
-import comfy.ops, comfy.samplers, comfy.supported_models_base, comfy.utils
+import comfy.latent_formats, comfy.ldm.modules.diffusionmodules.openaimodel as openaimodel
+import comfy.model_base, comfy.model_patcher, comfy.ops, comfy.samplers, comfy.supported_models_base, comfy.utils
 import execution, nodes
 from safetensors.torch import load_file, save_file
 # what the pack must do without; ComfyUI itself has taken what it wants of transformers
-for name in 'diffusers transformers matplotlib ipywidgets anywidget nbdev IPython pandas cf_guidance'.split(): sys.modules[name] = None
+for name in 'diffusers transformers matplotlib ipywidgets anywidget nbdev IPython pandas cf_guidance'.split():
+    sys.modules[name] = None
 
 class Times(int):
     "Times so many channels, in whole numbers"
@@ -28,9 +29,12 @@ class Times(int):
     def __mul__(self, by): return self.to
     __rmul__ = __mul__
 
-class Ops(comfy.ops.disable_weight_init):
-    class GroupNorm(comfy.ops.disable_weight_init.GroupNorm):
-        def __init__(self, num_groups=32, *args, **kwargs): super().__init__(16, *args, **kwargs)
+def ops_of(groups):
+    "ComfyUI's layers, with so many groups in a norm"
+    class Ops(comfy.ops.disable_weight_init):
+        class GroupNorm(comfy.ops.disable_weight_init.GroupNorm):
+            def __init__(self, num_groups=32, *args, **kwargs): super().__init__(groups, *args, **kwargs)
+    return Ops
 
 def latent_format(channels):
     return type('Latents', (comfy.latent_formats.LatentFormat,), dict(latent_channels=channels))
@@ -75,7 +79,8 @@ def model_of(kind, folder='shapes'):
     own = json.loads((where/'config.json').read_text())
     cfg = config_of(own, own['attention_head_dim'][1])
     holder = type('Config', (comfy.supported_models_base.BASE,), dict(
-        latent_format=latent_format(own['in_channels']), custom_operations=Ops, unet_extra_config={}))(cfg)
+        latent_format=latent_format(own['in_channels']), custom_operations=ops_of(own['norm_num_groups']),
+        unet_extra_config={}))(cfg)
     type_ = dict(v=kinds.V_PREDICTION, epsilon=kinds.EPS, flow=kinds.FLOW)[kind]
     model = Counted(holder, type_, unet_model=EpsilonUNet if kind == 'epsilon' else openaimodel.UNetModel)
     names = comfy.utils.unet_to_diffusers(cfg)
@@ -104,10 +109,10 @@ class TestTensor:
     "CONDITIONING, LATENT, NOISE or SIGMAS from a file"
     RETURN_TYPES, FUNCTION, CATEGORY = ('CONDITIONING', 'LATENT', 'NOISE', 'SIGMAS'), 'make', 'test'
     @classmethod
-    def INPUT_TYPES(cls): return {'required': {'file': ('STRING', {}), 'name': ('STRING', {}), 'more': ('STRING', {'default': '{}'})}}
+    def INPUT_TYPES(cls): return {'required': {k: ('STRING', {'default': '{}'}) for k in ('file', 'name', 'more')}}
     def make(self, file, name, more):
         x = load_file(file)[name]
-        noise = types.SimpleNamespace(seed=3, generate_noise=lambda latent: x.clone())
+        noise = types.SimpleNamespace(seed=1, generate_noise=lambda latent: x.clone())
         return [[x.float(), json.loads(more)]], {'samples': x.clone()}, noise, x.float()
 
 KEPT = {}
@@ -140,8 +145,7 @@ class TestText:
     def INPUT_TYPES(cls): return {'required': {'text': ('STRING', {'forceInput': True})}}
     def keep(self, text): return {'ui': {'text': [text]}}
 
-nodes.NODE_CLASS_MAPPINGS.update(TestModel=TestModel, TestTensor=TestTensor, TestKeep=TestKeep, TestInterrupt=TestInterrupt,
-                                 TestText=TestText)
+for cls in (TestModel, TestTensor, TestKeep, TestInterrupt, TestText): nodes.NODE_CLASS_MAPPINGS[cls.__name__] = cls
 
 class Server:
     client_id = last_node_id = last_prompt_id = None

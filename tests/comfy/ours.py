@@ -1,12 +1,12 @@
 "The same models in our own loop"
 import types
 import torch
-from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, HeunDiscreteScheduler
-from diffusers import FlowMatchHeunDiscreteScheduler, KDPM2DiscreteScheduler
+from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import FlowMatchHeunDiscreteScheduler, HeunDiscreteScheduler, KDPM2DiscreteScheduler
 from cf_guidance.pieces import get_sd_pieces, text_embeddings
 from cf_guidance.sampling import begin_run, sample_latents, start_noise
 
-PROMPT, NEGATIVE, SIZE = 'a red heart', 'a blue circle', (8, 8)
+PROMPT, NEGATIVE, OTHER, SIZE = 'a red heart', 'a blue circle', 'a green star', (8, 8)
 TABLE = dict(beta_start=.00085, beta_end=.012, beta_schedule='scaled_linear', timestep_spacing='trailing')
 PREDICTS = dict(v='v_prediction', epsilon='epsilon')
 # ComfyUI's name of a sampler: diffusers' class, and its arguments
@@ -18,13 +18,17 @@ FLOW = dict(euler=FlowMatchEulerDiscreteScheduler, heun=FlowMatchHeunDiscreteSch
 
 class Epsilon(torch.nn.Module):
     "A network that predicts v, asked for epsilon"
-    def __init__(self, unet, levels): super().__init__(); self.unet, self.levels, self.config = unet, levels, unet.config
-    dtype, device = property(lambda self: self.unet.dtype), property(lambda self: self.unet.device)
+    # under this name the passes that disturb a network find it
+    def __init__(self, unet, levels):
+        super().__init__()
+        self.module, self.levels, self.config = unet, levels, unet.config
+    dtype, device = property(lambda self: self.module.dtype), property(lambda self: self.module.device)
     def forward(self, x, timestep, encoder_hidden_states, **kwargs):
         t = torch.as_tensor(timestep).double().reshape(-1)
         low = t.floor().long().clamp(0, len(self.levels) - 2)
         s = torch.lerp(self.levels[low], self.levels[low + 1], t - low).exp().view(-1, 1, 1, 1)
-        v, size = self.unet(x, timestep, encoder_hidden_states=encoder_hidden_states, **kwargs).sample, (1 + s*s).sqrt()
+        v = self.module(x, timestep, encoder_hidden_states=encoder_hidden_states, **kwargs).sample
+        size = (1 + s*s).sqrt()
         return types.SimpleNamespace(sample=(s/size).to(x)*x + (1/size).to(x)*v)
 
 def scheduler_of(kind, sampler='euler'):
@@ -47,7 +51,7 @@ class Ours:
     "One kind of prediction in our own loop"
     def __init__(self, kind, seed=1):
         self.kind, self.seed, self.pieces = kind, seed, pieces_of(kind)
-        self.pos, self.neg = text_embeddings([PROMPT, NEGATIVE], self.pieces).split(1)
+        self.pos, self.neg, self.other = text_embeddings([PROMPT, NEGATIVE, OTHER], self.pieces).split(1)
         self.noise, _ = start_noise(seed, self.pieces, SIZE)
 
     def run(self, sampler, steps):
