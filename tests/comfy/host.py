@@ -1,5 +1,5 @@
 "Get a ComfyUI, and ask one that runs in another process"
-import json, os, subprocess, sys, tempfile
+import json, os, shutil, socket, subprocess, sys, time, urllib.request
 from pathlib import Path
 from safetensors.torch import load_file, save_file
 
@@ -51,3 +51,44 @@ class Graph(dict):
         self[key] = dict(class_type=kind, inputs=inputs)
         return key
 def out(key, n=0): return [key, n]
+
+class Server:
+    "ComfyUI's own server, on loopback"
+    def __init__(self, comfyui, site, frontend, pack, work):
+        self.work, self.log = Path(work), open(Path(work)/'log.txt', 'w')
+        custom = self.work/'custom_nodes'
+        custom.mkdir(parents=True)
+        shutil.copytree(pack, custom/pack.name)
+        (custom/'own_nodes.py').symlink_to(here/'own_nodes.py')
+        with socket.socket() as s: s.bind(('127.0.0.1', 0)); self.port = s.getsockname()[1]
+        args = f'--cpu --disable-api-nodes --use-pytorch-cross-attention --listen 127.0.0.1 --port {self.port}'.split()
+        args += ['--base-directory', str(work), '--database-url', 'sqlite:///:memory:', '--front-end-root', str(frontend)]
+        self.p = subprocess.Popen([sys.executable, str(here/'serve.py'), str(comfyui), *args], stdout=self.log, stderr=self.log,
+                                  env={**os.environ, 'PYTHONPATH': str(site)}, cwd=work)
+
+    @property
+    def url(self): return f'http://127.0.0.1:{self.port}'
+
+    def get(self, path, data=None):
+        "An answer of the server, as bytes"
+        body = None if data is None else json.dumps(data).encode()
+        asked = urllib.request.Request(self.url + path, body, {'Content-Type': 'application/json'})
+        with urllib.request.urlopen(asked, timeout=60) as res: return res.read()
+
+    def asked(self, path, data=None): return json.loads(self.get(path, data))
+
+    def wait(self, ready, seconds=180):
+        "What `ready` gives, once it gives something"
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if self.p.poll() is not None: break
+            try:
+                if res := ready(): return res
+            except OSError: pass
+            time.sleep(.2)
+        raise RuntimeError((self.work/'log.txt').read_text()[-6000:])
+
+    def close(self):
+        self.p.terminate()
+        self.p.wait(30)
+        self.log.close()
