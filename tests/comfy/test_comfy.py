@@ -1,8 +1,10 @@
 "The nodes in a real ComfyUI, against our own loop and against ComfyUI's own nodes"
-import itertools, json
+import itertools, json, os
+from pathlib import Path
 import pytest, torch
 from host import Graph, out
 from ours import OTHER, Ours
+from safetensors.torch import load_file, save_file
 from cf_guidance.adapters.comfyui_nodes import rule_inputs
 from cf_guidance.schedules import lift
 from cf_guidance.transforms import TRANSFORMS, guidance
@@ -323,3 +325,14 @@ def test_plain_ksampler(comfy):
     b.keep(out(b.g.add('KSampler', model=b.model, seed=5, cfg=2., denoise=1., **known)), 'core')
     kept, _ = b.ran()
     assert gap(kept['one'], kept['two']) <= 1e-5 and gap(kept['one'], kept['core']) > .05
+
+PAGE = Path(__file__).parents[2]/'nbs/tutorials'
+
+def test_page(comfy):
+    "The latents that the page 'In ComfyUI' shows; written anew with COMFY_WRITE=1"
+    cases = json.loads((PAGE/'in_comfyui.json').read_text())
+    b = Bench(comfy, 'v', steps=20)
+    for name, params in cases.items(): b.keep(b.sampled(b.guider(b.applied(b.transform(**params)))), name)
+    kept, _ = b.ran()
+    if os.environ.get('COMFY_WRITE'): save_file(kept, PAGE/'in_comfyui.safetensors')
+    for name, latent in load_file(PAGE/'in_comfyui.safetensors').items(): assert gap(latent, kept[name]) <= 1e-5

@@ -1,5 +1,6 @@
 "The pack in ComfyUI's own server: a workflow that is posted, its image, and the curve on the node"
 import io, json
+from pathlib import Path
 import pytest
 from PIL import Image
 from host import Graph, out
@@ -54,3 +55,15 @@ def test_nodes_tell_their_inputs(server):
     rules = known['input']['required']['rule'][1]['options']
     apg = next(o for o in rules if o['key'] == 'apg')['inputs']['required']
     assert apg['g'][0] == 'FLOAT,GUIDANCE_SCHEDULE' and apg['form'][0] == 'COMBO'
+
+@pytest.mark.parametrize('file', sorted((Path(__file__).parents[2]/'tools/comfy/example_workflows').glob('*.json')), ids=lambda f: f.stem)
+def test_example_workflows(server, file):
+    "Every node of an example is one that this ComfyUI has, with the inputs that are connected, and it has a picture"
+    flow, known = json.loads(file.read_text()), server.asked('/object_info')
+    for node in flow['nodes']:
+        asked = known[node['type']]['input']
+        names = {*asked.get('required', ()), *asked.get('optional', ())}
+        for i in node.get('inputs', ()): assert i['name'].partition('.')[0] in names, (node['type'], i['name'])
+    assert {'CFGuidanceSchedule'} <= {n['type'] for n in flow['nodes']}
+    assert Image.open(file.with_suffix('.jpg')).width > 800
+    assert file.stem in {f for flows in server.asked('/workflow_templates').values() for f in flows}

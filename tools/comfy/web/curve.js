@@ -35,9 +35,10 @@ function show(box, got) {
     svg.append(element('path', { d: path(got.values), fill: 'none', stroke: '#4aa3df', 'stroke-width': 2 }))
     box.append(svg)
     const round = v => Number(v.toPrecision(4))
-    note.textContent = `${round(got.values[0])} to ${round(got.values.at(-1))}, from ${round(Math.min(...got.values))} to ` +
-      `${round(Math.max(...got.values))} at most`
-    if (Math.min(...got.values) === Math.max(...got.values)) note.textContent = `${round(got.values[0])} at every step`
+    const [first, last] = [got.values[0], got.values.at(-1)], low = Math.min(...got.values), high = Math.max(...got.values)
+    const beyond = low < Math.min(first, last) || high > Math.max(first, last)
+    note.textContent = `${round(first)} to ${round(last)}` + (beyond ? `, between ${round(low)} and ${round(high)}` : '')
+    if (low === high) note.textContent = `${round(got.values[0])} at every step`
   }
   box.append(note)
 }
@@ -54,7 +55,8 @@ app.registerExtension({
     if (node.comfyClass !== 'CFGuidanceSchedule') return
     const box = document.createElement('div')
     box.className = 'cf-guidance-curve'
-    node.addDOMWidget('curve_picture', 'cf_guidance_curve', box, { serialize: false, getMinHeight: () => HIGH + 30 })
+    const widget = node.addDOMWidget('curve_picture', 'cf_guidance_curve', box, { serialize: false, getMinHeight: () => HIGH + 30 })
+    widget.serialize = false              // neither in the prompt nor in a saved workflow
     let last, gone = false
     const removed = node.onRemoved
     node.onRemoved = function (...args) { gone = true; return removed?.apply(this, args) }
