@@ -288,6 +288,11 @@ class Guided:
         return run.predict(executor, x, timestep, model_options, seed)
 
 # %% ../../nbs/adapters/19_comfyui.ipynb #aa332323
+def _check_whole(whole):
+    "Refuse levels that are no run's, before a sampler begins"
+    try: whole is None or known_levels(whole)
+    except ValueError as e: raise ValueError(str(e).replace('`sigmas`', '`whole`', 1)) from None
+
 @checked(model=anything, tfm=anything, whole=anything)
 def wrapped_model(
     model, # A MODEL of ComfyUI
@@ -301,6 +306,7 @@ def wrapped_model(
         raise ValueError(f'`tfm` must be a transform such as `GuidanceTfm`; got {tfm!r}')
     if not hasattr(model, 'add_wrapper_with_key'):
         raise ValueError(f'`model` must be a MODEL of ComfyUI; got {type(model).__name__}')
+    _check_whole(whole)
     guided, clone = Guided(tfm, whole, record, weak), model.clone()
     for kind, f in {'sampler_sample': guided.sample, 'predict_noise': guided.predict}.items():
         clone.remove_wrappers_with_key(kind, KEY)

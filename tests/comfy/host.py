@@ -62,9 +62,9 @@ class Server:
         (custom/'own_nodes.py').symlink_to(here/'own_nodes.py')
         with socket.socket() as s: s.bind(('127.0.0.1', 0)); self.port = s.getsockname()[1]
         args = f'--cpu --disable-api-nodes --use-pytorch-cross-attention --listen 127.0.0.1 --port {self.port}'.split()
-        args += ['--base-directory', str(work), '--database-url', 'sqlite:///:memory:', '--front-end-root', str(frontend)]
-        self.p = subprocess.Popen([sys.executable, str(here/'serve.py'), str(comfyui), *args], stdout=self.log, stderr=self.log,
-                                  env={**os.environ, 'PYTHONPATH': str(site)}, cwd=work)
+        args += ['--base-directory', work, '--database-url', 'sqlite:///:memory:', '--front-end-root', frontend]
+        self.p = subprocess.Popen(list(map(str, [sys.executable, here/'serve.py', comfyui, *args])), cwd=work,
+                                  stdout=self.log, stderr=self.log, env={**os.environ, 'PYTHONPATH': str(site)})
 
     @property
     def url(self): return f'http://127.0.0.1:{self.port}'

@@ -3,7 +3,8 @@ import json, types
 from pathlib import Path
 import torch
 import comfy.latent_formats, comfy.ldm.modules.diffusionmodules.openaimodel as openaimodel
-import comfy.model_base, comfy.model_management, comfy.model_patcher, comfy.ops, comfy.supported_models_base, comfy.utils
+import comfy.model_base, comfy.model_management, comfy.model_patcher, comfy.ops
+import comfy.supported_models_base, comfy.utils
 from safetensors.torch import load_file
 
 root = Path(__file__).resolve().parents[2]
@@ -137,4 +138,5 @@ class TestDecode:
     def INPUT_TYPES(cls): return {'required': {'latent': ('LATENT',)}}
     def decode(self, latent): return ((latent['samples'][:, :3]/4 + .5).clamp(0, 1).permute(0, 2, 3, 1),)
 
-NODE_CLASS_MAPPINGS = {cls.__name__: cls for cls in (TestModel, TestTensor, TestKeep, TestInterrupt, TestText, TestDecode)}
+NODES = TestModel, TestTensor, TestKeep, TestInterrupt, TestText, TestDecode
+NODE_CLASS_MAPPINGS = {cls.__name__: cls for cls in NODES}

@@ -38,7 +38,8 @@ def test_curve_on_the_node(browser, server):
     page.close()
 
 EXAMPLES = sorted((Path(__file__).parents[2]/'tools/comfy/example_workflows').glob('*.json'))
-WANT = dict(sd15=('cosine', 'curve.max_val', 10.), sdxl=('expression', 'curve.text', 'constant(12).within((.28, 5.42))'),
+WANT = dict(sd15=('cosine', 'curve.max_val', 10.),
+            sdxl=('expression', 'curve.text', 'constant(12).within((.28, 5.42))'),
             flux_true_cfg=('linear', 'curve.start', 4.5), wan=('linear', 'curve.end', 3.))
 
 def test_examples_are_opened(browser, server):

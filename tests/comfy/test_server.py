@@ -14,9 +14,10 @@ def workflow(server, text='linear(6, 1)'):
     g = Graph()
     tensor = lambda name, n: out(g.add('TestTensor', file=file, name=name, more='{}'), n)
     sched = g.add('CFGuidanceSchedule', curve='expression', **{'curve.text': text})
-    apply = g.add('CFGuidanceApply', model=out(g.add('TestModel', kind='v', folder='shapes')), guidance=out(sched), record=True)
-    latent = g.add('KSampler', model=out(apply), positive=tensor('pos', 0), negative=tensor('neg', 0), seed=1, steps=6, cfg=1.,
-                   latent_image=tensor('empty', 1), sampler_name='euler', scheduler='normal', denoise=1.)
+    model = out(g.add('TestModel', kind='v', folder='shapes'))
+    apply = g.add('CFGuidanceApply', model=model, guidance=out(sched), record=True)
+    latent = g.add('KSampler', model=out(apply), positive=tensor('pos', 0), negative=tensor('neg', 0), seed=1, steps=6,
+                   cfg=1., latent_image=tensor('empty', 1), sampler_name='euler', scheduler='normal', denoise=1.)
     record = g.add('CFGuidanceRecord', record=out(apply, 1), latent=out(latent))
     g.add('SaveImage', images=out(g.add('TestDecode', latent=out(record))), filename_prefix='guided')
     g.add('SaveImage', images=out(record, 1), filename_prefix='record')
@@ -56,7 +57,9 @@ def test_nodes_tell_their_inputs(server):
     apg = next(o for o in rules if o['key'] == 'apg')['inputs']['required']
     assert apg['g'][0] == 'FLOAT,GUIDANCE_SCHEDULE' and apg['form'][0] == 'COMBO'
 
-@pytest.mark.parametrize('file', sorted((Path(__file__).parents[2]/'tools/comfy/example_workflows').glob('*.json')), ids=lambda f: f.stem)
+FLOWS = sorted((Path(__file__).parents[2]/'tools/comfy/example_workflows').glob('*.json'))
+
+@pytest.mark.parametrize('file', FLOWS, ids=lambda f: f.stem)
 def test_example_workflows(server, file):
     "Every node of an example is one that this ComfyUI has, with the inputs that are connected, and it has a picture"
     flow, known = json.loads(file.read_text()), server.asked('/object_info')
