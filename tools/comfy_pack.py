@@ -49,6 +49,7 @@ PYPROJECT = '''[project]
 name = "cf-guidance"
 description = "Guidance that changes over the steps: schedules and transforms of classifier-free guidance, exact"
 version = "{version}"
+readme = "README.md"
 license = {{ file = "LICENSE" }}
 requires-python = ">={python}"
 dependencies = ["{fastcore}"]
@@ -92,8 +93,7 @@ def write(out):
     (out/'pyproject.toml').write_text(project(known))
     (out/'requirements.txt').write_text(needs(known) + '\n')
     shutil.copy(root/'LICENSE', out/'LICENSE')
-    for part in sorted((root/'tools/comfy').iterdir()) if (root/'tools/comfy').exists() else ():
-        shutil.copytree(part, out/part.name)
+    shutil.copytree(root/'tools/comfy', out, dirs_exist_ok=True)      # help pages, workflows, what runs in the browser
     return out
 
 def main():
