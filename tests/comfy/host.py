@@ -15,7 +15,8 @@ class Comfy:
         self.p = subprocess.Popen([sys.executable, str(here/'inside.py'), str(comfyui), str(pack), str(work)],
                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
                                   env={**os.environ, 'PYTHONPATH': path}, cwd=work)
-        self.nodes = self._heard()['ready']
+        ready = self._heard()
+        self.nodes, self.samplers = ready['nodes'], ready['samplers']
         self.n = 0
 
     def _heard(self):

@@ -63,7 +63,8 @@ def answer(asked):
 def main():
     out = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)                       # what ComfyUI prints goes to the log
-    print(json.dumps({'ready': sorted(nodes.NODE_CLASS_MAPPINGS)}), file=out, flush=True)
+    from comfy.samplers import SAMPLER_NAMES
+    print(json.dumps(dict(nodes=sorted(nodes.NODE_CLASS_MAPPINGS), samplers=SAMPLER_NAMES)), file=out, flush=True)
     for line in sys.stdin:
         try: res = answer(json.loads(line))
         except Exception: res = dict(broken=traceback.format_exc())

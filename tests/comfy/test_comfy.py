@@ -219,15 +219,28 @@ def test_rule_beside_core_node(comfy, node):
     kept, _ = b.ran()
     assert torch.equal(kept['before'], kept['after']) and gap(kept['before'], kept['rule']) > 1e-3
 
-@pytest.mark.parametrize('sampler', 'euler_cfg_pp dpmpp_2m_cfg_pp res_multistep_cfg_pp lms deis uni_pc ipndm'.split())
+# all that ComfyUI 0.30.0 has; the older one lacks some
+SAMPLERS = '''euler euler_cfg_pp euler_ancestral euler_ancestral_cfg_pp heun heunpp2 exp_heun_2_x0 exp_heun_2_x0_sde dpm_2
+dpm_2_ancestral lms dpm_fast dpm_adaptive dpmpp_2s_ancestral dpmpp_2s_ancestral_cfg_pp dpmpp_sde dpmpp_2m dpmpp_2m_cfg_pp
+dpmpp_2m_sde dpmpp_2m_sde_heun dpmpp_3m_sde ddpm lcm ipndm ipndm_v deis res_multistep res_multistep_cfg_pp
+res_multistep_ancestral res_multistep_ancestral_cfg_pp gradient_estimation gradient_estimation_cfg_pp er_sde seeds_2 seeds_3
+sa_solver sa_solver_pece ddim uni_pc uni_pc_bh2'''.split()
+
+@pytest.mark.parametrize('sampler', SAMPLERS)
 def test_core_samplers(comfy, sampler):
-    "At a constant scale, every sampler makes what it makes with ComfyUI's own scale"
+    "At a constant scale, every sampler makes what it makes with ComfyUI's own scale, to the bit"
+    if sampler not in comfy.samplers: pytest.skip(f'this ComfyUI has no {sampler}')
     b = Bench(comfy, 'v')
     for name, model, cfg in (('core', b.model, 3.), ('ours', b.applied(b.schedule('3')), 8.), ('one', b.model, 1.),
                              ('ours one', b.applied(b.schedule('1')), 8.)):
         b.keep(b.sampled(b.guider(model, cfg), sampler=sampler), name)
     kept, _ = b.ran()
     assert torch.equal(kept['ours'], kept['core']) and torch.equal(kept['ours one'], kept['one'])
+    assert not torch.equal(kept['one'], kept['core'])
+
+def test_every_sampler_is_tested(comfy):
+    gpu = {f'{k}_gpu' for k in SAMPLERS}
+    assert set(comfy.samplers) - gpu <= set(SAMPLERS)
 
 TWO_CALLS = 'heun', 'dpm_2', 'dpmpp_2s_ancestral', 'dpmpp_sde'
 
@@ -336,3 +349,17 @@ def test_page(comfy):
     kept, _ = b.ran()
     if os.environ.get('COMFY_WRITE'): save_file(kept, PAGE/'in_comfyui.safetensors')
     for name, latent in load_file(PAGE/'in_comfyui.safetensors').items(): assert gap(latent, kept[name]) <= 1e-5
+
+def test_schedules_of_other_nodes(comfy):
+    "A curve of ComfyUI's editor, and SIGMAS, as scales"
+    b = Bench(comfy, 'v')
+    scales = [5., 4., 3., 2., 2., 1., 1.]
+    curve = out(b.g.add('CurveEditor', curve=dict(points=[[0., 0.], [1., 1.]], interpolation='linear')))
+    ramp = b.g.add('CFGuidanceSchedule', curve='CURVE', **{'curve.points': curve, 'curve.low': 1., 'curve.high': 5.})
+    sigmas = b.tensor('scales', 3, comfy.file(scales=torch.tensor(scales)))
+    steps = b.g.add('CFGuidanceSchedule', curve='SIGMAS', **{'curve.values': sigmas})
+    for name, node in dict(ramp=ramp, steps=steps).items(): b.keep(b.sampled(b.guider(b.applied(out(node)))), name)
+    kept, calls = b.ran()
+    for name, g in dict(ramp=lift('linear(1, 5)'), steps=scales).items():
+        assert gap(kept[name], b.own.latents(guidance('cfg', g=g), b.scheduler, 7)) <= 1e-5
+    assert calls[7:] == [2]*5 + [1]*2
