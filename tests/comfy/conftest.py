@@ -75,8 +75,9 @@ def server(home, pack, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def less_of_the_older(request):
-    "The older ComfyUI has one kind of prediction, without `--all`"
+    "The older ComfyUI has one kind of prediction and Euler's steps alone, without `--all`"
     given = getattr(request.node, 'callspec', None)
-    older = given and given.params.get('comfy') not in (None, next(iter(RELEASES)))
-    if older and given.params.get('kind', 'v') != 'v' and not request.config.getoption('--all'):
-        pytest.skip('the newer ComfyUI has the other kinds of prediction')
+    params = given.params if given else {}
+    older = params.get('comfy') not in (None, next(iter(RELEASES)))
+    more = params.get('kind', 'v') != 'v' or 'sampler' in params
+    if older and more and not request.config.getoption('--all'): pytest.skip('the newer ComfyUI has it')
