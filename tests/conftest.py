@@ -10,8 +10,13 @@ def pytest_runtest_setup(item):
 
 def pytest_addoption(parser):
     parser.addoption('--all', action='store_true', help='run the heavier cases too')
+    parser.addoption('--comfy', action='store_true', help='run tests/comfy in a real ComfyUI, which is fetched')
     parser.addoption('--other-cpu', action='store_true',
                      help='round as another CPU would, see other_cpu/sitecustomize.py')
+
+def pytest_ignore_collect(collection_path, config):
+    "The tests in ComfyUI are a run of their own"
+    if collection_path.name == 'comfy' and not config.getoption('--comfy'): return True
 
 def pytest_configure(config):
     config.addinivalue_line('markers', 'page: looks at a page, in a browser or on the site')

@@ -93,6 +93,9 @@ def made_world(folder):
         progress=False)
     w.search = evaluation.search(**w.searched)
     w.told = vars(w.search)
+    names = 'add_wrapper_with_key', 'remove_wrappers_with_key', 'set_additional_models'
+    does = dict.fromkeys(names, lambda *args: None)
+    w.comfy_model = NS(clone=lambda: w.comfy_model, **does)
     w.text_file = folder/'prompts.txt'
     w.text_file.write_text('oak\nelm\n')
     return w
@@ -226,6 +229,7 @@ def calls(w):
         from_data=dict(data=adapters.as_data(w.tfm)), host_run=dict(call=0), ScheduledGuider={},
         from_diffusers=dict(guider=ClassifierFreeGuidance()), to_diffusers={}, guidance_callback={},
         step_at=dict(sigma=1.), GuidedDenoiser=dict(model=lambda x, sigma, cond: x), PiecesDenoiser={},
+        guided_model=dict(model=w.comfy_model),
         # sweeps
         engine_of=dict(model=w.pieces), pages_of=dict(sweep=w.sweep),
         grid_points=dict(axes=dict(a={'1': 1, '2': 2})), usual_g={}, count_calls={},

@@ -175,11 +175,14 @@ class SmoothedAttention(Pass):
     def _on(self, found, x):
         seen, every = [0]*len(found), range(len(found))
         fused = [k for k in every if hasattr(found[k], 'to_qkv')]
-        blur = partial(self._blurred, x)
+        blur = partial(self.blurred, x)
         with (instead([m.to_q for m in found], _first_part(blur, 1, seen, every)),
               instead([found[k].to_qkv for k in fused], _first_part(blur, 3, seen, fused)),
               instead(found, _kept(seen, found, self.words))):
             yield
-    def _blurred(self, x, q):
-        "Queries, blurred over the plane of the latents"
+    def blurred(self,
+        x, # Latents, (b, c, h, w)
+        q, # Queries, (b, tokens, c)
+    ): # Queries, same shape
+        "Blur queries over the plane of the latents"
         return blur_tokens(q, *_plane(q.shape[1], *x.shape[-2:]), self.blur, self.threshold)

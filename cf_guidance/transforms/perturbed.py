@@ -23,8 +23,13 @@ class SkippedLayers(Pass):
     disturbs = property(lambda self: bool(self.layers.strip(' ,')))
     def check(self, net): named_layers(net, is_block, self.layers)
     def on(self, net, x=None, timestep=None):
-        return instead(named_layers(net, is_block, self.layers),
-                       lambda forward, k: lambda *args, **kwargs: _tokens(args, kwargs))
+        return self.around(named_layers(net, is_block, self.layers))
+    def around(self,
+        blocks, # Transformer blocks of any network: modules that take tokens and return them
+        timestep=None, # Not read
+    ): # A context
+        "Change these blocks while the context is open"
+        return instead(blocks, lambda forward, k: lambda *args, **kwargs: _tokens(args, kwargs))
 
 # %% ../../nbs/transforms/10_perturbed.ipynb #f4d77b5f
 @checked(share=anything, seed=a_number)
@@ -38,6 +43,13 @@ class DroppedLayers(Pass):
     def check(self, net): named_layers(net, is_block, self.layers if self.share else '')
     def __post_init__(self): between('share', self.share, 0, 1)
     def on(self, net, x=None, timestep=None):
+        found = named_layers(net, is_block, self.layers) if self.share else []
+        return self.around(found, timestep)
+    def around(self,
+        blocks, # Transformer blocks of any network: modules that take tokens and return them
+        timestep=None, # Timestep, the scheduler's number
+    ): # A context
+        "Change these blocks while the context is open"
         if 0 < self.share < 1: known_time(timestep)
         def thinned(forward, k):
             def _forward(*args, **kwargs):
@@ -47,7 +59,7 @@ class DroppedLayers(Pass):
                 kept = torch.rand(old.shape[1:], generator=gen) >= self.share
                 return old + (forward(*args, **kwargs) - old)*kept.to(old)/(1 - self.share)
             return _forward
-        return instead(named_layers(net, is_block, self.layers) if self.share else [], thinned)
+        return instead(blocks if self.share else [], thinned)
 
 # %% ../../nbs/transforms/10_perturbed.ipynb #df37e0ad
 def _timed(side):
