@@ -1,11 +1,12 @@
-"""Search a schedule for the built-in model, and write the rows that the page `own_schedule` reads:
+"""Search a schedule for the weaker built-in model, and write the rows that the page `own_schedule` reads:
 
     python tools/search.py FOLDER nbs/tutorials/search.json
 
-Broken off and typed again, it goes on. Typed twice at once, two workers share the trials. These commands do the same:
+Broken off and typed again, it goes on. Typed twice at once, with another `--rng`, two workers share the trials. This
+command does the same, with each prompt on a line of a file:
 
-    cfg_search --space 'spline knots=5' --prompts choose.txt --held-out report.txt --seed 1-2 --sampler dpm++_2m \\
-        --trials 60 --first 8 --other-sampler ddim --other-model scenes-weak --device cpu --out FOLDER"""
+    cfg_search --space 'spline knots=5' --model scenes-weak --prompts choose.txt --held-out report.txt --seed 1-2 \\
+        --sampler dpm++_2m --trials 100 --first 8 --other-sampler ddim --other-model scenes --device cpu --out FOLDER"""
 import argparse, json
 from pathlib import Path
 from cf_guidance.evaluation import found_text, search
@@ -15,10 +16,9 @@ from cf_guidance.worlds import scene_prompts
 def found_in(folder, rng):
     "Go on with the search in a folder"
     choose, report = [[p.text for p in scene_prompts(part)] for part in ('dev', 'test')]
-    model, weak = [get_sd_pieces(name, device='cpu') for name in ('scenes', 'scenes-weak')]
-    return search('spline knots=5', 'verifier', choose[:40], 'dpm++_2m', pipe=model, held_out=report[:100],
-                  seeds=[1, 2], steps=20, trials=60, first=8, rng=rng, other_sampler='ddim', other_model=weak,
-                  folder=folder)
+    strong, weak = [get_sd_pieces(name, device='cpu') for name in ('scenes', 'scenes-weak')]
+    return search('spline knots=5', 'verifier', choose[::2], 'dpm++_2m', pipe=weak, held_out=report, seeds=[1, 2],
+                  steps=20, trials=100, first=8, rng=rng, other_sampler='ddim', other_model=strong, folder=folder)
 
 def scores_of(report, name):
     "The score of each held-out prompt and noise, by method"

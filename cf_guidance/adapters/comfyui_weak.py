@@ -178,7 +178,7 @@ class WeakPasses:
         conds:list, # The positive conditions
     )->list: # Conditions
         "Make the positive conditions of a step"
-        if not isinstance(how, NoisyCondition): raise ValueError(_unknown(how))
+        if not isinstance(how, NoisyCondition): raise ValueError(_unknown(how, '`t`'))
         n = len(step.x)
         def change(emb): return how.embedding(_rows(emb, n), _seeds(run, n), step.timestep)
         return _embedded(conds, change)
@@ -210,8 +210,8 @@ class WeakPasses:
         return run.guider.conds[KEY]
 
 # %% ../../nbs/adapters/19a_comfyui_weak.ipynb #461ac9bd
-def _unknown(how):
-    return f'the weaker prediction must be one that ComfyUI can make; got {how}'
+def _unknown(how, what='the weaker prediction'):
+    return f'{what} must be one that ComfyUI can make; got {how}'
 
 def _predicted(model, conds, args, options):
     "A prediction by ComfyUI's own path, denoised"
