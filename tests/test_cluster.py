@@ -63,6 +63,7 @@ def same(got, want):
         if isinstance(want[i], Exception): assert isinstance(x, Exception) and str(want[i]) in str(x)
         else: assert np.abs(np.asarray(x, int) - np.asarray(want[i], int)).max() <= 2, i
 
+@pytest.mark.heavy
 def test_worker_killed(tmp_path, mine, nothing_left):
     "A worker that is killed in the middle of a wave; a run that raises; a Ray of our own that leaves nothing behind"
     from cf_guidance.sweeps import ray_images

@@ -107,6 +107,7 @@ def test_attention_along_time_is_not_blurred():
                         if 'motion_modules' not in names[m].split('.')} < set(every)
     assert not close(made(ANIMATED, pipe, kw, 'seg', s=3., layers='all'), made(ANIMATED, pipe, kw, 'cfg'), 1e-4)
 
+@pytest.mark.heavy
 def test_guiders_and_a_compiled_network():
     "The third pass of a guider disturbs a compiled network as the plain one"
     pipe, kw = HOSTS['sdxl']()

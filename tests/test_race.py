@@ -149,6 +149,7 @@ def pipeline_race(folder, arms=('cosine', 'apg')):
     return quiet(race, [*arms], sets, race_cells(pipe, 'euler', 3), bright, .02, folder, constants=(2, 5), noises=2,
                  call=call, progress=False)
 
+@pytest.mark.heavy
 def test_hosted(tmp_path):
     "A race in a pipeline, by a function; what it counts is what its images are"
     found = pipeline_race(tmp_path)
@@ -160,6 +161,7 @@ def test_hosted(tmp_path):
     before = told_of(tmp_path)
     assert pipeline_race(tmp_path).words == found.words and told_of(tmp_path) == before
 
+@pytest.mark.heavy
 def test_hosted_and_typed(tmp_path, monkeypatch, capsys):
     "The same by the command, of a pipeline in a folder, with a scorer by file"
     pipe, _, _ = told('StableDiffusionXLPipeline')

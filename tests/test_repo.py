@@ -2,6 +2,7 @@
 import ast, importlib, importlib.util, json, re, subprocess, sys, zlib
 from configparser import ConfigParser
 from pathlib import Path
+import pytest
 
 root = Path(__file__).parent.parent
 nbs = [p for p in sorted((root/'nbs').rglob('*.ipynb')) if '.ipynb_checkpoints' not in p.parts]
@@ -169,6 +170,7 @@ def test_evaluate(tmp_path, monkeypatch):
     for r in every: assert set(r['all']) <= {'0', '1'} and len(r['all']) == 8 and len(r['vendi']) == 4
     assert len({r['fingerprint'] for r in every}) == 1 and plain['g'] == [3.]*4 and plain['aside'] < .01
 
+@pytest.mark.heavy
 def test_studies_of_evaluate():
     "Each method is in a cell once, and what is to be as strong as a constant has it beside it"
     tool = _tool('evaluate')
