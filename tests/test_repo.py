@@ -203,7 +203,9 @@ def test_imports_have_cells_of_their_own():
         for c in json.loads(nb.read_text())['cells']:
             code = ''.join(c['source'])
             if c['cell_type'] != 'code' or code.startswith(('#| hide', '#| export', '%', '!')): continue
-            kinds = [isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.parse(code).body]
+            own, imports = (ast.FunctionDef, ast.ClassDef), (ast.Import, ast.ImportFrom)
+            parts = [[node] if isinstance(node, own) else [*ast.walk(node)] for node in ast.parse(code).body]
+            kinds = [any(isinstance(n, imports) for n in part) for part in parts]
             # where a folder of the repository is put on the path, imports follow it
             if any(kinds) and not all(kinds) and 'sys.path' not in code: mixed.append((nb.name, c['id']))
     assert mixed == []
