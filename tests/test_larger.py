@@ -48,7 +48,7 @@ MORE = {
                                 'len(out) == 3': 'len(out) == 6'},
     'transforms/14_diagnostics': {'list(TRANSFORMS)[::3]': 'TRANSFORMS',
                                   'seeds=list(range(4))': 'seeds=list(range(8))'},
-    'tutorials/claims': {"scene_prompts('dev')[::8]": "scene_prompts('dev')[::3]"},
+    'tutorials/claims': {"scene_prompts('dev')[::16]": "scene_prompts('dev')[::3]"},
     'tutorials/how_much': {'(16, 80)': '(16, 32, 48, 64, 80)', 'rows=2': 'rows=5'},
     'tutorials/many_machines': {
         'rest.images(progress=False)': 'ray_images(rest, workers=2, progress=False)',
