@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# diffusers 0.42.1, FasterCache: the weight of a frequency band multiplies the kept difference itself at each skipped call. With a
-# weight of 1.1 the differences that are used are 1.1, 1.21 and 1.331 times the measured one; equations 9 and 10 of the paper
-# (arXiv 2410.19355) weigh the measured difference once. The script fails when that changes.
+# diffusers 0.42.1, FasterCache: the weight of a frequency band multiplies the kept difference itself at each skipped call, so it
+# compounds: with a weight of 1.1 the differences that are used are 1.1, 1.21 and 1.331 times the measured one. The documentation calls
+# it the weight by which the updates are scaled. The script fails when that changes.
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/env"

@@ -1,5 +1,6 @@
 "Write the node pack for ComfyUI: the nodes, a copy of the rooms that they need, and what the registry wants"
 import argparse, ast, re, shutil
+from configparser import ConfigParser
 from pathlib import Path
 
 root = Path(__file__).parent.parent
@@ -14,10 +15,9 @@ def path_of(module):
 
 def named(node, module):
     "The modules that an import at the top of a module may mean"
+    if node.level == 0: return []                                  # of another package
     package = module.split('.') if path_of(module).name == '__init__.py' else module.split('.')[:-1]
-    base = package[:len(package) - node.level + 1] if node.level else (node.module or '').split('.')[:1]
-    if node.level == 0: return []
-    base = [*base, *filter(None, (node.module or '').split('.'))]
+    base = [*package[:len(package) - node.level + 1], *filter(None, (node.module or '').split('.'))]
     return ['.'.join(base), *['.'.join([*base, a.name]) for a in node.names]]
 
 def needed(modules):
@@ -41,9 +41,9 @@ def relative(text, depth):
 
 def settings():
     "Name and value of each line of settings.ini"
-    lines = (root/'settings.ini').read_text().splitlines()
-    given = [line.split('=', 1) for line in lines if '=' in line and line[:1] not in '#;[']
-    return {k.strip(): v.strip() for k, v in given}
+    ini = ConfigParser(delimiters=['='])
+    ini.read(root/'settings.ini')
+    return dict(ini['DEFAULT'])
 
 PYPROJECT = '''[project]
 name = "cf-guidance"

@@ -8,7 +8,7 @@ __all__ = ['experiments', 'said_of_2022', 'outer_parts', 'listing', 'filled', 't
 # %% ../../nbs/cli/02_options.ipynb #2f75bea4
 import warnings
 from pathlib import Path
-from ..checks import a_count, checked, near
+from ..checks import a_count, checked
 from .catalogue import catalogue, check_transform
 from .typed import typed_numbers, usual_unit
 from .values import parse_params, parse_values
@@ -134,14 +134,9 @@ def listing()->str:
 
 def _told_preset(name, p):
     "A preset with its settings, and who uses them"
+    told = f', with the sampler {p.sampler}'*bool(p.sampler)
     return (f'  {name}: --schedule {p.schedule!r} --transform {p.transform!r} --steps {p.steps}\n'
-            f'      {p.model}; {p.source}, read {p.read}')
-
-def _preset(name):
-    "A preset by its name"
-    from cf_guidance.schedules.presets import PRESETS
-    if name not in PRESETS: near('`preset`', name, PRESETS)
-    return PRESETS[name]
+            f'      {p.model}{told}; {p.source}, read {p.read}')
 
 @checked()
 def filled(
@@ -153,7 +148,8 @@ def filled(
     "Fill in what is not typed: from the preset, or what is usual"
     usual = ('', 'cfg', '50')
     if preset:
-        p = _preset(preset)
+        from cf_guidance.schedules.presets import known_preset
+        p = known_preset(preset)
         usual = p.schedule, p.transform, str(p.steps)
     return tuple(own or other for own, other in zip((schedule, transform, steps), usual))
 

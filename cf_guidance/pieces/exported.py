@@ -82,5 +82,5 @@ def exported(
 )->Path: # The file
     "Find an exported network, or let it be written, whole or not at all"
     folder = cache_folder() if folder is None else Path(folder)
-    if anew: [_remove(place) for place in folder.glob(f'{mark}-*')]
+    for place in folder.glob(f'{mark}-*') if anew else (): _remove(place)
     return (_kept(mark, folder) or _written(mark, write, folder))/'network.onnx'

@@ -24,7 +24,7 @@ class Preset:
     note:str='' # What the settings leave out
     measured:str='' # What we measured, if anything
 
-_NAG = 'ChenDarYen/Normalized-Attention-Guidance, README of June 2025'
+_NAG = 'ChenDarYen/Normalized-Attention-Guidance, README of June 2025, in a copy'
 _SD35 = 'Stability-AI/sd3.5, sd3_infer.py at 0d36b14'
 _EDM2 = 'NVlabs/edm2, generate_images.py at 4bf8162'
 
@@ -43,8 +43,8 @@ PRESETS = {
                          'nag(scale=5, alpha=.125)',
                          note='the negative prompt acts in the attention alone'),
     'flux': Preset('FLUX.1 dev, de-distilled, with true CFG', '3.5', 28,
-                   'nyanko7/flux-dev-de-distill, discussion 5; steps of diffusers 0.42.1, '
-                   'FluxPipeline',
+                   'nyanko7/flux-dev-de-distill, discussion 5, second-hand; steps of '
+                   'diffusers 0.42.1, FluxPipeline',
                    note='FLUX.1 dev itself is distilled, and has no `u`'),
     'qwen-image': Preset('Qwen-Image', '4', 50,
                          'QwenLM/Qwen-Image, README at 0a83598; the norm of diffusers 0.42.1, '
@@ -72,5 +72,5 @@ def known_preset(
     name:str, # Name of a preset, a key of `PRESETS`
 )->Preset:
     "Find a preset by its name"
-    if name not in PRESETS: near('`name`', name, PRESETS)
+    if name not in PRESETS: near('`preset`', name, PRESETS)
     return PRESETS[name]

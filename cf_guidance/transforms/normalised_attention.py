@@ -19,7 +19,9 @@ from .tensors import alike, divided, wide_of
 # %% ../../nbs/transforms/12a_normalised_attention.ipynb #4960434f
 def _check(scale, tau, alpha):
     "Refuse parameters out of range"
-    between('scale', scale, 1), between('tau', tau, 0), between('alpha', alpha, 0, 1)
+    between('scale', scale, 1)
+    between('tau', tau, 0)
+    between('alpha', alpha, 0, 1)
 
 def _token(z): return z.abs().sum(-1, keepdim=True)
 

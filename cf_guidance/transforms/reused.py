@@ -14,7 +14,7 @@ from .memory import kept_in
 from .rules import cfg, rule
 from .tensors import image_of, push_of, wide_of
 
-# %% ../../nbs/transforms/07c_reuse.ipynb #86ce3ce9
+# %% ../../nbs/transforms/07c_reuse.ipynb #39479a0d
 def _circle(h, w, device):
     "Which frequencies of a plane are low, (h, w)"
     y, x = (torch.fft.fftfreq(n, 1/n, device=device) for n in (h, w))
@@ -26,13 +26,13 @@ def weigh_waves(
     low:float=1., # Factor of the low frequencies
     high:float=1., # Factor of the high frequencies
 ): # Image, same shape, in float32 or wider
-    "Multiply low and high frequencies by factors of their own (FasterCache, arXiv 2410.19355, eq. 9)"
+    "Multiply low and high frequencies by factors of their own (FasterCache, arXiv 2410.19355)"
     if low == high: return wide_of(d)*low
     d = image_of(d)
     m = high + (low - high)*_circle(*d.shape[-2:], d.device).to(d.dtype)
     return torch.fft.ifft2(torch.fft.fft2(d)*m).real
 
-# %% ../../nbs/transforms/07c_reuse.ipynb #c3ee30cb
+# %% ../../nbs/transforms/07c_reuse.ipynb #ce85cd07
 def _due(g, every, state, step):
     "Whether a step makes a difference of its own"
     made = kept_in(state, 'made', ())
@@ -42,7 +42,13 @@ def _reads(g, every, state, step): return {'u', 't'} if _due(g, every, state, st
 
 def _note(d, state, step):
     "Keep a difference, and the one before it"
-    if step is not None: state['made'] = (*state.get('made', ())[-1:], (int(step), d))
+    if step is not None:
+        state.update(made=(*state.get('made', ())[-1:], (int(step), d)), weights=(1., 1.))
+
+def _weights(low, high, state):
+    "The factors of all steps since the difference was made, this one among them, multiplied"
+    state['weights'] = low*state['weights'][0], high*state['weights'][1]
+    return state['weights']
 
 def _carried(made, form, step):
     "The difference at a step by those that were kept"
@@ -57,8 +63,9 @@ def reuse(
     t, # Conditional prediction, same shape
     g:GUIDANCE=7.5, # Guidance scale, as in `cfg`
     every:Usual(1, 5)=2, # Steps from one difference to the next, 1 or more; 1 is `cfg`
-    low:Usual(.5, 1.5)=1., # Factor of the low frequencies of a difference that is used again
-    high:Usual(.5, 1.5)=1., # Factor of its high frequencies
+    # Factor of the low frequencies, once for each step in which a difference is used again
+    low:Usual(.5, 1.5)=1.,
+    high:Usual(.5, 1.5)=1., # Factor of the high frequencies, the same
     # Between two differences: the last one, or a straight line through the last two
     form:Literal['kept', 'line']='kept',
     # Space of the difference: the predicted image, the noise, or what the network predicts
@@ -73,7 +80,7 @@ def reuse(
     if _due(g, every, state, step):
         _note(push_of(u, t), state, step)
         return cfg(u, t, g)
-    d = weigh_waves(_carried(state['made'], form, step), low, high)
+    d = weigh_waves(_carried(state['made'], form, step), *_weights(low, high, state))
     return (wide_of(t) + (g - 1)*d).to(t.dtype)
 
 @transform(reuse)
