@@ -8,7 +8,7 @@ __all__ = ['experiments', 'said_of_2022', 'outer_parts', 'listing', 'filled', 't
 # %% ../../nbs/cli/02_options.ipynb #2f75bea4
 import warnings
 from pathlib import Path
-from ..checks import a_count, checked
+from ..checks import a_count, checked, near
 from .catalogue import catalogue, check_transform
 from .typed import typed_numbers, usual_unit
 from .values import parse_params, parse_values
@@ -148,8 +148,9 @@ def filled(
     "Fill in what is not typed: from the preset, or what is usual"
     usual = ('', 'cfg', '50')
     if preset:
-        from cf_guidance.schedules.presets import known_preset
-        p = known_preset(preset)
+        from cf_guidance.schedules.presets import PRESETS
+        if preset not in PRESETS: near('`preset`', preset, PRESETS)
+        p = PRESETS[preset]
         usual = p.schedule, p.transform, str(p.steps)
     return tuple(own or other for own, other in zip((schedule, transform, steps), usual))
 

@@ -72,5 +72,5 @@ def known_preset(
     name:str, # Name of a preset, a key of `PRESETS`
 )->Preset:
     "Find a preset by its name"
-    if name not in PRESETS: near('`preset`', name, PRESETS)
+    if name not in PRESETS: near('`name`', name, PRESETS)
     return PRESETS[name]
