@@ -116,6 +116,20 @@ def test_interrupted_by_hand(tmp_path, warm, run):
     assert run(tmp_path, '--steps', '20').returncode == 0 and len(
         ids(tmp_path)) == 12 and (tmp_path/'grid.png').is_file()
 
+def test_interrupted_between_the_file_and_its_cell(tmp_path, monkeypatch):
+    "An image that was written when Ctrl-C came counts"
+    from cf_guidance.sweeps import cells
+    save = cells.save_image
+    def stopped(*args):
+        save(*args)
+        raise KeyboardInterrupt
+    one = sweep(seed=[1, 2])
+    with monkeypatch.context() as m:
+        m.setattr(cells, 'save_image', stopped)
+        with pytest.raises(KeyboardInterrupt): one.run(tmp_path, progress=False)
+    assert len(ids(tmp_path)) == sum(c.made for c in one.cells) == 1
+    assert one.run(tmp_path, progress=False) and len(ids(tmp_path)) == 2
+
 @pytest.fixture
 def mounted(tmp_path):
     "Mounts a small file system in memory, where that is allowed"

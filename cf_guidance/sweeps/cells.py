@@ -227,14 +227,25 @@ def _put_wave(wave, left, folder):
     if folder and failed: add_failures(failed, folder)
     return [c for i in wave for c in left[i][1]]
 
+def _sized(res, made_of): return {**made_of, 'width': res.width, 'height': res.height}
+
 def _saved(res, made_of, folder):
     "Write an image with its recipe, and the size that it has; `None` where there is none"
     if not folder or isinstance(res, Exception): return None
-    return save_image(res, {**made_of, 'width': res.width, 'height': res.height}, folder)
+    return save_image(res, _sized(res, made_of), folder)
+
+def _written(res, made_of, cells, folder):
+    "Give cells the file of an image that was there already when somebody stopped the sweep"
+    if not folder or isinstance(res, Exception): return
+    made_of = _sized(res, made_of)
+    for c in cells: c.file = kept_file(image_id(made_of), made_of, folder)
 
 def _put(res, made_of, cells, folder):
     "Give cells their image, or what ended it"
-    file = _saved(res, made_of, folder)
+    try: file = _saved(res, made_of, folder)
+    except KeyboardInterrupt:
+        _written(res, made_of, cells, folder)
+        raise
     for c in cells:
         if isinstance(res, Exception): c.failed = res
         elif file: c.file = file
